@@ -1,0 +1,42 @@
+"""The criteria: one remedy of the Mahalanobis Trace Trap a file, all with the face of :class:`Criterion`."""
+
+import inspect
+from typing import Any
+
+from gmje_core.criteria.base import Criterion, NotFittedError
+from gmje_core.criteria.gje import GJE, TraceTrapWarning
+from gmje_core.criteria.prototypes import GMJE
+from gmje_core.errors import ConfigError, unknown_name
+
+__all__ = ["CRITERIA", "GJE", "GMJE", "Criterion", "NotFittedError", "TraceTrapWarning", "build_criterion"]
+
+#: Every criterion by the name that a configuration gives it.
+CRITERIA: dict[str, type[Criterion]] = {"gje": GJE, "gmje": GMJE}
+
+
+def build_criterion(name: str, dim: int | tuple[int, int], **options: Any) -> Criterion:
+    """A criterion by name.
+
+    Args:
+        name: A key of :data:`CRITERIA`.
+        dim: Embedding size of both views, or the pair ``(d_c, d_t)``.
+        **options: Keyword arguments of the criterion.
+
+    Raises:
+        ConfigError: unknown name or option, or an option out of range.
+
+    Examples:
+        >>> build_criterion("gmje", 8, components=16).components
+        16
+        >>> build_criterion("gmje", 8, component=16)
+        Traceback (most recent call last):
+        ...
+        gmje_core.errors.ConfigError: unknown option of gmje 'component'; did you mean 'components'? ...
+    """
+    if name not in CRITERIA:
+        raise ConfigError(unknown_name("criterion", name, CRITERIA))
+    accepted = [key for key in inspect.signature(CRITERIA[name]).parameters if key != "dim"]
+    for key in options:
+        if key not in accepted:
+            raise ConfigError(unknown_name(f"option of {name}", key, accepted))
+    return CRITERIA[name](dim, **options)

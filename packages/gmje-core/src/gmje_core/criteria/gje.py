@@ -1,0 +1,211 @@
+r"""GJE: one joint Gaussian of context and target, whose covariance never scores the batch it was fitted on.
+
+The encoder maximises a trap-free Gaussian mutual information; ``covariance="batch"`` stays available to
+demonstrate the Mahalanobis Trace Trap.
+"""
+
+import math
+import warnings
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from gmje_core.criteria.base import Criterion, NotFittedError
+from gmje_core.criteria.learned import LearnedMixture
+from gmje_core.criteria.moments import batch_moments, merge_moments
+from gmje_core.diagnostics import trace_ratio
+from gmje_core.errors import ConfigError, unknown_name
+from gmje_core.linalg import safe_cholesky
+from gmje_core.mixture import JointGaussianMixture
+from gmje_core.objectives import conditional_nll, joint_nll
+
+__all__ = ["GJE", "CovarianceSource", "TraceTrapWarning"]
+
+CovarianceSource = Literal["running", "learned", "batch"]
+
+
+class TraceTrapWarning(UserWarning):
+    """The covariance is asked to score the batch it is fitted on."""
+
+
+class GJE(Criterion):
+    r"""Gaussian Joint Embeddings (arXiv 2603.26799) with the trap removed.
+
+    With :math:`\Sigma` the covariance of the joint, known *before* the batch is scored, and
+    :math:`C` that of the batch, both with the channel noise :math:`\tau I` added, the loss is
+
+    .. math::
+        \tfrac12 \big[-\log q_\Sigma(z_t \mid z_c) - \log q_\Sigma(z_c \mid z_t)\big]
+        - \tfrac12 \big[H(C_{cc}) + H(C_{tt})\big], \qquad H(C) = \tfrac12 \log |2 \pi e\, C|
+
+    averaged over pairs: minus the Gaussian mutual information of the views, where :math:`\Sigma` is right.
+    The Mahalanobis terms pull the pairs together because :math:`\Sigma` is constant in them; the entropies keep
+    every dimension in use.
+
+    Args:
+        dim: Embedding size of both views, or the pair ``(d_c, d_t)``.
+        covariance: ``"running"``: debiased moving moments, accumulated in float64. ``"learned"``: mean and
+            Cholesky factor are parameters, trained on the likelihood of detached embeddings (add them to the
+            optimiser). ``"batch"``: fitted on the batch that it scores, the naive maximum likelihood that
+            collapses; warns.
+        noise: Variance :math:`\tau` of the isotropic channel noise, in units of the mean variance of an
+            embedding dimension. It bounds the information that a dimension can carry, hence anchors the scale.
+        decay: Weight of the past in the running moments, in ``[0, 1)``.
+        reg_covar: Added to the diagonal of the density's covariance, in the same units as ``noise``.
+        check_every: Steps between automatic collapse checks; 0 for none.
+
+    Raises:
+        ConfigError: an argument out of range.
+
+    Examples:
+        >>> import torch
+        >>> _ = torch.manual_seed(0)
+        >>> criterion = GJE(dim=2)
+        >>> z_context = torch.randn(256, 2)
+        >>> z_target = z_context + 0.1 * torch.randn(256, 2)
+        >>> bool(criterion(z_context, z_target) < -1)   # nats per pair: the views share information
+        True
+        >>> criterion.density().condition(z_context).mean.shape
+        torch.Size([256, 2])
+    """
+
+    mean: Tensor
+    second: Tensor
+    weight: Tensor
+
+    def __init__(
+        self,
+        dim: int | tuple[int, int],
+        *,
+        covariance: CovarianceSource = "running",
+        noise: float = 1.0,
+        decay: float = 0.95,
+        reg_covar: float = 1e-3,
+        check_every: int = 50,
+    ) -> None:
+        super().__init__(dim, check_every=check_every)
+        if covariance not in get_args(CovarianceSource):
+            raise ConfigError(unknown_name("covariance", covariance, get_args(CovarianceSource)))
+        for name, value in (("noise", noise), ("reg_covar", reg_covar)):
+            if not value >= 0 or math.isinf(value):
+                raise ConfigError(f"{name} must be finite and at least 0, got {value!r}")
+        if not 0 <= decay < 1:
+            raise ConfigError(f"decay must lie in [0, 1), got {decay!r}")
+        self.covariance: CovarianceSource = covariance
+        self.noise, self.decay, self.reg_covar = noise, decay, reg_covar
+        # Float64, because a covariance of nearly collapsed embeddings is a small difference of large numbers.
+        self.register_buffer("mean", torch.zeros(self.dim, dtype=torch.float64))
+        self.register_buffer("second", torch.eye(self.dim, dtype=torch.float64))
+        self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
+        if covariance == "learned":
+            self.mixture = LearnedMixture(
+                1, self.dim, covariance_type="full", tied=False, rank=1, reg_covar=max(reg_covar, 1e-8)
+            )
+        if covariance == "batch":
+            warnings.warn(
+                "GJE(covariance='batch') scores each batch under its own covariance: the Mahalanobis Trace Trap. "
+                "The encoder will collapse; use it only to show that.",
+                TraceTrapWarning,
+                stacklevel=2,
+            )
+
+    def density(self) -> JointGaussianMixture:
+        """The joint Gaussian of the batches so far, detached."""
+        return self._scored(self._dtype, noise=0.0).detach()
+
+    def _loss(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        z = torch.cat([z_context, z_target], dim=1)
+        first = not self.weight > 0
+        if first or self.covariance == "batch":
+            self._update(z)
+        if first and self.covariance == "learned":
+            self.mixture.start(self.mean[None], 0.1 * float(self.second.diagonal().mean()), self._total(), len(z))
+        loss = self._batch_nll(z) if self.covariance == "batch" else self._negative_information(z_context, z_target)
+        if self.training and not first and self.covariance != "batch":
+            self._update(z)
+        return loss
+
+    def _negative_information(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        """Both conditional NLLs under the density known so far, minus the entropies of the batch's marginals."""
+        z = torch.cat([z_context, z_target], dim=1).detach()
+        scored = self._scored(z.dtype, noise=0.0)
+        self._gauge_density(scored, z, self_scored=0.0)
+        noisy = self._scored(z.dtype, noise=self.noise).detach()
+        channel = ((self.noise + self.reg_covar) * self._unit()).to(z)
+        entropy = 0.5 * (
+            _gaussian_entropy(z_context, channel[: self.context_dim])
+            + _gaussian_entropy(z_target, channel[self.context_dim :])
+        )
+        loss = conditional_nll(noisy, z_context, z_target, direction="both") - entropy
+        if self.covariance == "learned" and torch.is_grad_enabled():
+            fit = joint_nll(scored, *z.split([self.context_dim, self.target_dim], dim=1))
+            loss = loss + (fit - fit.detach())  # trains the density; the value stays the encoder's objective
+        return loss
+
+    def _batch_nll(self, z: Tensor) -> Tensor:
+        """Likelihood under the batch's own moments, with the gradient through them: the trap."""
+        _, mean, second = batch_moments(z)
+        density = _gaussian(mean, second, (self.reg_covar * self._unit()).to(z), self.context_dim)
+        self._gauge_density(density, z.detach(), self_scored=1.0)
+        return joint_nll(density, *z.split([self.context_dim, self.target_dim], dim=1))
+
+    def _scored(self, dtype: torch.dtype, *, noise: float) -> JointGaussianMixture:
+        """The density known so far, behind a channel of the given noise."""
+        if not self.weight > 0:
+            raise NotFittedError("GJE has no moments yet: call it on a batch of embeddings first")
+        if self.covariance != "learned":
+            # Factored in float64 and handed on as a factor, which loses nothing that the covariance would.
+            ridge = (noise + self.reg_covar) * self._unit()
+            return _gaussian(self.mean, self.second, ridge, self.context_dim, dtype)
+        if not noise:
+            return JointGaussianMixture(
+                self.mixture.log_weights().to(dtype),
+                self.mixture.means.to(dtype),
+                self.mixture.covariance().to(dtype),
+                context_dim=self.context_dim,
+            )
+        learned = self.mixture.covariance().dense()[0].detach().double()
+        mean = self.mixture.means[0].detach()
+        return _gaussian(mean, learned, noise * self._unit(), self.context_dim, dtype)
+
+    def _unit(self) -> Tensor:
+        """``(D,)``: the mean variance of an embedding dimension, of the view that each dimension belongs to."""
+        views = self.second.diagonal().split([self.context_dim, self.target_dim])
+        tiny = torch.finfo(torch.float32).tiny
+        return torch.cat([view.mean().clamp_min(tiny).expand(len(view)) for view in views])
+
+    def _total(self) -> tuple[Tensor, Tensor]:
+        return self.mean, self.second.diagonal()
+
+    @torch.no_grad()
+    def _update(self, z: Tensor) -> None:
+        """Fold the batch into the running moments; the first step is 1, so nothing need be debiased."""
+        rate = 1.0 if self.covariance == "batch" else 1 - self.decay
+        self.weight.copy_((1 - rate) * self.weight + rate)
+        one = torch.ones_like(self.weight)
+        moments = merge_moments((one, self.mean, self.second), batch_moments(z.double()), rate / self.weight)
+        self.mean.copy_(moments[1])
+        self.second.copy_(moments[2])
+
+    @torch.no_grad()
+    def _gauge_density(self, density: JointGaussianMixture, z: Tensor, *, self_scored: float) -> None:
+        distances = density.joint.covariance.squared_mahalanobis(z, density.joint.means)
+        self._gauge(trace_ratio=trace_ratio(distances[:, 0], self.dim), self_scored=self_scored)
+
+
+def _gaussian(
+    mean: Tensor, covariance: Tensor, ridge: Tensor, context_dim: int, dtype: torch.dtype | None = None
+) -> JointGaussianMixture:
+    """One joint Gaussian, with ``ridge`` (D,) added to the diagonal of its covariance."""
+    factor = safe_cholesky(covariance + torch.diag(ridge)).to(dtype or covariance.dtype)
+    return JointGaussianMixture.from_scale_tril(
+        factor.new_ones(1), mean.to(factor)[None], factor[None], context_dim=context_dim
+    )
+
+
+def _gaussian_entropy(z: Tensor, noise: Tensor) -> Tensor:
+    """Entropy in nats of the Gaussian with the moments of ``z`` (B, d) plus independent noise (d,)."""
+    _, _, covariance = batch_moments(z)
+    factor = safe_cholesky(covariance + torch.diag(noise))
+    return factor.diagonal().log().sum() + 0.5 * z.shape[1] * math.log(2 * math.pi * math.e)

@@ -1,0 +1,87 @@
+"""One process of a two-process check: trains a linear encoder under a criterion and prints what it ends with.
+
+Run by ``test_distributed.py``; the address of the group comes from the environment, as under ``torchrun``.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from gmje_core.criteria import GJE, GMJE, Criterion
+from gmje_core.errors import BatchSizeError
+
+BATCH, FEATURES, DIM, STEPS = 24, 6, 4, 4
+
+CRITERIA: dict[str, Callable[[], Criterion]] = {
+    "gje-running": lambda: GJE(DIM),
+    "gje-learned": lambda: GJE(DIM, covariance="learned"),
+    "gje-batch": lambda: GJE(DIM, covariance="batch"),
+    "gmje-em-spherical": lambda: GMJE(DIM, 6),
+    "gmje-em-full": lambda: GMJE(DIM, 5, covariance_type="full"),
+    "gmje-em-more-than-batch": lambda: GMJE(DIM, 40, covariance_type="diag"),
+    "gmje-gradient-full": lambda: GMJE(DIM, 5, covariance_type="full", update="gradient"),
+    "gmje-gradient-low-rank": lambda: GMJE(DIM, 5, covariance_type="low_rank", rank=2, update="gradient"),
+}
+
+
+class Pair(nn.Module):
+    """Encoder and criterion under one roof, as DistributedDataParallel wants them."""
+
+    def __init__(self, criterion: Criterion) -> None:
+        super().__init__()
+        self.encoder = nn.Linear(FEATURES, DIM)
+        self.criterion = criterion
+
+    def forward(self, x_context: Tensor, x_target: Tensor) -> Tensor:
+        return self.criterion(self.encoder(x_context), self.encoder(x_target))
+
+
+def train(name: str, rank: int, world: int) -> dict[str, object]:
+    torch.manual_seed(0)
+    pair = Pair(CRITERIA[name]()).double()
+    model = nn.parallel.DistributedDataParallel(pair) if world > 1 else pair
+    optimizer = torch.optim.SGD(pair.parameters(), lr=0.01)
+    data = torch.Generator().manual_seed(1)
+    losses, gradients = [], []
+    share = slice(rank * BATCH // world, (rank + 1) * BATCH // world)
+    for _ in range(STEPS):
+        x = torch.randn(BATCH, FEATURES, generator=data, dtype=torch.float64)
+        y = x + 0.3 * torch.randn(BATCH, FEATURES, generator=data, dtype=torch.float64)
+        optimizer.zero_grad()
+        loss = model(x[share], y[share])
+        loss.backward()
+        losses.append(loss.item())
+        gradients.append({key: p.grad.tolist() for key, p in pair.named_parameters() if p.grad is not None})
+        optimizer.step()
+    state = {key: value.tolist() for key, value in pair.state_dict().items()}
+    return {"losses": losses, "gradients": gradients, "state": state}
+
+
+def unequal(rank: int) -> dict[str, object]:
+    criterion = GMJE(DIM, 4)
+    try:
+        criterion(*torch.randn(2, 5 + rank, DIM))
+    except BatchSizeError as error:
+        return {"error": str(error)}
+    return {"error": ""}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if world > 1:
+        dist.init_process_group("gloo")
+    results = {name: train(name, rank, world) for name in CRITERIA}
+    if world > 1:
+        results["unequal"] = unequal(rank)
+        dist.destroy_process_group()
+    json.dump(results, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,337 @@
+"""One grid over the criteria: values, gradients, state, densities, and what keeps an encoder from collapsing."""
+
+import math
+import warnings
+
+import pytest
+import torch
+from gmje_core.objectives import gaussian_mutual_information
+from torch import nn
+
+from gmje_core.criteria import GJE, GMJE, NotFittedError, TraceTrapWarning, build_criterion
+from gmje_core.diagnostics import CollapseWarning
+from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, ShapeError
+
+GJES = [
+    pytest.param(lambda d: GJE(d), id="gje-running"),
+    pytest.param(lambda d: GJE(d, covariance="learned"), id="gje-learned"),
+]
+GMJES = [
+    pytest.param(
+        lambda d, t=t, u=u, tied=tied: GMJE(d, 6, covariance_type=t, update=u, tied=tied, rank=2),
+        id=f"{t}-{u}-{tied}",
+    )
+    for t in ("full", "low_rank", "diag", "spherical")
+    for u in ("em", "gradient")
+    for tied in (False, True)
+    if (t, u) != ("low_rank", "em")
+]
+HEALTHY = GJES + GMJES
+
+
+def pairs(n: int = 128, dims: tuple[int, int] = (3, 3), seed: int = 0, dtype: torch.dtype = torch.float32):
+    """Context and target that share both a cluster and a linear dependence."""
+    g = torch.Generator().manual_seed(seed)
+    centers = 2 * torch.randn(5, sum(dims), generator=torch.Generator().manual_seed(99), dtype=torch.float64)
+    shared = torch.randn(n, 2, generator=g, dtype=torch.float64)
+    mixing = torch.randn(2, sum(dims), generator=torch.Generator().manual_seed(98), dtype=torch.float64)
+    noise = torch.randn(n, sum(dims), generator=g, dtype=torch.float64)
+    z = centers[torch.randint(5, (n,), generator=g)] + 0.3 * shared @ mixing + 0.2 * noise
+    context, target = z.to(dtype).split(dims, dim=1)
+    return context.contiguous(), target.contiguous()
+
+
+def settle(criterion, dims=(3, 3), steps=30, dtype=torch.float32):
+    """Fit the density of a criterion to a stream of fixed embeddings."""
+    optimizer = torch.optim.Adam(criterion.parameters(), lr=0.05) if list(criterion.parameters()) else None
+    for step in range(steps):
+        loss = criterion(*pairs(dims=dims, seed=step, dtype=dtype))
+        if optimizer:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return criterion
+
+
+@pytest.mark.parametrize("dims", [(3, 3), (2, 5), (4, 1)])
+@pytest.mark.parametrize("make", HEALTHY)
+def test_value_and_gradient_are_finite_for_any_sizes(make, dims):
+    criterion = settle(make(dims), dims, steps=5)
+    context, target = (z.requires_grad_() for z in pairs(dims=dims, seed=7))
+    loss = criterion(context, target)
+    loss.backward()
+    assert loss.ndim == 0
+    assert loss.isfinite()
+    for gradient in (context.grad, target.grad):
+        assert gradient.isfinite().all()
+        assert gradient.abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("make", HEALTHY)
+def test_gradient_is_that_of_the_value(make):
+    criterion = settle(make((2, 3)).double(), (2, 3), steps=5, dtype=torch.float64).eval()
+    context, target = (z.requires_grad_() for z in pairs(12, (2, 3), seed=3, dtype=torch.float64))
+    assert torch.autograd.gradcheck(criterion, (context, target), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", HEALTHY)
+def test_bfloat16_embeddings_are_scored_in_float32(make):
+    exact, rounded = settle(make((3, 3)), steps=5).eval(), settle(make((3, 3)), steps=5).eval()
+    context, target = (z.bfloat16() for z in pairs(seed=3))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = rounded(context, target)
+    assert low.dtype == torch.float32
+    torch.testing.assert_close(low, exact(context.float(), target.float()), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", HEALTHY)
+def test_state_dict_continues_bit_for_bit(make):
+    def step(criterion, optimizer, seed):
+        loss = criterion(*pairs(seed=seed))
+        if optimizer:
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    def optimiser(criterion):
+        return torch.optim.Adam(criterion.parameters(), lr=0.01) if list(criterion.parameters()) else None
+
+    first = make((3, 3))
+    adam = optimiser(first)
+    for seed in range(4):
+        step(first, adam, seed)
+    second = make((3, 3))
+    second.load_state_dict(first.state_dict())
+    other = optimiser(second)
+    if adam:
+        other.load_state_dict(adam.state_dict())
+    assert [step(first, adam, s) for s in range(4, 9)] == [step(second, other, s) for s in range(4, 9)]
+    for key, value in first.state_dict().items():
+        assert torch.equal(value, second.state_dict()[key]), key
+
+
+@pytest.mark.parametrize("make", HEALTHY)
+def test_evaluation_leaves_the_state_alone(make):
+    criterion = settle(make((3, 3)), steps=3).eval()
+    before = {key: value.clone() for key, value in criterion.state_dict().items()}
+    criterion(*pairs(seed=50))
+    for key, value in criterion.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("make", HEALTHY)
+def test_scores_before_it_updates(make):
+    """The density that scores a batch has not seen it: training and evaluation mode give the same loss."""
+    trained = settle(make((3, 3)), steps=5)
+    batch = pairs(seed=60)
+    assert trained.eval()(*batch).item() == trained.train()(*batch).item()
+
+
+@pytest.mark.parametrize("make", HEALTHY)
+def test_density_is_fitted_and_samples_agree_with_it(make):
+    criterion = settle(make((3, 3)), steps=150)
+    density = criterion.density()
+    held_out = pairs(2000, seed=1234)
+    nll = -density.log_prob(*held_out).mean()
+    z = torch.cat(pairs(4000, seed=5), dim=1)
+    single = torch.distributions.MultivariateNormal(z.mean(0), torch.cov(z.T))
+    baseline = -single.log_prob(torch.cat(held_out, dim=1)).mean()
+    assert nll < baseline + 0.35, "no worse than one Gaussian fitted to twice the data"
+    torch.manual_seed(0)
+    context, target = density.sample((20_000,))
+    entropy = -density.log_prob(context, target)
+    other = -density.log_prob(*density.sample((20_000,)))
+    error = math.hypot(entropy.std().item(), other.std().item()) / math.sqrt(20_000)
+    assert abs(entropy.mean().item() - other.mean().item()) < 4 * error
+    mean = torch.cat([context, target], dim=1)
+    spread = mean.std(0) / math.sqrt(20_000)
+    assert ((mean.mean(0) - density.joint.mean).abs() < 4.5 * spread).all()
+
+
+@pytest.mark.parametrize("make", GMJES)
+def test_mixture_beats_one_gaussian_on_clusters(make):
+    density = settle(make((3, 3)), steps=200).density()
+    held_out = pairs(2000, seed=1234)
+    gaussian = settle(GJE((3, 3)), steps=200).density()
+    assert density.log_prob(*held_out).mean() > gaussian.log_prob(*held_out).mean() + 0.1
+
+
+@pytest.mark.parametrize("make", HEALTHY)
+def test_diagnostics_are_complete(make):
+    criterion = settle(make((3, 3)), steps=40)
+    report = criterion.diagnostics()
+    keys = {"effective_rank", "log_det_per_dim", "relative_spread", "trace_ratio", "verdict", "advice"}
+    assert keys <= report.keys()
+    assert report["verdict"] == "healthy"
+    assert all(math.isfinite(v) for v in report.values() if isinstance(v, float))
+    assert 0.5 < report["trace_ratio"] < 1.5
+    if isinstance(criterion, GMJE):
+        assert 0.3 < report["component_usage"] <= 1
+
+
+def train_encoder(criterion, steps=300):
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16))
+    optimizer = torch.optim.Adam([*encoder.parameters(), *criterion.parameters()], lr=3e-3)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(steps):
+        x = torch.randn(128, 12, generator=g)
+        views = x + 0.3 * torch.randn(2, 128, 12, generator=g)
+        z = nn.functional.normalize(encoder(views.flatten(0, 1)), dim=1)
+        loss = criterion(*z.chunk(2))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return criterion.diagnostics()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        *GJES,
+        pytest.param(lambda d: GMJE(d, 64), id="gmje-em"),
+        pytest.param(lambda d: GMJE(d, 64, update="gradient"), id="gmje-gradient"),
+        pytest.param(lambda d: GMJE(d, 8, covariance_type="full", tied=True), id="gmje-full-tied"),
+        pytest.param(lambda d: GMJE(d, 16, covariance_type="low_rank", update="gradient"), id="gmje-low-rank"),
+    ],
+)
+def test_encoder_does_not_collapse(make):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", CollapseWarning)
+        report = train_encoder(make(16))
+    assert report["verdict"] == "healthy"
+    assert report["effective_rank"] > 8
+    assert report["alignment"] > 0.5
+
+
+def test_batch_covariance_collapses_and_says_so():
+    with pytest.warns(TraceTrapWarning, match="Mahalanobis Trace Trap"):
+        criterion = GJE(16, covariance="batch")
+    with pytest.warns(CollapseWarning, match="trace trap") as caught:
+        report = train_encoder(criterion)
+    assert len([w for w in caught if w.category is CollapseWarning]) == 1, "warns once"
+    assert report["verdict"] == "trace trap"
+    assert report["effective_rank"] < 4
+    assert report["trace_ratio"] == pytest.approx(1.0, abs=0.05)
+
+
+def test_trap_has_no_data_gradient():
+    """With the batch's own covariance the Mahalanobis term is constant: its gradient is zero, not small."""
+    z = torch.randn(40, 6, dtype=torch.float64, requires_grad=True)
+    centred = z - z.mean(0)
+    covariance = centred.T @ centred / 40
+    inside = (centred @ torch.linalg.inv(covariance) * centred).sum(1).mean()
+    outside = (centred @ torch.linalg.inv(covariance.detach()) * centred).sum(1).mean()
+    (trapped,) = torch.autograd.grad(inside, z, retain_graph=True)
+    (free,) = torch.autograd.grad(outside, z)
+    assert inside.item() == pytest.approx(6)
+    assert trapped.abs().max() < 1e-12 < 1e-3 < free.abs().max()
+
+
+def test_gje_loss_is_minus_the_gaussian_mutual_information():
+    torch.manual_seed(0)
+    criterion = GJE(2, noise=0.0, reg_covar=1e-9, decay=0.99).double()
+    factor = torch.randn(4, 4, dtype=torch.float64)
+    for _ in range(300):
+        loss = criterion(*(torch.randn(2000, 4, dtype=torch.float64) @ factor.T).split(2, dim=1))
+    expected = gaussian_mutual_information(factor @ factor.T, context_dim=2)
+    assert -loss.item() == pytest.approx(expected.item(), rel=0.05)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1e4])
+@pytest.mark.parametrize("make", HEALTHY)
+def test_loss_does_not_depend_on_units(make, scale):
+    one, other = make((3, 3)), make((3, 3))
+    for seed in range(5):
+        context, target = pairs(seed=seed, dtype=torch.float64)
+        loss, scaled = one(context, target), other(scale * context + 3 * scale, scale * target)
+    torch.testing.assert_close(scaled, loss, rtol=1e-4, atol=1e-4)
+
+
+def test_dead_components_are_reseeded():
+    criterion = GMJE(2, 8, temperature=0.01)
+    far, near = torch.randn(64, 2) + 50, torch.randn(64, 2)
+    for _ in range(3):
+        criterion(far, far)
+    for _ in range(150):
+        criterion(near, near + 0.01 * torch.randn(64, 2))
+    assert criterion.diagnostics()["reseeded"] > 0
+    means = criterion.density().context.means
+    assert (means.norm(dim=1) < 10).all(), "components left behind have moved to where the embeddings are"
+    assert criterion.density().log_prob(near, near).isfinite().all()
+
+
+def test_more_components_than_samples_start_on_later_batches():
+    criterion = GMJE(3, 300)
+    for seed in range(40):
+        criterion(*pairs(64, seed=seed))
+    assert (criterion.mixture.mass > 0).sum() == 300
+
+
+@pytest.mark.parametrize("make", [*HEALTHY, pytest.param(lambda d: GJE(d, covariance="batch"), id="batch")])
+@pytest.mark.filterwarnings("ignore::gmje_core.criteria.gje.TraceTrapWarning")
+class TestBadInput:
+    def test_shapes(self, make):
+        criterion = make((3, 2))
+        with pytest.raises(ShapeError, match=r"z_target must have shape \(B, 2\), but has \(8, 3\)"):
+            criterion(torch.zeros(8, 3), torch.zeros(8, 3))
+        with pytest.raises(ShapeError, match="8 and 7"):
+            criterion(torch.zeros(8, 3), torch.zeros(7, 2))
+        with pytest.raises(ShapeError, match="int64"):
+            criterion(torch.zeros(8, 3, dtype=torch.long), torch.zeros(8, 2))
+
+    def test_batch_of_one(self, make):
+        with pytest.raises(BatchSizeError, match="at least 2 pairs"):
+            make((3, 2))(torch.zeros(1, 3), torch.zeros(1, 2))
+
+    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
+    def test_non_finite(self, make, value):
+        context, target = pairs(dims=(3, 2))
+        target[5, 1] = value
+        with pytest.raises(NonFiniteError, match=r"z_target .* row 5 of the global batch of 128"):
+            make((3, 2))(context, target)
+
+    @pytest.mark.parametrize("scale", [0.0, 1e-8, 1e8])
+    def test_degenerate_embeddings_give_a_finite_loss_and_gradient(self, make, scale):
+        criterion = make((3, 2))
+        for seed in range(3):
+            context, target = (scale * z for z in pairs(dims=(3, 2), seed=seed))
+            loss = criterion(context.requires_grad_(), target)
+            loss.backward()
+            assert loss.isfinite()
+            assert context.grad.isfinite().all()
+
+    def test_density_before_any_batch(self, make):
+        criterion = make((3, 2))
+        with pytest.raises(NotFittedError, match="call it on a batch"):
+            criterion.density()
+        with pytest.raises(NotFittedError, match="call the criterion on a batch"):
+            criterion.diagnostics()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("gmjee", {}, "gmje"),
+        ("gmje", {"compnents": 3}, "components"),
+        ("gmje", {"components": 0}, "at least 1"),
+        ("gmje", {"covariance_type": "spheric"}, "spherical"),
+        ("gmje", {"covariance_type": "low_rank"}, "update='gradient'"),
+        ("gmje", {"step": 0.0}, "step"),
+        ("gmje", {"temperature": -1.0}, "temperature"),
+        ("gje", {"covariance": "runing"}, "running"),
+        ("gje", {"decay": 1.0}, "decay"),
+        ("gje", {"noise": float("nan")}, "noise"),
+        ("gje", {"check_every": -1}, "check_every"),
+    ],
+)
+def test_bad_options_say_what_would_be_right(name, options, words):
+    with pytest.raises(ConfigError, match=words):
+        build_criterion(name, 4, **options)
+
+
+@pytest.mark.parametrize("dim", [0, -1, (3,), (3, 0), 2.5])
+def test_bad_dim(dim):
+    with pytest.raises(ConfigError, match="dim must be"):
+        GJE(dim)

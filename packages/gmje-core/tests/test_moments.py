@@ -1,0 +1,65 @@
+"""Merging moments is exact: batch by batch gives what the whole data would."""
+
+import pytest
+import torch
+
+from gmje_core.criteria.moments import batch_moments, merge_moments
+from gmje_core.criteria.seeding import kmeans_plus_plus
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_merged_batches_are_the_whole(diagonal, offset):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(90, 4, generator=g, dtype=torch.float64) + offset
+    r = torch.rand(90, 3, generator=g, dtype=torch.float64)
+    moments = batch_moments(x[:30], r[:30], diagonal=diagonal)
+    for count, (xs, rs) in enumerate(zip(x[30:].split(30), r[30:].split(30), strict=True), start=2):
+        moments = merge_moments(moments, batch_moments(xs, rs, diagonal=diagonal), 1 / count)
+    for got, expected in zip(moments, batch_moments(x, r, diagonal=diagonal), strict=True):
+        torch.testing.assert_close(got, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_weighted_covariance_against_the_definition():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 3, generator=g, dtype=torch.float64)
+    r = torch.rand(50, 2, generator=g, dtype=torch.float64)
+    mass, means, covariances = batch_moments(x, r)
+    for k in range(2):
+        w = r[:, k] / r[:, k].sum()
+        mean = (w[:, None] * x).sum(0)
+        torch.testing.assert_close(mass[k], r[:, k].mean())
+        torch.testing.assert_close(means[k], mean)
+        torch.testing.assert_close(covariances[k], torch.cov(x.T, aweights=w, correction=0))
+
+
+def test_chunks_of_components_change_nothing(monkeypatch):
+    x, r = torch.randn(20, 3, dtype=torch.float64), torch.rand(20, 7, dtype=torch.float64)
+    whole = batch_moments(x, r)
+    monkeypatch.setattr("gmje_core.criteria.moments._CHUNK", 1)
+    for got, expected in zip(batch_moments(x, r), whole, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
+def test_component_without_mass_stays_where_it_was():
+    old = (torch.tensor([0.5, 0.5]), torch.tensor([[1.0], [2.0]]), torch.tensor([[3.0], [4.0]]))
+    new = batch_moments(torch.randn(9, 1), torch.tensor([1.0, 0.0]).expand(9, 2), diagonal=True)
+    mass, means, second = merge_moments(old, new, 0.25)
+    assert mass[1] == 0.375
+    assert means[1] == 2
+    assert second[1] == 4
+
+
+def test_kmeans_plus_plus_finds_every_separate_cluster():
+    centers = 100 * torch.eye(8)
+    x = (centers[:, None] + torch.randn(8, 20, 8, generator=torch.Generator().manual_seed(0))).flatten(0, 1)
+    for seed in range(20):
+        index, distances = kmeans_plus_plus(x, 8, generator=torch.Generator().manual_seed(seed))
+        assert set((index // 20).tolist()) == set(range(8)), "D² sampling: max for min would miss clusters"
+        assert distances.max() < 100
+
+
+def test_kmeans_plus_plus_with_fewer_distinct_rows_than_asked():
+    index, distances = kmeans_plus_plus(torch.ones(5, 2), 3, generator=torch.Generator().manual_seed(0))
+    assert len(index) == 1
+    assert distances.tolist() == [0] * 5
