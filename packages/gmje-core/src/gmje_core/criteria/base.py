@@ -16,7 +16,10 @@ from gmje_core.errors import BatchSizeError, ConfigError, GMJEError, NonFiniteEr
 from gmje_core.linalg import full_precision
 from gmje_core.mixture import JointGaussianMixture
 
-__all__ = ["Criterion", "NotFittedError"]
+__all__ = ["MIN_VARIANCE", "Criterion", "NotFittedError"]
+
+#: Smallest variance that embeddings are taken to have: constant ones stay finite in float32.
+MIN_VARIANCE = 1e-24
 
 
 class NotFittedError(GMJEError, RuntimeError):
@@ -42,7 +45,7 @@ class Criterion(nn.Module, ABC):
 
     def __init__(self, dim: int | tuple[int, int], *, check_every: int = 50) -> None:
         super().__init__()
-        dims = (dim, dim) if isinstance(dim, int) else tuple(dim)
+        dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim, dim)
         if len(dims) != 2 or any(not isinstance(d, int) or d < 1 for d in dims):
             raise ConfigError(f"dim must be a positive integer or a pair of them, got {dim!r}")
         if check_every < 0:

@@ -11,7 +11,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from gmje_core.criteria.base import Criterion, NotFittedError
+from gmje_core.criteria.base import MIN_VARIANCE, Criterion, NotFittedError
 from gmje_core.criteria.learned import LearnedMixture
 from gmje_core.criteria.moments import batch_moments, merge_moments
 from gmje_core.diagnostics import trace_ratio
@@ -49,10 +49,12 @@ class GJE(Criterion):
             Cholesky factor are parameters, trained on the likelihood of detached embeddings (add them to the
             optimiser). ``"batch"``: fitted on the batch that it scores, the naive maximum likelihood that
             collapses; warns.
-        noise: Variance :math:`\tau` of the isotropic channel noise, in units of the mean variance of an
-            embedding dimension. It bounds the information that a dimension can carry, hence anchors the scale.
+        noise: Variance :math:`\tau` of the isotropic channel noise, in units of the mean square of an embedding
+            dimension. It bounds the information that a dimension can carry, hence anchors the scale: neither
+            shrinking around an offset nor growing pays.
         decay: Weight of the past in the running moments, in ``[0, 1)``.
-        reg_covar: Added to the diagonal of the density's covariance, in the same units as ``noise``.
+        reg_covar: Added to the diagonal of every covariance, in units of the mean variance of an embedding
+            dimension.
         check_every: Steps between automatic collapse checks; 0 for none.
 
     Raises:
@@ -112,7 +114,7 @@ class GJE(Criterion):
 
     def density(self) -> JointGaussianMixture:
         """The joint Gaussian of the batches so far, detached."""
-        return self._scored(self._dtype, noise=0.0).detach()
+        return self._scored(self._dtype).detach()
 
     def _loss(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         z = torch.cat([z_context, z_target], dim=1)
@@ -129,10 +131,10 @@ class GJE(Criterion):
     def _negative_information(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         """Both conditional NLLs under the density known so far, minus the entropies of the batch's marginals."""
         z = torch.cat([z_context, z_target], dim=1).detach()
-        scored = self._scored(z.dtype, noise=0.0)
+        scored = self._scored(z.dtype)
         self._gauge_density(scored, z, self_scored=0.0)
-        noisy = self._scored(z.dtype, noise=self.noise).detach()
-        channel = ((self.noise + self.reg_covar) * self._unit()).to(z)
+        noisy = self._scored(z.dtype, noise=self._channel()).detach()
+        channel = (self._channel() + self._ridge()).to(z)
         entropy = 0.5 * (
             _gaussian_entropy(z_context, channel[: self.context_dim])
             + _gaussian_entropy(z_target, channel[self.context_dim :])
@@ -146,19 +148,19 @@ class GJE(Criterion):
     def _batch_nll(self, z: Tensor) -> Tensor:
         """Likelihood under the batch's own moments, with the gradient through them: the trap."""
         _, mean, second = batch_moments(z)
-        density = _gaussian(mean, second, (self.reg_covar * self._unit()).to(z), self.context_dim)
+        density = _gaussian(mean, second, self._ridge().to(z), self.context_dim)
         self._gauge_density(density, z.detach(), self_scored=1.0)
         return joint_nll(density, *z.split([self.context_dim, self.target_dim], dim=1))
 
-    def _scored(self, dtype: torch.dtype, *, noise: float) -> JointGaussianMixture:
-        """The density known so far, behind a channel of the given noise."""
+    def _scored(self, dtype: torch.dtype, noise: Tensor | None = None) -> JointGaussianMixture:
+        """The density known so far, behind a channel with noise of the given variances (D,)."""
         if not self.weight > 0:
             raise NotFittedError("GJE has no moments yet: call it on a batch of embeddings first")
         if self.covariance != "learned":
             # Factored in float64 and handed on as a factor, which loses nothing that the covariance would.
-            ridge = (noise + self.reg_covar) * self._unit()
+            ridge = self._ridge() if noise is None else self._ridge() + noise
             return _gaussian(self.mean, self.second, ridge, self.context_dim, dtype)
-        if not noise:
+        if noise is None:
             return JointGaussianMixture(
                 self.mixture.log_weights().to(dtype),
                 self.mixture.means.to(dtype),
@@ -166,14 +168,20 @@ class GJE(Criterion):
                 context_dim=self.context_dim,
             )
         learned = self.mixture.covariance().dense()[0].detach().double()
-        mean = self.mixture.means[0].detach()
-        return _gaussian(mean, learned, noise * self._unit(), self.context_dim, dtype)
+        return _gaussian(self.mixture.means[0].detach(), learned, noise, self.context_dim, dtype)
 
-    def _unit(self) -> Tensor:
-        """``(D,)``: the mean variance of an embedding dimension, of the view that each dimension belongs to."""
-        views = self.second.diagonal().split([self.context_dim, self.target_dim])
-        tiny = torch.finfo(torch.float32).tiny
-        return torch.cat([view.mean().clamp_min(tiny).expand(len(view)) for view in views])
+    def _ridge(self) -> Tensor:
+        """``(D,)`` variances added to every covariance."""
+        return self.reg_covar * self._per_view(self.second.diagonal())
+
+    def _channel(self) -> Tensor:
+        """``(D,)`` variances of the noise channel."""
+        return self.noise * self._per_view(self.second.diagonal() + self.mean.square())
+
+    def _per_view(self, squares: Tensor) -> Tensor:
+        """``(D,)``: the mean over the dimensions of the view that each dimension belongs to."""
+        views = squares.split([self.context_dim, self.target_dim])
+        return torch.cat([view.mean().clamp_min(MIN_VARIANCE).expand(len(view)) for view in views])
 
     def _total(self) -> tuple[Tensor, Tensor]:
         return self.mean, self.second.diagonal()

@@ -13,6 +13,7 @@ from gmje_core.covariance import (
     LowRankCovariance,
     SphericalCovariance,
 )
+from gmje_core.criteria.base import MIN_VARIANCE
 from gmje_core.linalg import inverse_softplus
 
 __all__ = ["LearnedMixture"]
@@ -68,7 +69,8 @@ class LearnedMixture(nn.Module):
     def covariance(self) -> Covariance:
         """Covariances with gradient, with a ``K`` axis of size 1 where tied."""
         scale = self.scale.to(self.locations)
-        deviations = scale * (F.softplus(self.deviations) + self.floor)
+        # A copy for the graph: re-seeding writes the parameter before the caller's backward pass.
+        deviations = scale * (F.softplus(self.deviations.clone()) + self.floor)
         if self.covariance_type == "full":
             return FullCovariance(scale * self.off_diagonal.tril(-1) + torch.diag_embed(deviations))
         if self.covariance_type == "low_rank":
@@ -82,7 +84,7 @@ class LearnedMixture(nn.Module):
         """Begin from cluster centres: the first ``len(means)`` components share the mass, the rest are empty."""
         alive = means.shape[0]
         self.center.copy_(total[0])
-        self.scale.copy_(total[1].mean().sqrt().clamp_min(torch.finfo(torch.float32).tiny))
+        self.scale.copy_(total[1].mean().sqrt().clamp_min(math.sqrt(MIN_VARIANCE)))
         self.mass.zero_()[:alive] = 1 / alive
         self.logits.zero_()
         self.locations.zero_()[:alive] = self._standardised(means)

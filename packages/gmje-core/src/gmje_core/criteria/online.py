@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gmje_core.covariance import Covariance, DiagonalCovariance, FullCovariance, SphericalCovariance
+from gmje_core.criteria.base import MIN_VARIANCE
 from gmje_core.criteria.moments import batch_moments, merge_moments
 from gmje_core.linalg import safe_cholesky
 
@@ -77,7 +78,7 @@ class OnlineMixture(nn.Module):
         """Maximum a posteriori covariances, with a ``K`` axis of size 1 where tied."""
         counts = self.counts.view(-1, *[1] * (self.second.ndim - 1))
         pooled = (counts * self.second).sum(dim=0, keepdim=True) / counts.sum()
-        floor = self.reg_covar * self.total_variance.mean()
+        floor = self.reg_covar * self.total_variance.mean().clamp_min(MIN_VARIANCE)
         isotropic = (pooled if self.diagonal else pooled.diagonal(dim1=-2, dim2=-1)).mean() + floor
         second, counts = (pooled, counts.sum().view_as(counts[:1])) if self.tied else (self.second, counts)
         prior = isotropic if self.diagonal else isotropic * torch.eye(second.shape[-1]).to(second)

@@ -17,7 +17,7 @@ from gmje_core.covariance import (
     LowRankCovariance,
     SphericalCovariance,
 )
-from gmje_core.criteria.base import Criterion, NotFittedError
+from gmje_core.criteria.base import MIN_VARIANCE, Criterion, NotFittedError
 from gmje_core.criteria.learned import LearnedMixture
 from gmje_core.criteria.online import OnlineMixture
 from gmje_core.criteria.seeding import kmeans_plus_plus
@@ -63,7 +63,8 @@ class GMJE(Criterion):
         update: ``"em"``: online EM, state in buffers, nothing to optimise. ``"gradient"``: weights, means and
             factors are parameters, trained on ``-log q(sg[z])`` (add them to the optimiser); ``"low_rank"``
             needs it.
-        temperature: Variance of the noise channel, in units of the total variance of a view's embeddings.
+        temperature: Variance of the noise channel, in units of the mean squared norm of a view's
+            embeddings.
         step: Step of online EM and of the running usage in ``(0, 1]``; ``None`` for ``(t + 2)^-0.6``, which
             converges where embeddings are fixed.
         weight_prior: Dirichlet pseudo-observations of each component.
@@ -89,6 +90,7 @@ class GMJE(Criterion):
         tensor([[1., 0.]])
     """
 
+    energy: Tensor
     reseed_count: Tensor
 
     def __init__(
@@ -154,8 +156,8 @@ class GMJE(Criterion):
                 rank=rank,
                 reg_covar=reg_covar,
             )
-        # The spread of each view's embeddings, which the temperature is relative to.
-        self.register_buffer("spread", torch.zeros(2, dtype=torch.float64))
+        # The mean squared norm of each view's embeddings, which the temperature is relative to.
+        self.register_buffer("energy", torch.zeros(2, dtype=torch.float64))
         self.register_buffer("reseed_count", torch.zeros((), dtype=torch.long))
 
     def density(self) -> JointGaussianMixture:
@@ -192,7 +194,7 @@ class GMJE(Criterion):
 
     def _smoothed(self, density: JointGaussianMixture) -> JointGaussianMixture:
         """The density of embeddings sent through the noise channel."""
-        noise = (self.temperature * self.spread).to(density.means)
+        noise = (self.temperature * self.energy).to(density.means)
         variance = torch.cat([noise[:1].expand(self.context_dim), noise[1:].expand(self.target_dim)])
         return JointGaussianMixture(
             density.log_weights,
@@ -205,22 +207,20 @@ class GMJE(Criterion):
         t = int(self.steps)
         step = (t + 2) ** -0.6 if self.step is None else self.step
         self.mixture.observe(z, responsibilities, step)
-        self._follow_spread(z, step)
+        self._follow_energy(z, step)
         self._reseed(z)
 
     def _start(self, z: Tensor) -> None:
         """k-means++ on the first batch; components that it has no sample for are re-seeded on the next ones."""
         index, distances = kmeans_plus_plus(z, min(self.components, len(z)), generator=self._generator())
-        variance = z.double().var(dim=0, unbiased=False)
+        variance = z.double().var(dim=0, unbiased=False).clamp_min(MIN_VARIANCE)
         within = torch.maximum(distances.double().mean() / self.dim, 0.1 * variance.mean())
         self.mixture.start(z[index], float(within), (z.double().mean(dim=0), variance), len(z))
-        self._follow_spread(z, 1.0)
+        self._follow_energy(z, 1.0)
 
-    def _follow_spread(self, z: Tensor, step: float) -> None:
-        variance = z.double().var(dim=0, unbiased=False)
-        views = variance.split([self.context_dim, self.target_dim])
-        tiny = torch.finfo(torch.float32).tiny
-        self.spread.lerp_(torch.stack([v.sum() for v in views]).clamp_min(tiny), step)
+    def _follow_energy(self, z: Tensor, step: float) -> None:
+        squares = z.double().square().mean(dim=0).split([self.context_dim, self.target_dim])
+        self.energy.lerp_(torch.stack([view.sum() for view in squares]).clamp_min(MIN_VARIANCE), step)
 
     def _reseed(self, z: Tensor) -> None:
         mass = self.mixture.mass
@@ -253,7 +253,7 @@ def _add_noise(covariance: Covariance, variance: Tensor) -> Covariance:
     if isinstance(covariance, FullCovariance):
         return FullCovariance(safe_cholesky(covariance.dense() + torch.diag(variance)))
     if isinstance(covariance, LowRankCovariance):
-        return LowRankCovariance(covariance.factor, covariance.diagonal() + variance)
+        return LowRankCovariance(covariance.factor, covariance.diagonal_variance + variance)
     if isinstance(covariance, SphericalCovariance) and bool((variance == variance[0]).all()):
         return SphericalCovariance(covariance.variance + variance[0], covariance.dim)
     return DiagonalCovariance(covariance.diagonal() + variance)
