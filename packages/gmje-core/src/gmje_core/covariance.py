@@ -11,8 +11,8 @@ from typing import ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
+from gmje_core._chunks import apply_matrices, gather_components, gathered_product, over_blocks, over_components
 from gmje_core.errors import ConfigError, NotPositiveDefiniteError, ShapeError, unknown_name
 from gmje_core.linalg import (
     accumulation_dtype,
@@ -36,10 +36,6 @@ __all__ = [
 ]
 
 CovarianceType = Literal["full", "low_rank", "diag", "spherical"]
-
-# Elements of the largest temporary: components are taken in chunks of it. 4 MB in float32 stays in cache.
-_CHUNK = 2**20
-_ROWS = 1024
 
 # Rounds of the fixed point that fits a low-rank form to a dense covariance.
 _FACTOR_ROUNDS = 100
@@ -117,8 +113,12 @@ class Covariance(ABC):
         """
 
     @abstractmethod
+    def rebuild(self, *parameters: Tensor) -> Self:
+        """Same form with other :attr:`parameters`, which are not checked."""
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Same form with a function applied to every parameter, leading axes included."""
+        return self.rebuild(*[function(tensor) for tensor in self.parameters])
 
     def to(self, target: torch.device | torch.dtype | str) -> Self:
         """Parameters on another device or in another dtype."""
@@ -132,13 +132,6 @@ class Covariance(ABC):
     def tied(self) -> bool:
         """Whether one matrix serves all components."""
         return self.shape[-1] == 1
-
-    def select(self, components: slice) -> Self:
-        """The matrices of a slice of components; all of them where tied."""
-        if self.tied:
-            return self
-        axis = len(self.shape) - 1
-        return self.map(lambda tensor: tensor[(*[slice(None)] * axis, components)])
 
     def squared_mahalanobis(self, x: Tensor, means: Tensor) -> Tensor:
         r""":math:`(x - \mu_k)^\top \Sigma_k^{-1} (x - \mu_k)` for every component.
@@ -159,11 +152,12 @@ class Covariance(ABC):
         batch = broadcast_shapes(means.shape[:-2], self.shape[:-1])
         lead = broadcast_shapes(x.shape[:-1], batch)
 
-        def distances(x: Tensor, components: slice) -> Tensor:
-            difference = (x.unsqueeze(-2) - means[..., components, :]).expand(*lead, -1, -1)
-            return self.select(components)._norms(difference)
+        def distances(x: Tensor, means: Tensor, *parameters: Tensor) -> Tensor:
+            difference = (x.unsqueeze(-2) - means).expand(*lead, -1, -1)
+            return self.rebuild(*parameters)._norms(difference)
 
-        return _in_chunks(distances, x, means.shape[-2], lead.numel() * self.dim)
+        axes = [means.ndim - 2, *[len(self.shape) - 1] * len(self.parameters)]
+        return over_components(distances, x, (means, *self.parameters), axes, lead.numel() * self.dim)
 
     @abstractmethod
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
@@ -226,9 +220,9 @@ class Conditional:
         lead = broadcast_shapes(values.shape[:-1], given_means.shape[:-2])
         if self.encode is None:
             return free_means.expand(*lead, *free_means.shape[-2:])
-        shift = _apply(self.encode, values.unsqueeze(-2) - given_means)
+        shift = apply_matrices(self.encode, values.unsqueeze(-2) - given_means)
         if self.decode is not None:
-            shift = _apply(self.decode, shift)
+            shift = apply_matrices(self.decode, shift)
         return free_means + shift
 
 
@@ -305,9 +299,10 @@ class FullCovariance(Covariance):
         free_factor = FullCovariance(factor[..., size:, size:], validate=False)
         return Conditional(free_factor, encode=gain.to(factor.dtype))
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """Same form with a function applied to every parameter."""
-        return type(self)(function(self.scale_tril), validate=False)
+    def rebuild(self, *parameters: Tensor) -> Self:
+        """Same form with other parameters, unchecked."""
+        (scale_tril,) = parameters
+        return type(self)(scale_tril, validate=False)
 
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
         inverse = triangular_inverse(self.scale_tril)
@@ -316,28 +311,18 @@ class FullCovariance(Covariance):
             return _squared_distances(x @ inverse[0].mT, means @ inverse[0].mT)
         offset = (inverse @ means.unsqueeze(-1)).squeeze(-1)
 
-        def distances(x: Tensor, components: slice) -> Tensor:
-            projection, bias = inverse[components].flatten(0, 1), offset[components].flatten()
-            whitened = torch.addmm(-bias, x, projection.T).view(len(x), -1, self.dim)
-            return whitened.square().sum(dim=-1)
+        def distances(x: Tensor, inverse: Tensor, offset: Tensor) -> Tensor:
+            whitened = torch.addmm(-offset.flatten(), x, inverse.flatten(0, 1).T)
+            return whitened.view(len(x), -1, self.dim).square().sum(dim=-1)
 
-        return _in_blocks(distances, x, means.shape[0], self.dim)
+        return over_blocks(distances, x, (inverse, offset), self.dim)
 
     def _norms(self, difference: Tensor) -> Tensor:
-        return _apply(self.scale_tril, difference, solve=True).square().sum(dim=-1)
+        return apply_matrices(self.scale_tril, difference, solve=True).square().sum(dim=-1)
 
     def draw(self, components: Tensor) -> Tensor:
         """Centred noise of the component chosen at each place."""
-        noise = self._noise(components, self.dim)
-        if self.scale_tril.shape[:-2].numel() == 1:
-            return noise @ self.scale_tril.reshape(self.dim, self.dim).mT
-        flat, chosen = noise.reshape(-1, self.dim), _component_index(components, self.shape)
-        rows = max(1, _CHUNK // self.dim**2)
-        chunks = [
-            torch.einsum("nij,nj->ni", self.scale_tril[tuple(i[start : start + rows] for i in chosen)], part)
-            for start, part in zip(range(0, len(flat), rows), torch.split(flat, rows), strict=True)
-        ]
-        return torch.cat(chunks).view_as(noise) if chunks else noise
+        return gathered_product(self.scale_tril, components, self._noise(components, self.dim))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -446,9 +431,10 @@ class LowRankCovariance(Covariance):
             decode=decode,
         )
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """Same form with a function applied to every parameter."""
-        return type(self)(function(self.factor), function(self.diagonal_variance), validate=False)
+    def rebuild(self, *parameters: Tensor) -> Self:
+        """Same form with other parameters, unchecked."""
+        factor, diagonal_variance = parameters
+        return type(self)(factor, diagonal_variance, validate=False)
 
     def _precise(self) -> Self:
         # Woodbury's formula subtracts: in float32 it loses the digits of factor over diagonal.
@@ -471,35 +457,24 @@ class LowRankCovariance(Covariance):
         rows, centres = _centre(x.to(precise.dtype), means.to(precise.dtype))
         offset = (projection @ centres.unsqueeze(-1)).squeeze(-1)
 
-        def explained(rows: Tensor, components: slice) -> Tensor:
-            weight = projection if self.tied else projection[components]
-            bias = offset[components]
-            latent = (rows @ weight.flatten(0, 1).T).view(len(rows), -1, self.rank) - bias
+        def explained(rows: Tensor, projection: Tensor, offset: Tensor) -> Tensor:
+            latent = (rows @ projection.flatten(0, 1).T).view(len(rows), -1, self.rank) - offset
             return latent.square().sum(dim=-1)
 
         total = _weighted_squared_distances(rows, centres, 1 / precise.diagonal_variance)
-        return (total - _in_blocks(explained, rows, means.shape[0], self.rank)).clamp_min(0).to(x.dtype)
+        return (total - over_blocks(explained, rows, (projection, offset), self.rank)).clamp_min(0).to(x.dtype)
 
     def _norms(self, difference: Tensor) -> Tensor:
         precise = self._precise()
         wide = difference.to(precise.dtype)
-        latent = _apply(precise._latent_projection(precise._capacitance_tril()), wide)
+        latent = apply_matrices(precise._latent_projection(precise._capacitance_tril()), wide)
         total = (wide.square() / precise.diagonal_variance).sum(dim=-1)
         return (total - latent.square().sum(dim=-1)).clamp_min(0).to(difference.dtype)
 
     def draw(self, components: Tensor) -> Tensor:
         """Centred noise of the component chosen at each place."""
-        latent = self._noise(components, self.rank)
-        noise = self._noise(components, self.dim) * self._gather(self.diagonal_variance, components).sqrt()
-        if self.shape.numel() == 1:
-            return noise + latent @ self.factor.reshape(self.dim, self.rank).mT
-        flat, chosen = latent.reshape(-1, self.rank), _component_index(components, self.shape)
-        rows = max(1, _CHUNK // (self.dim * self.rank))
-        chunks = [
-            torch.einsum("nij,nj->ni", self.factor[tuple(i[start : start + rows] for i in chosen)], part)
-            for start, part in zip(range(0, len(flat), rows), torch.split(flat, rows), strict=True)
-        ]
-        return noise + torch.cat(chunks).view_as(noise) if chunks else noise
+        spread = gathered_product(self.factor, components, self._noise(components, self.rank))
+        return spread + self._noise(components, self.dim) * self._gather(self.diagonal_variance, components).sqrt()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -561,9 +536,10 @@ class DiagonalCovariance(Covariance):
         """Covariance and gain of the dimensions ``free`` given the others."""
         return Conditional(self.marginal(free))
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """Same form with a function applied to every parameter."""
-        return type(self)(function(self.variance), validate=False)
+    def rebuild(self, *parameters: Tensor) -> Self:
+        """Same form with other parameters, unchecked."""
+        (variance,) = parameters
+        return type(self)(variance, validate=False)
 
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
         precise = accumulation_dtype(x)
@@ -649,9 +625,10 @@ class SphericalCovariance(Covariance):
         """Covariance and gain of the dimensions ``free`` given the others."""
         return Conditional(self.marginal(free))
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """Same form with a function applied to every parameter."""
-        return type(self)(function(self.variance), self._dim, validate=False)
+    def rebuild(self, *parameters: Tensor) -> Self:
+        """Same form with other parameters, unchecked."""
+        (variance,) = parameters
+        return type(self)(variance, self._dim, validate=False)
 
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
         return _squared_distances(*_centre(x, means)) / self.variance
@@ -718,34 +695,6 @@ def covariance_from_dense(
     return forms[covariance_type].from_dense(covariances)
 
 
-def gather_components(tensor: Tensor, components: Tensor, lead: int) -> Tensor:
-    """Rows of a parameter for the component chosen at each place, without expanding broadcast axes.
-
-    Args:
-        tensor: ``(*batch, K, ...)`` whose leading ``lead`` axes broadcast with ``(*batch_shape, K)``.
-        components: ``(*sample_shape, *batch_shape)`` indices.
-        lead: Number of leading axes, the components' included.
-
-    Returns:
-        ``(*sample_shape, *batch_shape, ...)``.
-    """
-    index = _component_index(components, tensor.shape[:lead])
-    return tensor[index].view(*components.shape, *tensor.shape[lead:])
-
-
-def _component_index(components: Tensor, lead: torch.Size) -> tuple[Tensor, ...]:
-    """One flat index per leading axis, of as many entries as there are places."""
-    batch = components.shape[components.ndim - (len(lead) - 1) :]
-    index = []
-    for axis, size in enumerate(lead[:-1]):
-        places = torch.arange(batch[axis], device=components.device) if size > 1 else components.new_zeros(batch[axis])
-        shape = [1] * components.ndim
-        shape[components.ndim - len(batch) + axis] = batch[axis]
-        index.append(places.view(shape).expand(components.shape).reshape(-1))
-    index.append(components.reshape(-1) if lead[-1] > 1 else components.new_zeros(components.numel()))
-    return tuple(index)
-
-
 def _as_index(indices: Sequence[int]) -> slice | list[int]:
     """A slice where the indices are one, so that marginals are views."""
     start, count = indices[0], len(indices)
@@ -781,44 +730,6 @@ def _weighted_squared_distances(x: Tensor, means: Tensor, precision: Tensor) -> 
     """``(B, K)`` for precisions ``(K or 1, D)``, through two products; in the precision of its arguments."""
     scaled = means * precision
     cross = torch.addmm((scaled * means).sum(dim=-1), x, scaled.T, alpha=-2)
-    return cross + x.square() @ precision.T
-
-
-def _apply(matrices: Tensor, vectors: Tensor, *, solve: bool = False) -> Tensor:
-    """Matrices ``(*m, i, j)`` times (or triangular solve of) vectors ``(*v, j)``, ``m`` the last axes of ``v``.
-
-    Leading axes of the vectors become columns, so that no matrix is repeated over them.
-    """
-    while matrices.ndim > 3 and matrices.shape[0] == 1:
-        matrices = matrices.squeeze(0)
-    extra = vectors.ndim - 1 - (matrices.ndim - 2)
-    folded = vectors.flatten(0, extra - 1) if extra > 0 else vectors.unsqueeze(0)
-    columns = folded.movedim(0, -1)
-    result = torch.linalg.solve_triangular(matrices, columns, upper=False) if solve else matrices @ columns
-    return result.movedim(-1, 0).reshape(*vectors.shape[:-1], -1)
-
-
-def _in_blocks(function: Callable[[Tensor, slice], Tensor], x: Tensor, components: int, width: int) -> Tensor:
-    """Join ``function(rows, slice)`` over blocks of rows ``(B, D)`` and slices of components.
-
-    ``width`` is the number of elements that one row and one component take.
-    """
-    rows = max(_ROWS, _CHUNK // (components * width))
-    blocks = [_in_chunks(function, part, components, len(part) * width) for part in torch.split(x, rows)]
-    return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-
-
-def _in_chunks(function: Callable[[Tensor, slice], Tensor], x: Tensor, components: int, elements: int) -> Tensor:
-    """Join ``function(x, slice)`` over slices of components, ``elements`` each, of about ``_CHUNK`` elements.
-
-    Where gradients are wanted and there are several chunks, each is recomputed in the backward pass: what would
-    be saved for it is the tensor that the chunks avoid.
-    """
-    step = max(1, min(components, _CHUNK // max(1, elements)))
-    chunks = [slice(start, min(start + step, components)) for start in range(0, components, step)]
-    if len(chunks) == 1:
-        return function(x, chunks[0])
-    if not torch.is_grad_enabled():
-        return torch.cat([function(x, chunk) for chunk in chunks], dim=-1)
-    parts = [checkpoint(function, x, chunk, use_reentrant=False, preserve_rng_state=False) for chunk in chunks]
-    return torch.cat(parts, dim=-1)
+    if len(precision) == 1:
+        return cross + x.square() @ precision.T
+    return torch.addmm(cross, x.square(), precision.T)

@@ -95,10 +95,15 @@ def broadcast_shapes(*shapes: torch.Size) -> torch.Size:
         >>> broadcast_shapes(torch.Size([5, 1]), torch.Size([3]))
         torch.Size([5, 3])
     """
-    try:
-        return torch.Size(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
-    except RuntimeError as error:
-        raise ShapeError(f"shapes must broadcast, but are {', '.join(str(tuple(s)) for s in shapes)}") from error
+    # torch.broadcast_shapes imports sympy on its first call, which takes seconds.
+    ndim = max(len(shape) for shape in shapes)
+    common = []
+    for sizes in zip(*[(1,) * (ndim - len(shape)) + tuple(shape) for shape in shapes], strict=True):
+        wide = {size for size in sizes if size != 1}
+        if len(wide) > 1:
+            raise ShapeError(f"shapes must broadcast, but are {', '.join(str(tuple(shape)) for shape in shapes)}")
+        common.append(wide.pop() if wide else 1)
+    return torch.Size(common)
 
 
 def require_finite(name: str, tensor: Tensor) -> None:

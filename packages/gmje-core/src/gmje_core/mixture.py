@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from gmje_core.covariance import Covariance, CovarianceType, FullCovariance, covariance_from_dense, gather_components
+from gmje_core._chunks import gather_components
+from gmje_core.covariance import Covariance, CovarianceType, FullCovariance, covariance_from_dense
 from gmje_core.errors import ConfigError, ShapeError
 from gmje_core.linalg import LOG_2PI, broadcast_shapes, full_precision, promote, require_finite
 
