@@ -1,0 +1,120 @@
+"""The configuration of a model: plain data with a strict JSON form, free of torch."""
+
+import json
+import types
+import typing
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, Self
+
+from gmje_core.errors import ConfigError, unknown_name
+
+__all__ = ["SCHEMA_VERSION", "GMJEConfig"]
+
+#: Version of the JSON form; a change of meaning changes it.
+SCHEMA_VERSION = 1
+
+_MAX_SIZE = 65_536
+_OPTION_TYPES = (str, int, float, bool, type(None))
+
+
+@dataclass(frozen=True, kw_only=True)
+class GMJEConfig:
+    """Everything that a :class:`gmje_core.GMJEModel` is built from.
+
+    Args:
+        backbone: A name that :func:`gmje_core.networks.build_backbone` takes.
+        in_channels: Image channels.
+        image_size: Side of the square images that the model was trained on, in pixels.
+        small_images: A ResNet stem for images of about 32 pixels.
+        dim: Embedding size.
+        hidden: Width of the projection head.
+        layers: Linear layers of the projection head.
+        normalize: Whether embeddings have unit norm.
+        criterion: A key of :data:`gmje_core.criteria.CRITERIA`.
+        criterion_options: Its keyword arguments; JSON scalars.
+        schema_version: Version of the JSON form.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of range.
+
+    Examples:
+        >>> config = GMJEConfig(backbone="smallconv", in_channels=1, criterion_options={"components": 64})
+        >>> GMJEConfig.from_json(config.to_json()) == config
+        True
+        >>> GMJEConfig.from_dict(config.to_dict() | {"bakbone": "resnet18"})
+        Traceback (most recent call last):
+        ...
+        gmje_core.errors.ConfigError: unknown key 'bakbone'; did you mean 'backbone'? ...
+    """
+
+    backbone: str = "resnet18"
+    in_channels: int = 3
+    image_size: int = 224
+    small_images: bool = False
+    dim: int = 128
+    hidden: int = 2048
+    layers: int = 2
+    normalize: bool = True
+    criterion: str = "gmje"
+    criterion_options: dict[str, Any] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            expected = dict if isinstance(spec.type, types.GenericAlias) else spec.type
+            if type(value) is not expected:
+                raise ConfigError(f"{spec.name} must be of type {typing.cast(type, expected).__name__}, got {value!r}")
+            if expected is int and not 1 <= value <= _MAX_SIZE:
+                raise ConfigError(f"{spec.name} must lie in [1, {_MAX_SIZE}], got {value!r}")
+        if self.schema_version != SCHEMA_VERSION:
+            raise ConfigError(
+                f"schema_version {self.schema_version} is not the one this version reads ({SCHEMA_VERSION}); "
+                "a newer gmje-core may be needed"
+            )
+        for key, option in self.criterion_options.items():
+            if not isinstance(key, str) or not isinstance(option, _OPTION_TYPES):
+                raise ConfigError(f"criterion_options must map names to JSON scalars, got {key!r}: {option!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that :meth:`from_dict` takes back."""
+        return asdict(self)
+
+    def to_json(self) -> str:
+        """JSON text, with sorted keys and a final newline."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """The configuration that :meth:`to_dict` gave.
+
+        Raises:
+            ConfigError: an unknown key, a missing one, or a value out of range. Nothing is guessed.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(f"a configuration must be a JSON object, got {type(values).__name__}")
+        names = [spec.name for spec in fields(cls)]
+        for key in values:
+            if key not in names:
+                raise ConfigError(unknown_name("key", key, names))
+        missing = [name for name in names if name not in values]
+        if missing:
+            raise ConfigError(f"missing keys: {', '.join(missing)}")
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """The configuration that :meth:`to_json` gave.
+
+        Raises:
+            ConfigError: not JSON, or not a configuration.
+        """
+        try:
+            values = json.loads(text, parse_constant=_refuse_constant)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise ConfigError(f"the configuration is not valid JSON: {error}") from error
+        return cls.from_dict(values)
+
+
+def _refuse_constant(name: str) -> float:
+    raise ConfigError(f"the configuration holds {name}, which is not a JSON number")

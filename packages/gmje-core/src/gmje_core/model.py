@@ -1,0 +1,162 @@
+"""The model: backbone, projection head and criterion in one module, with the questions a density can answer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from gmje_core.config import GMJEConfig
+from gmje_core.criteria import build_criterion
+from gmje_core.mixture import GaussianMixture, JointGaussianMixture
+from gmje_core.networks import ProjectionHead, build_backbone, check_images
+
+__all__ = ["GMJEModel", "GMJEOutput", "Uncertainty"]
+
+
+class GMJEOutput(NamedTuple):
+    """What a training step gives.
+
+    Attributes:
+        loss: Scalar, in nats per pair.
+        z_context: ``(B, dim)`` embeddings of the context views.
+        z_target: ``(B, dim)`` embeddings of the target views.
+        features: ``(B, num_features)`` backbone features of the context views.
+    """
+
+    loss: Tensor
+    z_context: Tensor
+    z_target: Tensor
+    features: Tensor
+
+
+class Uncertainty(NamedTuple):
+    """How sure the model is of the target of each context, in parts that mean different things.
+
+    Attributes:
+        within: ``(B,)`` trace of the covariance within the modes: how loose each answer is.
+        between: ``(B,)`` trace of the covariance between the modes: how far apart several answers lie.
+        weight_entropy: ``(B,)`` entropy in nats of the posterior weights: how many answers there are.
+        surprise: ``(B,)`` :math:`-\\log q(z_c)` in nats: how unusual the context is.
+    """
+
+    within: Tensor
+    between: Tensor
+    weight_entropy: Tensor
+    surprise: Tensor
+
+
+class GMJEModel(nn.Module):
+    """A joint-embedding model with an explicit density (arXiv 2603.26799).
+
+    Train it on two views; then ask it for embeddings, conditionals, log-densities, uncertainty and samples.
+
+    Args:
+        config: What to build.
+
+    Raises:
+        ConfigError: unknown backbone or criterion, or options that they do not take.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> model = GMJEModel(GMJEConfig(backbone="smallconv", in_channels=1, image_size=28, dim=8,
+        ...                              hidden=32, criterion_options={"components": 4}))
+        >>> views = torch.rand(2, 16, 1, 28, 28)
+        >>> out = model(*views)
+        >>> out.loss.backward()
+        >>> out.z_context.shape, out.features.shape
+        (torch.Size([16, 8]), torch.Size([16, 256]))
+        >>> model.condition(views[0]).mean.shape          # q(z_t | z_c)
+        torch.Size([16, 8])
+        >>> model.uncertainty(views[0]).surprise.shape
+        torch.Size([16])
+    """
+
+    def __init__(self, config: GMJEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(
+            config.backbone, in_channels=config.in_channels, small_images=config.small_images
+        )
+        self.projector = ProjectionHead(
+            int(self.backbone.num_features),  # type: ignore[arg-type]
+            config.hidden,
+            config.dim,
+            layers=config.layers,
+            normalize=config.normalize,
+        )
+        self.criterion = build_criterion(config.criterion, config.dim, **config.criterion_options)
+
+    def forward(self, x_context: Tensor, x_target: Tensor) -> GMJEOutput:
+        """One training step's loss and embeddings.
+
+        Both views pass through the network together, so that batch normalisation sees both.
+
+        Args:
+            x_context: ``(B, C, H, W)`` context views.
+            x_target: ``(B, C, H, W)`` target views.
+
+        Raises:
+            ShapeError: images of another shape.
+            NonFiniteError, BatchSizeError: see :class:`gmje_core.criteria.Criterion`.
+        """
+        check_images(x_context, self.config.in_channels)
+        check_images(x_target, self.config.in_channels)
+        features = self.backbone(torch.cat([x_context, x_target]))
+        z_context, z_target = self.projector(features).split([len(x_context), len(x_target)])
+        return GMJEOutput(self.criterion(z_context, z_target), z_context, z_target, features[: len(x_context)])
+
+    def density(self) -> JointGaussianMixture:
+        """The learned joint density of the two views' embeddings."""
+        return self.criterion.density()
+
+    def features(self, x: Tensor) -> Tensor:
+        """Backbone features ``(B, num_features)``, what probes and downstream tasks take."""
+        check_images(x, self.config.in_channels)
+        with self._inference():
+            features: Tensor = self.backbone(x)
+        return features
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Embeddings ``(B, dim)``, the space that the density lives in."""
+        check_images(x, self.config.in_channels)
+        with self._inference():
+            z: Tensor = self.projector(self.backbone(x))
+        return z
+
+    def condition(self, x_context: Tensor) -> GaussianMixture:
+        """The distribution of the target's embedding given the context, batch shape ``(B,)``."""
+        return self.density().condition(self.embed(x_context))
+
+    def log_prob(self, x_context: Tensor, x_target: Tensor) -> Tensor:
+        """Joint log-density ``(B,)`` of pairs of images, in nats."""
+        return self.density().log_prob(self.embed(x_context), self.embed(x_target))
+
+    def uncertainty(self, x: Tensor) -> Uncertainty:
+        """How sure the model is of the other view of ``x``."""
+        z = self.embed(x)
+        density = self.density()
+        posterior = density.condition(z)
+        variance = posterior.variance.sum(dim=-1)
+        mean = posterior.mean.unsqueeze(-2)
+        between = (posterior.weights * (posterior.means - mean).square().sum(dim=-1)).sum(dim=-1)
+        return Uncertainty(
+            (variance - between).clamp_min(0), between, posterior.weight_entropy, -density.context.log_prob(z)
+        )
+
+    def sample(self, n: int) -> tuple[Tensor, Tensor]:
+        """``n`` pairs of embeddings from the joint density, each ``(n, dim)``."""
+        return self.density().sample((n,))
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        """No gradient and no batch statistics; the training mode of every module is put back."""
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            for module, training in modes.items():
+                module.training = training
