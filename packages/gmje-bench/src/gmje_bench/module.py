@@ -1,0 +1,62 @@
+"""What is trained: a backbone, a projection head and a criterion, with one forward pass that gives the loss."""
+
+import torch
+from torch import Tensor, nn
+
+from gmje_bench.methods import build_objective
+from gmje_bench.suite import Suite
+from gmje_core import Criterion, diagnostics
+from gmje_core.distributed import gather_pairs
+from gmje_core.networks import ProjectionHead, build_backbone
+
+__all__ = ["JointEmbedding", "build_module"]
+
+
+class JointEmbedding(nn.Module):
+    """Backbone, projection head and criterion under one roof, as DistributedDataParallel wants them.
+
+    Args:
+        backbone: Images to features; has ``num_features``.
+        projector: Features to embeddings.
+        criterion: Two views' embeddings to the loss of the global batch.
+        trains: Whether there is anything to train.
+    """
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module, criterion: nn.Module, trains: bool = True) -> None:
+        super().__init__()
+        self.backbone, self.projector, self.criterion, self.trains = backbone, projector, criterion, trains
+        self._last: tuple[Tensor, Tensor] | None = None
+
+    def forward(self, context: Tensor, target: Tensor) -> Tensor:
+        """The loss of the global batch; both views pass the network together."""
+        z_context, z_target = self.projector(self.backbone(torch.cat([context, target]))).chunk(2)
+        self._last = (z_context.detach(), z_target.detach())
+        loss: Tensor = self.criterion(z_context, z_target)
+        return loss
+
+    def diagnostics(self) -> dict[str, float | str]:
+        """Gauges of the last global batch with their verdict; every process must call it."""
+        if isinstance(self.criterion, Criterion):
+            return self.criterion.diagnostics()
+        if self._last is None:
+            return {}
+        values = diagnostics.embedding_diagnostics(*gather_pairs(*(z.float() for z in self._last)))
+        verdict = diagnostics.judge(values)
+        return {**values, "verdict": verdict.name, "advice": verdict.advice}
+
+
+def build_module(method: str, suite: Suite, channels: int, seed: int) -> JointEmbedding:
+    """The module of a method; the encoder starts from the same weights for every method of a seed."""
+    network = suite.network
+    torch.manual_seed(seed)
+    backbone = build_backbone(network.backbone, in_channels=channels, small_images=network.small_images)
+    objective = build_objective(method, network.dim, suite.method.get(method, {}))
+    torch.manual_seed(seed + 1)
+    projector = ProjectionHead(
+        int(backbone.num_features),  # type: ignore[arg-type]
+        network.hidden,
+        network.dim,
+        layers=network.layers,
+        normalize=objective.normalize,
+    )
+    return JointEmbedding(backbone, projector, objective.criterion, objective.trains)

@@ -1,0 +1,172 @@
+"""Pretraining: one loop for every method, on any number of processes."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from gmje_bench.datasets.base import ImageData
+from gmje_bench.errors import OptionError
+from gmje_bench.module import JointEmbedding
+from gmje_bench.suite import Training
+from gmje_bench.views import TwoViews, preset
+
+__all__ = ["DivergedError", "learning_rate", "pretrain"]
+
+Diagnostics = dict[str, float | str]
+
+
+class DivergedError(RuntimeError):
+    """The loss is no longer a number."""
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Steps of a run.
+
+    Args:
+        epochs: Passes over the data.
+        steps_per_epoch: Global batches of a pass; the last incomplete one is dropped.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+
+    @property
+    def total(self) -> int:
+        """All steps."""
+        return self.epochs * self.steps_per_epoch
+
+
+def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
+    """Linear warm-up to ``peak``, then a cosine to zero.
+
+    Args:
+        step: From 0.
+        total: Steps of the run.
+        peak: The highest rate.
+        warmup: Steps of warm-up.
+
+    Examples:
+        >>> [round(learning_rate(s, 10, 1.0, 2), 3) for s in (0, 1, 2, 6, 9)]
+        [0.5, 1.0, 1.0, 0.5, 0.038]
+    """
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    progress = (step - warmup) / max(1, total - warmup)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def pretrain(
+    module: JointEmbedding,
+    data: ImageData,
+    training: Training,
+    *,
+    seed: int,
+    accelerator: Accelerator,
+    on_epoch: Callable[[int, float, Diagnostics], None],
+) -> list[Diagnostics]:
+    """Train the module in place.
+
+    Args:
+        module: What to train, on the CPU or the accelerator's device.
+        data: Whose training split is used.
+        training: Budget and optimiser.
+        seed: Of the order of images and of the views.
+        accelerator: Knows devices, processes and precision.
+        on_epoch: Called with the epoch from 1, its mean loss, and the diagnostics at its end.
+
+    Returns:
+        Diagnostics at the end of every epoch, with ``epoch`` and ``loss``.
+
+    Raises:
+        OptionError: a batch larger than the data or not divisible by the processes, or gradient accumulation.
+        DivergedError: the loss is NaN or infinite.
+    """
+    schedule = plan(len(data.train), training, accelerator)
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    module.to(accelerator.device).train()
+    wrapped, optimizer = accelerator.prepare(module, build_optimizer(module, training))
+    views = TwoViews(preset(data.image_size, data.channels), seed)
+    history: list[Diagnostics] = []
+    for epoch in range(schedule.epochs):
+        losses: list[Tensor] = []
+        batches = data.train.batches(
+            _order(len(data.train), schedule, training, seed, epoch, accelerator), training.workers
+        )
+        for step, (images, _) in enumerate(batches):
+            rate = learning_rate(
+                epoch * schedule.steps_per_epoch + step, schedule.total, training.learning_rate, training.warmup_steps
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            pair = views(
+                images.to(accelerator.device, non_blocking=True),
+                epoch=epoch,
+                step=step,
+                rank=accelerator.process_index,
+                world_size=accelerator.num_processes,
+            )
+            loss = wrapped(*pair)
+            optimizer.zero_grad(set_to_none=True)
+            accelerator.backward(loss)
+            optimizer.step()
+            losses.append(loss.detach())
+        mean = _mean_loss(torch.stack(losses), epoch, accelerator)
+        report = module.diagnostics()
+        history.append({"epoch": float(epoch + 1), "loss": mean, **report})
+        on_epoch(epoch + 1, mean, report)
+    accelerator.free_memory()
+    return history
+
+
+def plan(images: int, training: Training, accelerator: Accelerator) -> Schedule:
+    """The steps of a run, once the batch is known to fit."""
+    batch, processes = training.batch_size, accelerator.num_processes
+    if accelerator.gradient_accumulation_steps > 1:
+        raise OptionError(
+            f"gradient accumulation over {accelerator.gradient_accumulation_steps} steps was asked for, but these "
+            "losses compare the pairs of a batch with each other: accumulating small batches is not the loss of the "
+            "large one. Use more processes or a smaller --batch-size"
+        )
+    if batch % processes:
+        raise OptionError(f"--batch-size {batch} does not divide evenly over {processes} processes")
+    if batch > images:
+        raise OptionError(f"--batch-size {batch} is larger than the {images} training images")
+    return Schedule(training.epochs, images // batch)
+
+
+def build_optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """AdamW, or SGD with momentum 0.9; no weight decay on vectors and on the density's parameters."""
+    decayed, free = [], []
+    for name, parameter in module.named_parameters():
+        (free if parameter.ndim < 2 or name.startswith("criterion.") else decayed).append(parameter)
+    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    if training.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=training.learning_rate, momentum=0.9)
+    return torch.optim.AdamW(groups, lr=training.learning_rate)
+
+
+def _order(
+    n: int, schedule: Schedule, training: Training, seed: int, epoch: int, accelerator: Accelerator
+) -> list[Tensor]:
+    """This process's slice of every global batch; the permutation depends on seed and epoch alone."""
+    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
+    order = torch.randperm(n, generator=generator)
+    share = training.batch_size // accelerator.num_processes
+    start = accelerator.process_index * share
+    batches = order[: schedule.steps_per_epoch * training.batch_size].split(training.batch_size)
+    return [batch[start : start + share] for batch in batches]
+
+
+def _mean_loss(losses: Tensor, epoch: int, accelerator: Accelerator) -> float:
+    losses = torch.as_tensor(accelerator.reduce(losses, reduction="mean"))
+    finite = torch.isfinite(losses)
+    if not finite.all():
+        step = int((~finite).nonzero()[0])
+        raise DivergedError(f"the loss is {float(losses[step])} at epoch {epoch + 1}, step {step + 1}")
+    return float(losses.mean())

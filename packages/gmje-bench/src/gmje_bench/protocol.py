@@ -1,0 +1,39 @@
+"""The evaluation protocol: every constant that a number depends on, under one version.
+
+Changing a value changes what the numbers mean, and therefore the version.
+"""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["PROTOCOL", "Protocol"]
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Version 1: frozen backbone features, last epoch, no choice made on the test split.
+
+    Attributes:
+        version: Of the whole protocol.
+        knn_k: Neighbours of the weighted kNN.
+        knn_temperature: Its temperature, on cosine similarities.
+        probe_c: Inverse regularisation strengths that the linear probe chooses from.
+        probe_max_iter: Iterations of L-BFGS at most.
+        validation_fraction: Share of train, stratified, that the probe's choice is made on.
+        feature_batch: Images in a chunk of feature extraction, the same for any number of processes.
+    """
+
+    version: str = "1"
+    knn_k: int = 20
+    knn_temperature: float = 0.1
+    probe_c: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
+    probe_max_iter: int = 300
+    validation_fraction: float = 0.1
+    feature_batch: int = 250
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for results."""
+        return asdict(self)
+
+
+PROTOCOL = Protocol()

@@ -1,0 +1,6 @@
+"""What a run looks like: summaries over seeds, a table, figures."""
+
+from gmje_bench.report.figures import draw_accuracy, draw_diagnostics
+from gmje_bench.report.tables import Estimate, Row, markdown, rich_table, summarise
+
+__all__ = ["Estimate", "Row", "draw_accuracy", "draw_diagnostics", "markdown", "rich_table", "summarise"]

@@ -1,0 +1,91 @@
+"""Figures of a run: accuracies, and the diagnostics over training."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.lines
+import matplotlib.ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from gmje_bench.report.tables import summarise
+from gmje_bench.runs import METRICS, Results, write_atomic
+
+__all__ = ["draw_accuracy", "draw_diagnostics"]
+
+_ACCURACIES = ("linear_probe", "knn")
+_PANELS = {
+    "loss": ("loss", "own units"),
+    "effective_rank": ("effective rank of embeddings", ""),
+    "log_det_per_dim": ("log-volume per dimension", "nats"),
+    "trace_ratio": ("trace ratio (scored before update)", ""),
+}
+# Okabe and Ito's palette: told apart by the colour-blind.
+_COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
+
+
+def draw_accuracy(results: Results, path: Path) -> None:
+    """Bars of the accuracies by method, with the 95 % interval and every seed as a point."""
+    rows = [row for row in summarise(results) if row.estimates]
+    figure = Figure(figsize=(max(6.0, 1.3 * len(rows) + 1.5), 4.2), layout="constrained")
+    axes = figure.subplots()
+    width = 0.8 / len(_ACCURACIES)
+    for index, name in enumerate(_ACCURACIES):
+        places = [i + (index - (len(_ACCURACIES) - 1) / 2) * width for i in range(len(rows))]
+        means = [row.estimates[name].mean for row in rows]
+        errors = [row.estimates[name].half_width or 0.0 for row in rows]
+        axes.bar(places, means, width, yerr=errors, capsize=3, color=_COLORS[index], label=METRICS[name].title)
+        for place, mean, error in zip(places, means, errors, strict=True):
+            axes.annotate(
+                f"{mean:.1f}", (place, mean + error), xytext=(0, 3), textcoords="offset points", ha="center", size=8
+            )
+        for place, row in zip(places, rows, strict=True):
+            values = [r.metrics[name] for r in results.records if r.method == row.method]
+            if len(values) > 1:
+                axes.plot([place] * len(values), values, "k.", markersize=4)
+    axes.set_xticks(range(len(rows)), [row.method for row in rows])
+    axes.set_ylabel("test accuracy [%]")
+    axes.set_ylim(0, 108)
+    axes.set_title(f"{results.suite}: {results.dataset.name}, {results.options['training']['epochs']} epochs")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=len(_ACCURACIES), frameon=False)
+    _save(figure, path)
+
+
+def draw_diagnostics(results: Results, path: Path) -> None:
+    """Loss, effective rank, log-volume and trace ratio at the end of every epoch, a line a method and seed."""
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    methods = [m for m in dict.fromkeys(r.method for r in results.records) if _histories(results, m)]
+    colors = {method: _COLORS[index % len(_COLORS)] for index, method in enumerate(methods)}
+    for axes, (key, (title, unit)) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
+        for method in methods:
+            for history in _histories(results, method):
+                points = [(float(h["epoch"]), float(h[key])) for h in history if key in h]
+                if points:
+                    axes.plot(*zip(*points, strict=True), marker="o", markersize=3, color=colors[method])
+        axes.set_title(title)
+        axes.set_xlabel("epoch")
+        axes.set_ylabel(f"[{unit}]" if unit else "")
+        axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+        axes.spines[["top", "right"]].set_visible(False)
+        if key == "trace_ratio":
+            axes.axhline(1.0, color="0.6", linewidth=0.8, zorder=0)
+        if key == "loss":
+            _scale_of_losses(axes)
+    handles = [mpl.lines.Line2D([], [], color=colors[method], marker="o", label=method) for method in methods]
+    if handles:
+        figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    _save(figure, path)
+
+
+def _histories(results: Results, method: str) -> list[list[dict[str, float | str]]]:
+    return [record.history for record in results.records if record.method == method and record.history]
+
+
+def _scale_of_losses(axes: Axes) -> None:
+    """A symmetric logarithm: losses in different units share the panel."""
+    axes.set_yscale("symlog", linthresh=10)
+
+
+def _save(figure: Figure, path: Path) -> None:
+    write_atomic(path, lambda stream: figure.savefig(stream, format="png", dpi=150))

@@ -1,0 +1,163 @@
+"""Suites: what to run, read from TOML files and validated to the last key. Free of torch."""
+
+import tomllib
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from gmje_bench.errors import SuiteError, did_you_mean
+from gmje_bench.methods import check_methods
+
+__all__ = ["MixedPrecision", "Network", "Suite", "Training", "load_suite", "suite_names"]
+
+MixedPrecision = Literal["no", "bf16", "fp16"]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Network(_Strict):
+    """The encoder, the same for every method.
+
+    Attributes:
+        backbone: A name that ``gmje_core.networks.build_backbone`` takes.
+        small_images: A ResNet stem for images of about 32 pixels.
+        hidden: Width of the projection head.
+        dim: Embedding size.
+        layers: Linear layers of the projection head.
+    """
+
+    backbone: str = "resnet18"
+    small_images: bool = False
+    hidden: Positive = 2048
+    dim: Positive = 128
+    layers: Positive = 2
+
+
+class Training(_Strict):
+    """The budget and the optimiser, the same for every method.
+
+    Attributes:
+        epochs: Passes over the training images.
+        batch_size: Images in a global batch, over all processes.
+        optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
+        learning_rate: At the end of the warm-up; a cosine takes it to zero.
+        weight_decay: Not applied to biases, normalisation and density parameters.
+        warmup_steps: Steps of linear warm-up.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``; densities stay in float32.
+        workers: Processes that decode images of folders and tables.
+    """
+
+    epochs: Positive = 100
+    batch_size: Annotated[int, Field(ge=2)] = 256
+    optimizer: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    mixed_precision: MixedPrecision = "no"
+    workers: Annotated[int, Field(ge=0)] = 0
+
+
+class Suite(_Strict):
+    """A validated suite.
+
+    Attributes:
+        summary: One line for ``list``.
+        dataset: A name that ``gmje_bench.datasets.load_dataset`` takes.
+        methods: What is compared, in the order of running.
+        seeds: One run of every method each.
+        limit: At most so many training images.
+        image_size: Side in pixels that networks see; the dataset's own where missing.
+        network: See :class:`Network`.
+        training: See :class:`Training`.
+        method: Options of a method, by its name.
+    """
+
+    summary: str
+    dataset: str
+    methods: Annotated[list[str], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+    limit: Positive | None = None
+    image_size: Positive | None = None
+    network: Network = Network()
+    training: Training = Training()
+    method: dict[str, dict[str, str | int | float | bool]] = {}
+
+    def replace(self, **changes: Any) -> "Suite":
+        """A copy with top-level, ``network`` or ``training`` keys changed, validated again; ``None`` changes nothing."""
+        values = self.model_dump()
+        for key, value in changes.items():
+            if value is None:
+                continue
+            section = next((s for s in ("network", "training") if key in values[s]), None)
+            (values[section] if section else values)[key] = value
+        return _validated(values, "options")
+
+
+def suite_names() -> list[str]:
+    """Names of the suites in the package.
+
+    Examples:
+        >>> suite_names()
+        ['smoke', 'vision']
+    """
+    folder = resources.files("gmje_bench") / "suites"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_suite(name: str) -> Suite:
+    """A suite by name, or from a path that ends in ``.toml``.
+
+    Raises:
+        SuiteError: unknown, unreadable, or a key that is unknown or out of range; the text names it.
+
+    Examples:
+        >>> load_suite("vision").dataset
+        'fashion_mnist_12k'
+        >>> load_suite("vison")
+        Traceback (most recent call last):
+        ...
+        gmje_bench.errors.SuiteError: unknown suite 'vison'; did you mean vision? ...
+    """
+    if name.endswith(".toml"):
+        source = Path(name)
+        if not source.is_file():
+            raise SuiteError(f"no suite file {name}")
+        content = source.read_bytes()
+    elif name in suite_names():
+        content = (resources.files("gmje_bench") / "suites" / f"{name}.toml").read_bytes()
+    else:
+        raise SuiteError(f"unknown suite {name!r}{did_you_mean(name, suite_names())}")
+    try:
+        values = tomllib.loads(content.decode())
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SuiteError(f"suite {name} is not valid TOML: {error}") from error
+    return _validated(values, f"suite {name}")
+
+
+def _validated(values: dict[str, Any], source: str) -> Suite:
+    try:
+        suite = Suite.model_validate(values)
+    except ValidationError as error:
+        raise SuiteError(f"{source}: {_explain(error, values)}") from error
+    check_methods([*suite.methods, *suite.method])
+    if len(set(suite.methods)) < len(suite.methods) or len(set(suite.seeds)) < len(suite.seeds):
+        raise SuiteError(f"{source}: methods and seeds must not repeat, got {suite.methods} and {suite.seeds}")
+    return suite
+
+
+def _explain(error: ValidationError, values: dict[str, Any]) -> str:
+    """The first mistake, in one line that names the key and what would be right."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        sections: dict[str, type[BaseModel]] = {"network": Network, "training": Training}
+        fields = sections.get(str(first["loc"][0]), Suite).model_fields
+        return f"unknown key {key!r}{did_you_mean(str(first['loc'][-1]), fields)}"
+    if first["type"] == "missing":
+        return f"missing key {key!r}"
+    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
