@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from gmje_core.config import GMJEConfig
 from gmje_core.criteria import build_criterion
+from gmje_core.errors import ShapeError
 from gmje_core.mixture import GaussianMixture, JointGaussianMixture
-from gmje_core.networks import ProjectionHead, build_backbone, check_images
+from gmje_core.networks import ProjectionHead, build_backbone
 
 __all__ = ["GMJEModel", "GMJEOutput", "Uncertainty"]
 
@@ -101,8 +102,8 @@ class GMJEModel(nn.Module):
             ShapeError: images of another shape.
             NonFiniteError, BatchSizeError: see :class:`gmje_core.criteria.Criterion`.
         """
-        check_images(x_context, self.config.in_channels)
-        check_images(x_target, self.config.in_channels)
+        self._check(x_context)
+        self._check(x_target)
         features = self.backbone(torch.cat([x_context, x_target]))
         z_context, z_target = self.projector(features).split([len(x_context), len(x_target)])
         return GMJEOutput(self.criterion(z_context, z_target), z_context, z_target, features[: len(x_context)])
@@ -113,14 +114,14 @@ class GMJEModel(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """Backbone features ``(B, num_features)``, what probes and downstream tasks take."""
-        check_images(x, self.config.in_channels)
+        self._check(x)
         with self._inference():
             features: Tensor = self.backbone(x)
         return features
 
     def embed(self, x: Tensor) -> Tensor:
         """Embeddings ``(B, dim)``, the space that the density lives in."""
-        check_images(x, self.config.in_channels)
+        self._check(x)
         with self._inference():
             z: Tensor = self.projector(self.backbone(x))
         return z
@@ -148,6 +149,14 @@ class GMJEModel(nn.Module):
     def sample(self, n: int) -> tuple[Tensor, Tensor]:
         """``n`` pairs of embeddings from the joint density, each ``(n, dim)``."""
         return self.density().sample((n,))
+
+    def _check(self, images: Tensor) -> None:
+        channels = self.config.in_channels
+        if images.ndim != 4 or images.shape[1] != channels or not images.is_floating_point():
+            raise ShapeError(
+                f"images must be floating point of shape (B, {channels}, H, W), but are {images.dtype} of shape "
+                f"{tuple(images.shape)}"
+            )
 
     @contextmanager
     def _inference(self) -> Iterator[None]:

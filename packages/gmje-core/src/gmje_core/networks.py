@@ -8,7 +8,6 @@ import difflib
 from collections.abc import Callable
 from typing import Protocol
 
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
