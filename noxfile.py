@@ -1,0 +1,117 @@
+"""Every check in one place: ``uv run nox -s tests``, ``lint``, ``types``; ``uv run nox -l`` lists them all."""
+
+import os
+import tomllib
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "uv"
+nox.options.sessions = ["tests", "lint", "types"]
+nox.options.reuse_existing_virtualenvs = True
+
+ROOT = Path(__file__).parent
+CONSTRAINTS = ROOT / "constraints.txt"
+PACKAGES = ("core", "bench", "hub")
+TEST_TOOLS = ("pytest", "scipy")
+#: Two cores are enough for the tests, and more threads would only wait for each other.
+ENVIRONMENT = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
+
+
+def install(session: nox.Session, *arguments: str, constrained: bool = True) -> None:
+    """The one way to install: always under the tested versions, unless lower bounds are what is tested."""
+    constraints = ("--constraint", str(CONSTRAINTS)) if constrained else ("--resolution", "lowest-direct")
+    session.install(*arguments, *constraints)
+
+
+def folder(package: str) -> Path:
+    return ROOT / "packages" / f"gmje-{package}"
+
+
+def siblings(package: str) -> list[str]:
+    """The workspace packages that a package declares; what it does not declare is not installed."""
+    project = tomllib.loads((folder(package) / "pyproject.toml").read_text())["project"]
+    names = {dependency.split("=")[0].split("[")[0].strip() for dependency in project["dependencies"]}
+    return [name for name in PACKAGES if f"gmje-{name}" in names]
+
+
+def run_tests(session: nox.Session, package: str) -> None:
+    """Unit tests and doctests of a package, or what the caller asks for instead."""
+    source = folder(package) / "src" / f"gmje_{package}"
+    targets = session.posargs or [str(folder(package) / "tests"), str(source)]
+    session.run("pytest", "--doctest-modules", *targets, env=ENVIRONMENT)
+
+
+def local(package: str) -> list[str]:
+    return [f"{folder(name)}" for name in [*siblings(package), package]]
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def tests(session: nox.Session, package: str) -> None:
+    """Tests of every package, each installed alone with its declared siblings; arguments go to pytest."""
+    extra = ["timm"] if package == "core" else []
+    install(session, *local(package), *TEST_TOOLS, *extra)
+    run_tests(session, package)
+
+
+@nox.session
+@nox.parametrize("package", PACKAGES, ids=PACKAGES)
+def tests_lowest(session: nox.Session, package: str) -> None:
+    """The same tests on the lowest versions that each pyproject.toml allows."""
+    install(session, *local(package), "pytest>=8.3", "scipy>=1.13", constrained=False)
+    run_tests(session, package)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff's rules and format, and one version for all packages."""
+    install(session, "ruff")
+    versions = {name: tomllib.loads((folder(name) / "pyproject.toml").read_text())["project"] for name in PACKAGES}
+    if len({project["version"] for project in versions.values()}) > 1:
+        session.error(f"versions differ: { {name: p['version'] for name, p in versions.items()} }")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Mypy in strict mode on all packages."""
+    install(session, *(str(folder(package)) for package in PACKAGES), "mypy")
+    session.run("mypy", *session.posargs)
+
+
+@nox.session
+def wheels(session: nox.Session) -> None:
+    """Build every wheel and use them outside the repository, embedded data and suites included."""
+    output = Path(session.create_tmp()) / "wheels"
+    session.run("uv", "build", "--all-packages", "--wheel", "--clear", "--out-dir", str(output), external=True)
+    install(session, *(str(path) for path in sorted(output.glob("*.whl"))))
+    session.cd(session.create_tmp())
+    environment = ENVIRONMENT | {"PYTHONPATH": ""}
+    session.run("python", "-m", "gmje_bench", "list", env=environment)
+    check = (
+        "import gmje_core, gmje_hub; from gmje_bench.datasets import load_dataset; "
+        "assert 'site-packages' in gmje_core.__file__, gmje_core.__file__; "
+        "assert len(load_dataset('fashion_mnist_12k').train) == 10_000"
+    )
+    session.run("python", "-c", check, env=environment)
+
+
+@nox.session
+def smoke(session: nox.Session) -> None:
+    """The smoke suite on two processes."""
+    install(session, str(folder("core")), str(folder("bench")))
+    output = Path(session.create_tmp()) / "smoke"
+    arguments = ["--suite", "smoke", "--processes", "2", "--output", str(output), "--overwrite", *session.posargs]
+    environment = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    if output.exists() and not (output / "results.json").exists():
+        output.rmdir()
+    session.run("torchrun", "--nproc_per_node", "2", "-m", "gmje_bench", "run", *arguments, env=environment)
+
+
+@nox.session
+def bench_speed(session: nox.Session) -> None:
+    """Log-densities beside torch.distributions; arguments go to the benchmark."""
+    install(session, str(folder("core")))
+    session.run("python", "benchmarks/speed/log_prob.py", *session.posargs, env=dict(os.environ))

@@ -1,0 +1,127 @@
+"""The model of gmje_core, with a folder form: ``config.json`` and ``model.safetensors``."""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Self
+
+import gmje_core
+import torch
+from gmje_core import ConfigError, GMJEConfig
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from gmje_hub.errors import CorruptModelError, ModelNotFoundError, UnsafeWeightsError
+
+__all__ = ["CONFIG", "WEIGHTS", "GMJEModel"]
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+
+
+class GMJEModel(gmje_core.GMJEModel):
+    """:class:`gmje_core.GMJEModel` that can be saved to a folder and loaded from it.
+
+    Examples:
+        >>> import tempfile
+        >>> config = GMJEConfig(backbone="smallconv", in_channels=1, image_size=28, dim=8, hidden=16,
+        ...                     criterion_options={"components": 4})
+        >>> folder = Path(tempfile.mkdtemp()) / "model"
+        >>> GMJEModel(config).save_pretrained(folder)
+        >>> sorted(path.name for path in folder.iterdir())
+        ['config.json', 'model.safetensors']
+        >>> GMJEModel.from_pretrained(folder).config == config
+        True
+    """
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``config.json`` and ``model.safetensors``; each appears whole or not at all.
+
+        The weights come first: a folder with a configuration has the weights that belong to it, unless it held
+        another model before and the write stopped between the two, which loading then reports.
+
+        Args:
+            folder: Made where it does not exist.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        path = Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        _write_atomic(path / WEIGHTS, save(state))
+        _write_atomic(path / CONFIG, self.config.to_json().encode())
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
+        """The model that :meth:`save_pretrained` wrote, on the CPU and in evaluation mode.
+
+        Args:
+            folder: A local folder.
+
+        Raises:
+            ModelNotFoundError: no such folder, or a file is missing.
+            UnsafeWeightsError: only pickled weights.
+            CorruptModelError: a damaged file, or weights that are not those of the configuration; named.
+        """
+        path = Path(folder)
+        if not path.is_dir():
+            raise ModelNotFoundError(f"no folder {str(folder)!r}; from_pretrained reads what save_pretrained wrote")
+        _check_files(path)
+        try:
+            config = GMJEConfig.from_json((path / CONFIG).read_text(encoding="utf-8"))
+            model = cls(config)
+        except (ConfigError, UnicodeDecodeError) as error:
+            raise CorruptModelError(f"{path / CONFIG}: {error}") from error
+        try:
+            state = load((path / WEIGHTS).read_bytes())
+        except SafetensorError as error:
+            raise CorruptModelError(f"{path / WEIGHTS} is not a whole safetensors file: {error}") from error
+        _check_state(path / WEIGHTS, state, model.state_dict())
+        model.load_state_dict(state)
+        return model.eval()
+
+
+def _check_files(path: Path) -> None:
+    pickled = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLED)
+    for name in (CONFIG, WEIGHTS):
+        if not (path / name).is_file():
+            if name == WEIGHTS and pickled:
+                raise UnsafeWeightsError(
+                    f"{path} holds pickled weights only ({', '.join(pickled)}), which could run code when loaded; "
+                    f"convert them to {WEIGHTS}"
+                )
+            raise ModelNotFoundError(f"{path} has no {name}; a model is a folder with {CONFIG} and {WEIGHTS}")
+
+
+def _check_state(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Raise unless names, shapes and dtypes are all as expected."""
+    problems = [f"missing {key}" for key in expected.keys() - found.keys()]
+    problems += [f"unexpected {key}" for key in found.keys() - expected.keys()]
+    for key in expected.keys() & found.keys():
+        have, want = found[key], expected[key]
+        if have.shape != want.shape or have.dtype != want.dtype:
+            problems.append(
+                f"{key} is {have.dtype} {tuple(have.shape)} instead of {want.dtype} {tuple(want.shape)}"
+            )
+        elif have.is_floating_point() and not torch.isfinite(have).all():
+            problems.append(f"{key} holds NaN or infinity")
+    if problems:
+        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+        raise CorruptModelError(f"{path} does not fit {CONFIG}: {'; '.join(sorted(problems)[:3])}{more}")
+
+
+def _write_atomic(path: Path, content: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
