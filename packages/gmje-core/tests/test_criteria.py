@@ -6,12 +6,12 @@ import warnings
 
 import pytest
 import torch
-from gmje_core.objectives import gaussian_mutual_information
 from torch import nn
 
 from gmje_core.criteria import GJE, GMJE, NotFittedError, TraceTrapWarning, build_criterion
 from gmje_core.diagnostics import CollapseWarning
 from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, ShapeError
+from gmje_core.objectives import gaussian_mutual_information
 
 GJES = [
     pytest.param(lambda d: GJE(d), id="gje-running"),

@@ -142,7 +142,8 @@ def plan(images: int, training: Training, accelerator: Accelerator) -> Schedule:
 
 def build_optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
     """AdamW, or SGD with momentum 0.9; no weight decay on vectors and on the density's parameters."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         (free if parameter.ndim < 2 or name.startswith("criterion.") else decayed).append(parameter)
     groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": free, "weight_decay": 0.0}]

@@ -88,7 +88,7 @@ class Suite(_Strict):
     method: dict[str, dict[str, str | int | float | bool]] = {}
 
     def replace(self, **changes: Any) -> "Suite":
-        """A copy with top-level, ``network`` or ``training`` keys changed, validated again; ``None`` changes nothing."""
+        """A validated copy with top-level, ``network`` or ``training`` keys changed; ``None`` changes nothing."""
         values = self.model_dump()
         for key, value in changes.items():
             if value is None:

@@ -5,13 +5,13 @@ import tempfile
 from pathlib import Path
 from typing import Self
 
-import gmje_core
 import torch
-from gmje_core import ConfigError, GMJEConfig
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+import gmje_core
+from gmje_core import ConfigError, GMJEConfig
 from gmje_hub.errors import CorruptModelError, ModelNotFoundError, UnsafeWeightsError
 
 __all__ = ["CONFIG", "WEIGHTS", "GMJEModel"]
@@ -103,9 +103,7 @@ def _check_state(path: Path, found: dict[str, Tensor], expected: dict[str, Tenso
     for key in expected.keys() & found.keys():
         have, want = found[key], expected[key]
         if have.shape != want.shape or have.dtype != want.dtype:
-            problems.append(
-                f"{key} is {have.dtype} {tuple(have.shape)} instead of {want.dtype} {tuple(want.shape)}"
-            )
+            problems.append(f"{key} is {have.dtype} {tuple(have.shape)} instead of {want.dtype} {tuple(want.shape)}")
         elif have.is_floating_point() and not torch.isfinite(have).all():
             problems.append(f"{key} holds NaN or infinity")
     if problems:

@@ -51,13 +51,12 @@ class OnlineMixture(nn.Module):
         self.covariance_type, self.tied = covariance_type, tied
         self.weight_prior, self.covariance_prior, self.reg_covar = weight_prior, covariance_prior, reg_covar
         shape = (components, dim, dim) if covariance_type == "full" else (components, dim)
-        options = {"dtype": torch.float64}
-        self.register_buffer("mass", torch.zeros(components, **options))
-        self.register_buffer("means", torch.zeros(components, dim, **options))
-        self.register_buffer("second", torch.zeros(shape, **options))
-        self.register_buffer("total_mean", torch.zeros(dim, **options))
-        self.register_buffer("total_variance", torch.ones(dim, **options))
-        self.register_buffer("inverse_count", torch.zeros((), **options))
+        self.register_buffer("mass", torch.zeros(components, dtype=torch.float64))
+        self.register_buffer("means", torch.zeros(components, dim, dtype=torch.float64))
+        self.register_buffer("second", torch.zeros(shape, dtype=torch.float64))
+        self.register_buffer("total_mean", torch.zeros(dim, dtype=torch.float64))
+        self.register_buffer("total_variance", torch.ones(dim, dtype=torch.float64))
+        self.register_buffer("inverse_count", torch.zeros((), dtype=torch.float64))
 
     @property
     def diagonal(self) -> bool:
