@@ -14,12 +14,14 @@ __all__ = [
     "component_index",
     "gather_components",
     "gathered_product",
+    "has_graph",
     "over_blocks",
     "over_components",
+    "squared_norms",
 ]
 
-# Elements of the largest temporary: 2 MB in float32 stays in cache.
-CHUNK = 2**19
+# Elements of the largest temporary: 1 MB in float32 stays in cache, and in the allocator between two chunks.
+CHUNK = 2**18
 # Rows of a block, where that many and one component fit the chunk.
 ROWS = 1024
 
@@ -67,7 +69,7 @@ def over_components(
         [tensor] * count if tensor.shape[axis] == 1 else torch.split(tensor, step, dim=axis)
         for tensor, axis in zip(tensors, axes, strict=True)
     ]
-    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (x, *tensors)):
+    if has_graph(x, *tensors):
         return torch.cat([_Recomputed.apply(function, x, *piece) for piece in zip(*pieces, strict=True)], dim=-1)
     return torch.cat([function(x, *piece) for piece in zip(*pieces, strict=True)], dim=-1)
 
@@ -93,6 +95,16 @@ class _Recomputed(torch.autograd.Function):
             output = ctx.function(*inputs)
         grads = iter(torch.autograd.grad(output, wanted, grad, create_graph=again))
         return (None, *[next(grads) if tensor.requires_grad else None for tensor in inputs])
+
+
+def squared_norms(vectors: Tensor) -> Tensor:
+    """Sum of squares over the last axis, ``(...)`` of ``(..., D)``; overwrites its argument where no gradient flows."""
+    return (vectors.square() if has_graph(vectors) else vectors.square_()).sum(dim=-1)
+
+
+def has_graph(*tensors: Tensor) -> bool:
+    """Whether operations on the tensors are recorded, so that none of them may be overwritten."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def component_index(components: Tensor, lead: torch.Size) -> tuple[Tensor, ...]:

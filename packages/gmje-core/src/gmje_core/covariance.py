@@ -12,7 +12,15 @@ from typing import ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from gmje_core._chunks import apply_matrices, gather_components, gathered_product, over_blocks, over_components
+from gmje_core._chunks import (
+    apply_matrices,
+    gather_components,
+    gathered_product,
+    has_graph,
+    over_blocks,
+    over_components,
+    squared_norms,
+)
 from gmje_core.errors import ConfigError, NotPositiveDefiniteError, ShapeError, unknown_name
 from gmje_core.linalg import (
     accumulation_dtype,
@@ -255,7 +263,7 @@ class FullCovariance(Covariance):
             raise ShapeError(f"scale_tril must have shape (..., K, D, D), but has {tuple(factor.shape)}")
         if validate:
             require_finite("scale_tril", factor)
-            if factor.detach().triu(1).any():
+            if not torch.equal(factor, factor.tril()):
                 raise NotPositiveDefiniteError(
                     "scale_tril must be lower triangular, but holds values above its diagonal"
                 )
@@ -306,14 +314,17 @@ class FullCovariance(Covariance):
 
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
         inverse = triangular_inverse(self.scale_tril)
-        x, means = _centre(x, means)
         if self.tied:
-            return _squared_distances(x @ inverse[0].mT, means @ inverse[0].mT)
+            precise = accumulation_dtype(x)
+            rows, centres = _centre(x, means, precise)
+            whitening = inverse[0].mT.to(precise)
+            return _round(_squared_distances(rows @ whitening, centres @ whitening), x.dtype)
+        x, means = _centre(x, means)
         offset = (inverse @ means.unsqueeze(-1)).squeeze(-1)
 
         def distances(x: Tensor, inverse: Tensor, offset: Tensor) -> Tensor:
             whitened = torch.addmm(-offset.flatten(), x, inverse.flatten(0, 1).T)
-            return whitened.view(len(x), -1, self.dim).square().sum(dim=-1)
+            return squared_norms(whitened.view(len(x), -1, self.dim))
 
         return over_blocks(distances, x, (inverse, offset), self.dim)
 
@@ -454,15 +465,19 @@ class LowRankCovariance(Covariance):
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
         precise = self._precise()
         projection = precise._latent_projection(precise._capacitance_tril())
-        rows, centres = _centre(x.to(precise.dtype), means.to(precise.dtype))
+        rows, centres = _centre(x, means, precise.dtype)
         offset = (projection @ centres.unsqueeze(-1)).squeeze(-1)
 
         def explained(rows: Tensor, projection: Tensor, offset: Tensor) -> Tensor:
-            latent = (rows @ projection.flatten(0, 1).T).view(len(rows), -1, self.rank) - offset
-            return latent.square().sum(dim=-1)
+            latent = torch.addmm(-offset.flatten(), rows, projection.flatten(0, 1).T)
+            return squared_norms(latent.view(len(rows), -1, self.rank))
 
         total = _weighted_squared_distances(rows, centres, 1 / precise.diagonal_variance)
-        return (total - over_blocks(explained, rows, (projection, offset), self.rank)).clamp_min(0).to(x.dtype)
+        if self.tied:
+            known = _squared_distances(rows @ projection[0].mT, offset)
+        else:
+            known = over_blocks(explained, rows, (projection, offset), self.rank)
+        return _round(total.sub_(known), x.dtype)
 
     def _norms(self, difference: Tensor) -> Tensor:
         precise = self._precise()
@@ -543,9 +558,8 @@ class DiagonalCovariance(Covariance):
 
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
         precise = accumulation_dtype(x)
-        rows, centres = _centre(x.to(precise), means.to(precise))
-        distances = _weighted_squared_distances(rows, centres, 1 / self.variance.to(precise))
-        return distances.clamp_min(0).to(x.dtype)
+        rows, centres = _centre(x, means, precise)
+        return _round(_weighted_squared_distances(rows, centres, 1 / self.variance.to(precise)), x.dtype)
 
     def _norms(self, difference: Tensor) -> Tensor:
         return (difference.square() / self.variance).sum(dim=-1)
@@ -631,7 +645,8 @@ class SphericalCovariance(Covariance):
         return type(self)(variance, self._dim, validate=False)
 
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
-        return _squared_distances(*_centre(x, means)) / self.variance
+        rows, centres = _centre(x, means, accumulation_dtype(x))
+        return _round(_squared_distances(rows, centres), x.dtype) / self.variance
 
     def _norms(self, difference: Tensor) -> Tensor:
         return difference.square().sum(dim=-1) / self.variance
@@ -712,24 +727,27 @@ def _require_positive(name: str, values: Tensor) -> None:
         )
 
 
-def _centre(x: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+def _centre(x: Tensor, means: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:
     # Distances do not depend on the origin, so it carries no gradient; digits do.
-    origin = means.detach().mean(dim=0)
+    origin = means.detach().to(dtype or means.dtype).mean(dim=0)
     return x - origin, means - origin
 
 
 def _squared_distances(x: Tensor, means: Tensor) -> Tensor:
-    """Euclidean ``(B, K)``, through one product in the precision that its cancellation needs."""
-    precise = accumulation_dtype(x)
-    a, b = x.to(precise), means.to(precise)
-    distances = torch.addmm(b.square().sum(dim=-1), a, b.T, alpha=-2) + a.square().sum(dim=-1, keepdim=True)
-    return distances.clamp_min(0).to(x.dtype)
+    """Euclidean ``(B, K)`` of float64 rows, through one product; rounding may leave it below zero."""
+    distances = torch.addmm(means.square().sum(dim=-1), x, means.T, alpha=-2)
+    return distances.add_(x.square().sum(dim=-1, keepdim=True))
 
 
 def _weighted_squared_distances(x: Tensor, means: Tensor, precision: Tensor) -> Tensor:
-    """``(B, K)`` for precisions ``(K or 1, D)``, through two products; in the precision of its arguments."""
+    """Of float64 rows, for precisions ``(K or 1, D)``, through two products; rounding may leave it below zero."""
     scaled = means * precision
-    cross = torch.addmm((scaled * means).sum(dim=-1), x, scaled.T, alpha=-2)
+    distances = torch.addmm((scaled * means).sum(dim=-1), x, scaled.T, alpha=-2)
     if len(precision) == 1:
-        return cross + x.square() @ precision.T
-    return torch.addmm(cross, x.square(), precision.T)
+        return distances.add_(x.square() @ precision.T)
+    return distances.addmm_(x.square(), precision.T)
+
+
+def _round(distances: Tensor, dtype: torch.dtype) -> Tensor:
+    """Squared distances, not negative, in the dtype of the density."""
+    return (distances.clamp_min(0) if has_graph(distances) else distances.clamp_min_(0)).to(dtype)

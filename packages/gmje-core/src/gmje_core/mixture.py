@@ -70,7 +70,7 @@ class GaussianMixture(Distribution):
 
     arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {
         "log_weights": constraints.real_vector,
-        "means": constraints.independent(constraints.real, 2),  # type: ignore[no-untyped-call]
+        "means": constraints.independent(constraints.real, 2),
     }
     support = constraints.real_vector
     has_rsample = False
@@ -233,7 +233,7 @@ class GaussianMixture(Distribution):
         self, value = self._prepare("value", value, self.dim)
         squared = self._covariance.squared_mahalanobis(value, self._means)
         constant = self._log_weights - self._covariance.half_log_det() - 0.5 * self.dim * LOG_2PI
-        return torch.add(constant, squared, alpha=-0.5)
+        return squared.mul_(-0.5).add_(constant)  # in place: the distances are nobody else's
 
     def log_prob(self, value: Tensor) -> Tensor:
         r""":math:`\log q(x)`, nats.
