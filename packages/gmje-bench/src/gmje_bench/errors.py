@@ -1,4 +1,7 @@
-"""Errors that end a command with one line on stderr and exit status 2."""
+"""Errors that end a command with one line on stderr and exit status 2.
+
+Everything that a user can mend is a :class:`BenchError`; anything else is a mistake of ours and keeps its traceback.
+"""
 
 import difflib
 from collections.abc import Iterable
@@ -7,27 +10,45 @@ __all__ = ["BenchError", "DatasetError", "OptionError", "RunFolderError", "Suite
 
 
 class BenchError(Exception):
-    """Base of the mistakes that a user can mend; the text is one line that says how."""
+    """Base of the mistakes that a user can mend.
+
+    Args:
+        message: What was wrong and what would be right; line breaks become spaces, so that the text is one line.
+
+    Examples:
+        >>> str(BenchError("no folder data\\n  (No such file)"))
+        'no folder data (No such file)'
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines() if line.strip()))
 
 
-class DatasetError(BenchError):
+class DatasetError(BenchError, RuntimeError):
     """A dataset that is unknown, missing, unreadable or not what it should be."""
 
 
-class OptionError(BenchError):
-    """A command-line option out of range."""
+class OptionError(BenchError, ValueError):
+    """An option out of range."""
 
 
-class RunFolderError(BenchError):
+class RunFolderError(BenchError, RuntimeError):
     """A run folder that cannot be written, or holds what must not be lost."""
 
 
-class SuiteError(BenchError):
+class SuiteError(BenchError, ValueError):
     """A suite that is unknown or whose file is not valid."""
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
     """The tail of a message about an unknown name: the closest one, and all of them.
+
+    Args:
+        value: What was asked for.
+        choices: What there is.
+
+    Returns:
+        Text that begins with a punctuation mark or a space.
 
     Examples:
         >>> did_you_mean("simclear", ["simclr", "vicreg"])
@@ -36,6 +57,7 @@ def did_you_mean(value: str, choices: Iterable[str]) -> str:
         ' (choose from simclr, vicreg)'
     """
     names = list(choices)
-    close = difflib.get_close_matches(value, names, n=1, cutoff=0.5)
-    hint = f"; did you mean {close[0]}?" if close else ""
-    return f"{hint} (choose from {', '.join(names)})"
+    lowered = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(value.lower(), lowered, n=1, cutoff=0.5)
+    hint = f"; did you mean {lowered[close[0]]}?" if close else ""
+    return f"{hint} (choose from {', '.join(names)})" if names else hint

@@ -1,23 +1,47 @@
 """Datasets by name: embedded, torchvision's, the Hub's, Parquet files and image folders, all with one face.
 
-Listing the names imports nothing heavy; loading does.
+Listing and checking names imports nothing heavy; loading does.
 """
 
+import os
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from gmje_bench.errors import DatasetError, did_you_mean
+from gmje_bench.errors import DatasetError, OptionError, did_you_mean
 
 if TYPE_CHECKING:
-    from gmje_bench.datasets.base import ImageData
+    from gmje_bench.datasets.base import ImageData, ResidentImages, Split
+    from gmje_bench.datasets.selection import validation_split
 
-__all__ = ["DATASETS", "DatasetInfo", "load_dataset"]
+__all__ = [
+    "DATASETS",
+    "DatasetInfo",
+    "ImageData",
+    "ResidentImages",
+    "Split",
+    "check_name",
+    "dataset_names",
+    "default_root",
+    "load_dataset",
+    "validation_split",
+]
 
 EMBEDDED = "fashion_mnist_12k"
+_ALIASES = {"embedded": EMBEDDED}
+_PREFIXES = {"imagefolder": "PATH", "parquet": "PATH", "hf": "NAME"}
+_SMALLEST_SIDE = 8
+_LAZY = {"ImageData": "base", "ResidentImages": "base", "Split": "base", "validation_split": "selection"}
 
 
 class DatasetInfo(NamedTuple):
-    """A line of ``list``."""
+    """A line of ``list``.
+
+    Args:
+        name: What ``--dataset`` takes; ``PATH`` and ``NAME`` stand for the user's own.
+        summary: One line.
+        needs_network: Whether it must be fetched the first time.
+    """
 
     name: str
     summary: str
@@ -25,26 +49,56 @@ class DatasetInfo(NamedTuple):
 
 
 DATASETS: tuple[DatasetInfo, ...] = (
-    DatasetInfo(EMBEDDED, "10,000 + 2,000 images of Fashion-MNIST, in the package (28x28, grey)", False),
-    DatasetInfo("fashion_mnist", "Fashion-MNIST through torchvision (28x28, grey)", True),
-    DatasetInfo("cifar10", "CIFAR-10 through torchvision (32x32)", True),
-    DatasetInfo("cifar100", "CIFAR-100 through torchvision (32x32)", True),
-    DatasetInfo("stl10", "STL-10 through torchvision, labelled part (96x96)", True),
-    DatasetInfo("imagefolder:PATH", "PATH/train/CLASS/*.jpg and PATH/val or PATH/test, images of any size", False),
-    DatasetInfo("parquet:PATH", "PATH/train*.parquet and PATH/test*.parquet with columns image and label", False),
+    DatasetInfo(
+        EMBEDDED, "10,000 + 2,000 images of Fashion-MNIST inside the package (28x28, grey); or: embedded", False
+    ),
+    DatasetInfo("fashion_mnist", "Fashion-MNIST, 60,000 + 10,000 images (28x28, grey)", True),
+    DatasetInfo("cifar10", "CIFAR-10, 50,000 + 10,000 images (32x32)", True),
+    DatasetInfo("cifar100", "CIFAR-100, 50,000 + 10,000 images, fine labels (32x32)", True),
+    DatasetInfo("stl10", "STL-10, the 5,000 + 8,000 labelled images (96x96)", True),
+    DatasetInfo("imagefolder:PATH", "PATH/train/CLASS/*.jpg with PATH/val or PATH/test, images of any size", False),
+    DatasetInfo("parquet:PATH", "PATH/train*.parquet with PATH/test*.parquet, columns image and label", False),
     DatasetInfo("hf:NAME", "a dataset of the Hugging Face Hub with columns image and label", True),
 )
 
 
+def dataset_names() -> list[DatasetInfo]:
+    """All datasets, the default first, without importing torch.
+
+    Examples:
+        >>> dataset_names()[0].name
+        'fashion_mnist_12k'
+    """
+    return list(DATASETS)
+
+
 def check_name(spec: str) -> None:
-    """Raise a :class:`DatasetError` with the closest name unless ``spec`` names a dataset."""
+    """Check that ``spec`` names a dataset; whether it is there shows at loading.
+
+    Raises:
+        DatasetError: it does not; the text has the closest name.
+
+    Examples:
+        >>> check_name("imagefolder:~/images")
+        >>> check_name("imagefolder:")
+        Traceback (most recent call last):
+        ...
+        gmje_bench.errors.DatasetError: 'imagefolder:' lacks its PATH: write imagefolder:PATH
+    """
     prefix, colon, rest = spec.partition(":")
-    if colon and prefix in ("imagefolder", "parquet", "hf"):
-        if not rest:
-            raise DatasetError(f"{spec!r} needs a {'name' if prefix == 'hf' else 'path'} after the colon")
+    if colon and prefix in _PREFIXES:
+        if not rest.strip():
+            raise DatasetError(f"{spec!r} lacks its {_PREFIXES[prefix]}: write {prefix}:{_PREFIXES[prefix]}")
         return
-    if spec not in {info.name for info in DATASETS if ":" not in info.name}:
+    if spec not in _ALIASES and (colon or spec not in {info.name for info in DATASETS}):
         raise DatasetError(f"unknown dataset {spec!r}{did_you_mean(spec, [info.name for info in DATASETS])}")
+
+
+def default_root() -> Path:
+    """Folder of downloaded sets: ``$GMJE_DATA``, else ``gmje/datasets`` in the user's cache."""
+    if folder := os.environ.get("GMJE_DATA"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "gmje" / "datasets"
 
 
 def load_dataset(
@@ -52,19 +106,25 @@ def load_dataset(
 ) -> "ImageData":
     """A dataset by name.
 
+    Images of folders and tables are decoded to RGB squares: the short side resized (antialiased), the centre cropped.
+    Squares of at most 96 pixels (judged by the first image) keep their size and are held in memory; larger images are
+    kept at 8/7 of ``image_size`` and decoded when asked for. Small sets with another ``image_size`` stay as they are
+    until the views, which resize on the device.
+
     Args:
         spec: A name of :data:`DATASETS`.
-        image_size: Side in pixels that networks see; ``None`` for the images' own, or 224 for folders, Parquet
-            and Hub data of varying size.
-        limit: At most so many training images, and the same share of the test images.
-        root: Folder of torchvision's files; ``None`` for ``~/.cache/gmje/datasets``.
+        image_size: Side in pixels that networks see; ``None`` for the images' own, or 224 for image folders and for
+            tables of large images.
+        limit: At most so many training images, balanced over classes, and the same share of the test images.
+        root: Folder of downloaded sets; ``None`` for :func:`default_root`.
 
     Raises:
         DatasetError: unknown, missing, unreadable, or of a form that cannot be used; the text says what to do.
+        OptionError: an image size below 8 pixels, or a limit below two images for each class.
 
     Examples:
         >>> data = load_dataset("fashion_mnist_12k", limit=100)
-        >>> len(data.train), len(data.test), data.channels, data.image_size
+        >>> data.train.n, data.test.n, data.channels, data.image_size
         (100, 20, 1, 28)
         >>> load_dataset("cifar01")
         Traceback (most recent call last):
@@ -72,17 +132,33 @@ def load_dataset(
         gmje_bench.errors.DatasetError: unknown dataset 'cifar01'; did you mean cifar10? ...
     """
     check_name(spec)
-    from gmje_bench.datasets import base, embedded, folder, table, vision
+    if image_size is not None and image_size < _SMALLEST_SIDE:
+        raise OptionError(f"the image size must be at least {_SMALLEST_SIDE} pixels, got {image_size}")
+    from gmje_bench.datasets.decoding import resident
+    from gmje_bench.datasets.selection import limited
 
-    prefix, _, rest = spec.partition(":")
-    if spec == EMBEDDED:
+    data = _load(spec, image_size, root or default_root())
+    return resident(data if limit is None else limited(data, limit))
+
+
+def _load(spec: str, image_size: int | None, root: Path) -> "ImageData":
+    from dataclasses import replace
+
+    from gmje_bench.datasets import embedded, folder, table, vision
+
+    prefix, colon, rest = spec.partition(":")
+    if _ALIASES.get(spec, spec) == EMBEDDED:
         data = embedded.load()
-    elif prefix == "imagefolder":
-        data = folder.load(spec, Path(rest).expanduser(), image_size)
-    elif prefix == "parquet":
-        data = table.load_parquet(spec, Path(rest).expanduser(), image_size)
-    elif prefix == "hf":
-        data = table.load_hub(spec, rest, image_size)
-    else:
-        data = vision.load(spec, root or Path("~/.cache/gmje/datasets").expanduser())
-    return data if limit is None else base.subset(data, limit)
+        return replace(data, image_size=image_size or data.image_size)
+    if not colon:
+        return vision.load(spec, root, image_size)
+    if prefix == "hf":
+        return table.load_hub(spec, rest, image_size)
+    load = folder.load if prefix == "imagefolder" else table.load_parquet
+    return load(spec, Path(rest).expanduser(), image_size)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(f"{__name__}.{_LAZY[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,107 +1,143 @@
-"""The one face of every dataset: two splits of images that are read in batches of given indices."""
+"""The one face of every dataset: two splits of images that are read in batches of given indices.
+
+Where the images come from, memory or files, is the business of an :class:`ImageSource`; what a split adds is labels.
+"""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
-import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from gmje_bench.errors import DatasetError
 
-__all__ = ["ImageData", "ImageSource", "LazyImages", "ResidentImages", "Split", "fingerprint", "square", "subset"]
+__all__ = ["FingerprintKind", "ImageData", "ImageSource", "ResidentImages", "Split", "check_classes", "fingerprint"]
 
-# Images of any size are kept a little larger than they are used, as is usual: 256 for 224.
-STORAGE_FACTOR = 8 / 7
+FingerprintKind = Literal["content", "names and sizes", "sizes"]
 
 
 class ImageSource(Protocol):
     """Where a split's images come from."""
 
-    def batches(self, index_batches: Sequence[Tensor], workers: int) -> Iterator[Tensor]:
-        """Images uint8 ``(b, C, S, S)`` for each batch of indices, in order."""
+    def batch(self, positions: Tensor) -> Tensor:
+        """Images uint8 ``(b, C, S, S)`` at the positions ``(b,)``, read in this process."""
+        ...
+
+    def batches(self, position_batches: Sequence[Tensor], workers: int) -> Iterator[Tensor]:
+        """The same for many batches, in order, read by ``workers`` other processes if there are any."""
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ResidentImages:
-    """Images that fit in memory, uint8 ``(N, C, S, S)``."""
+    """Images that fit in memory.
+
+    Args:
+        images: uint8 ``(N, C, S, S)``.
+    """
 
     images: Tensor
 
-    def batches(self, index_batches: Sequence[Tensor], workers: int = 0) -> Iterator[Tensor]:
-        """Slices of the tensor; workers would only slow them down."""
-        for index in index_batches:
-            yield self.images[index]
+    def batch(self, positions: Tensor) -> Tensor:
+        """A copy of the rows at ``positions``."""
+        return self.images[positions]
+
+    def batches(self, position_batches: Sequence[Tensor], workers: int = 0) -> Iterator[Tensor]:
+        """Rows in turn; other processes would only slow it down, so ``workers`` changes nothing."""
+        return (self.images[positions] for positions in position_batches)
 
 
-@dataclass(frozen=True)
-class LazyImages:
-    """Images decoded when they are asked for, by worker processes.
-
-    Args:
-        read: Gives the image at a position, in any mode and size.
-        side: Every image becomes a square of this many pixels, see :func:`square`.
-    """
-
-    read: Callable[[int], Image.Image]
-    side: int
-
-    def __getitem__(self, index: int) -> Tensor:
-        return square(self.read(index), self.side)
-
-    def batches(self, index_batches: Sequence[Tensor], workers: int = 0) -> Iterator[Tensor]:
-        """Decoded batches; their content does not depend on the number of workers."""
-        loader = torch.utils.data.DataLoader(
-            self,  # type: ignore[arg-type]
-            batch_sampler=[index.tolist() for index in index_batches],
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-        )
-        yield from loader
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Split:
     """Images with labels.
 
     Args:
         source: The images.
-        labels: ``(N,)`` int64 class indices.
-        positions: ``(N,)`` places in the source; a subset has fewer than the source.
+        labels: int64 ``(N,)``, class indices from 0.
+        positions: int64 ``(N,)``, places in the source, which may hold more than this split.
+
+    Raises:
+        ValueError: labels or positions that are not int64 vectors of one length.
+
+    Examples:
+        >>> images = torch.arange(4, dtype=torch.uint8).view(4, 1, 1, 1)
+        >>> split = Split.whole(ResidentImages(images), torch.tensor([0, 1, 0, 1]))
+        >>> split.batch(torch.tensor([3, 0])).flatten().tolist()
+        [3, 0]
+        >>> [labels.tolist() for _, labels, _ in split.batches(torch.arange(4).split(2))]
+        [[0, 1], [0, 1]]
     """
 
     source: ImageSource
     labels: Tensor
     positions: Tensor
 
-    def __len__(self) -> int:
+    def __post_init__(self) -> None:
+        for name, values in (("labels", self.labels), ("positions", self.positions)):
+            if values.dtype != torch.int64 or values.ndim != 1 or len(values) != len(self.labels):
+                raise ValueError(
+                    f"{name} must be int64 of shape ({len(self.labels)},), got {values.dtype} {tuple(values.shape)}"
+                )
+
+    @classmethod
+    def whole(cls, source: ImageSource, labels: Tensor) -> "Split":
+        """All images of a source, in its order."""
+        return cls(source, labels, torch.arange(len(labels)))
+
+    @property
+    def n(self) -> int:
+        """Number of images."""
         return len(self.labels)
 
-    def batches(self, index_batches: Sequence[Tensor], workers: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """``(images uint8 (b, C, S, S), labels (b,))`` for each batch of indices into this split."""
-        positions = [self.positions[index] for index in index_batches]
-        for index, images in zip(index_batches, self.source.batches(positions, workers), strict=True):
-            yield images, self.labels[index]
+    def __len__(self) -> int:
+        return self.n
+
+    def batch(self, indices: Tensor) -> Tensor:
+        """Images uint8 ``(b, C, S, S)`` at ``indices`` int64 ``(b,)``.
+
+        Raises:
+            DatasetError: a file that cannot be read or decoded; the text names it.
+        """
+        return self.source.batch(self.positions[indices])
+
+    def batches(self, index_batches: Sequence[Tensor], workers: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Batch after batch, in the order given; what is read does not depend on ``workers``.
+
+        Args:
+            index_batches: int64 ``(b,)`` each.
+            workers: Processes that decode ahead; 0 decodes in this one. Data in memory needs none and uses none.
+
+        Yields:
+            ``(images uint8 (b, C, S, S), labels int64 (b,), indices)``.
+
+        Raises:
+            DatasetError: a file that cannot be read or decoded; the text names it.
+        """
+        images = self.source.batches([self.positions[indices] for indices in index_batches], workers)
+        for indices, batch in zip(index_batches, images, strict=True):
+            yield batch, self.labels[indices], indices
+
+    def select(self, indices: Tensor) -> "Split":
+        """The images at ``indices`` int64 ``(m,)`` as a split of their own."""
+        return Split(self.source, self.labels[indices], self.positions[indices])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ImageData:
     """A dataset ready to use.
 
     Args:
-        name: As given by the user.
+        name: As the user gave it; of an alias, the name it stands for.
         train: The only split that anything is fitted or chosen on.
         test: What is reported.
         classes: Names, in label order.
         channels: 1 or 3.
-        image_size: Side in pixels that networks see.
-        fingerprint: SHA-256 over what was read; see :func:`fingerprint`.
+        image_size: Side in pixels that networks see; stored images may be larger, or smaller.
+        fingerprint: SHA-256 in hexadecimal over what ``fingerprint_of`` says, the labels and the choice of ``limit``.
+        fingerprint_of: ``content`` (every pixel or encoded byte), ``names and sizes`` (of files, in order) or ``sizes``
+            (encoded length of every row of a large table).
     """
 
     name: str
@@ -111,97 +147,56 @@ class ImageData:
     channels: int
     image_size: int
     fingerprint: str
-
-
-def square(image: Image.Image, side: int) -> Tensor:
-    """RGB uint8 ``(3, side, side)``: the short side resized to ``side`` (antialiased), the centre cropped.
-
-    Examples:
-        >>> square(Image.new("L", (60, 30), 255), 16).shape
-        torch.Size([3, 16, 16])
-    """
-    pixels = F.pil_to_tensor(image.convert("RGB"))
-    resized = F.resize(pixels, [side], antialias=True)
-    return F.center_crop(resized, [side, side])  # type: ignore[no-any-return]
-
-
-def open_image(path: Path) -> Image.Image:
-    """The decoded image file, or a :class:`DatasetError` that names it."""
-    try:
-        with Image.open(path) as image:
-            image.load()
-            return image.copy()
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DatasetError(f"cannot read the image {path}: {error}") from error
+    fingerprint_of: FingerprintKind
 
 
 def fingerprint(*parts: bytes | str | Tensor) -> str:
-    """SHA-256 in hexadecimal over bytes, texts and tensors.
+    """SHA-256 in hexadecimal over bytes, texts and tensors, each with its type and extent.
 
     Examples:
-        >>> fingerprint("train", torch.arange(3))[:8]
-        '...'
+        >>> fingerprint("ab", "c") == fingerprint("a", "bc")
+        False
+        >>> fingerprint(torch.zeros(4)) == fingerprint(torch.zeros(2, 2))
+        False
     """
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, Tensor):
-            part = np.ascontiguousarray(part.numpy()).tobytes()
-        digest.update(part.encode() if isinstance(part, str) else part)
+            head, body = f"{part.dtype}{tuple(part.shape)}", part.contiguous().numpy().tobytes()
+        else:
+            body = part.encode() if isinstance(part, str) else part
+            head = f"{type(part).__name__}{len(body)}"
+        digest.update(f"{head};".encode())
+        digest.update(body)
     return digest.hexdigest()
 
 
-def subset(data: ImageData, limit: int) -> ImageData:
-    """At most ``limit`` training images and the same share of the test images, balanced over classes.
+def check_classes(name: str, train: Tensor, test: Tensor, classes: Sequence[str]) -> None:
+    """Check that both splits hold images and that every class of the test split is trained on.
 
     Args:
-        data: The whole dataset.
-        limit: At least one image per class.
+        name: For the message.
+        train: int64 ``(N,)``, labels.
+        test: int64 ``(M,)``, labels.
+        classes: Names in label order.
 
     Raises:
-        DatasetError: fewer than two images per class.
+        DatasetError: one of them does not hold.
     """
-    if limit < 2 * len(data.classes):
-        raise DatasetError(
-            f"--limit {limit} leaves fewer than two images for each of the {len(data.classes)} classes of "
-            f"{data.name}; use at least {2 * len(data.classes)}"
-        )
-    if limit >= len(data.train):
-        return data
-    share = limit / len(data.train)
-    train = _balanced(data.train, limit)
-    test = _balanced(data.test, max(len(data.classes), round(share * len(data.test))))
-    return ImageData(
-        data.name,
-        train,
-        test,
-        data.classes,
-        data.channels,
-        data.image_size,
-        fingerprint(data.fingerprint, train.positions, test.positions),
-    )
-
-
-def _balanced(split: Split, count: int) -> Split:
-    """The first images of every class in turn: deterministic, and as even as the classes allow."""
-    turn = torch.empty(len(split), dtype=torch.long)
-    for label in split.labels.unique():
-        members = (split.labels == label).nonzero().flatten()
-        turn[members] = torch.arange(len(members))
-    keep = torch.argsort(turn, stable=True)[:count].sort().values
-    return Split(split.source, split.labels[keep], split.positions[keep])
-
-
-def resident_split(images: Tensor, labels: Tensor) -> Split:
-    """A split held in memory."""
-    return Split(ResidentImages(images), labels.long(), torch.arange(len(labels)))
-
-
-def check_classes(name: str, train: Tensor, test: Tensor, classes: Sequence[str]) -> None:
-    """Raise a :class:`DatasetError` unless both splits hold images and every test class is trained on."""
-    for split, labels in (("train", train), ("test", test)):
+    for split, labels in (("training", train), ("test", test)):
         if not len(labels):
-            raise DatasetError(f"{name} has no images in its {split} split")
-    unseen = sorted(set(test.tolist()) - set(train.tolist()))
+            raise DatasetError(f"{name} has no {split} images")
+    unseen = sorted(set(test.unique().tolist()) - set(train.unique().tolist()))
     if unseen:
-        names = ", ".join(classes[label] for label in unseen[:5])
-        raise DatasetError(f"{name} tests on classes that it has no training images of: {names}")
+        raise unseen_classes(name, [classes[label] for label in unseen])
+    if len(train.unique()) < 2:
+        raise DatasetError(f"{name} has images of one class only, {classes[int(train[0])]}; two are needed")
+
+
+def unseen_classes(name: str, names: Sequence[str]) -> DatasetError:
+    """The error about classes of the test split that are not in the training split."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return DatasetError(
+        f"{name} has test images of classes without training images: {', '.join(names[:5])}{more}; both splits "
+        "must have the same classes"
+    )

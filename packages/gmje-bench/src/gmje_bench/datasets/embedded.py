@@ -10,23 +10,27 @@ from importlib import resources
 import numpy as np
 import torch
 
-from gmje_bench.datasets.base import ImageData, fingerprint, resident_split
+from gmje_bench.datasets.base import ImageData, ResidentImages, Split, fingerprint
 from gmje_bench.errors import DatasetError
 
-__all__ = ["CLASSES", "SHA256", "load"]
+__all__ = ["CLASSES", "FILE", "NAME", "SHA256", "load"]
 
+NAME = "fashion_mnist_12k"
 CLASSES = ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 FILE = "fashion_mnist_12k.npz"
-SHA256 = "0d5cf3b12710e0836717a545e11c4afe94d68fc34e39b0f23a597cb9b68df988"
+SHA256 = "aa3aa1d4cbd96ab3d52486eecb3d904e62209f065604efaaef57ad2a9c3cd16b"
 
 
 def load() -> ImageData:
     """The embedded dataset.
 
     Raises:
-        DatasetError: the file in the package is damaged.
+        DatasetError: the file in the package is missing or damaged.
     """
-    content = (resources.files("gmje_bench.datasets") / "data" / FILE).read_bytes()
+    try:
+        content = (resources.files("gmje_bench.datasets") / "data" / FILE).read_bytes()
+    except OSError as error:
+        raise DatasetError(f"the embedded data cannot be read ({error}); reinstall gmje-bench") from error
     digest = hashlib.sha256(content).hexdigest()
     if digest != SHA256:
         raise DatasetError(
@@ -34,7 +38,9 @@ def load() -> ImageData:
             "reinstall gmje-bench"
         )
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        tensors = {name: torch.from_numpy(arrays[name]) for name in arrays.files}
-    train = resident_split(tensors["train_images"].unsqueeze(1), tensors["train_labels"])
-    test = resident_split(tensors["test_images"].unsqueeze(1), tensors["test_labels"])
-    return ImageData("fashion_mnist_12k", train, test, CLASSES, 1, 28, fingerprint(content))
+        tensors = {name: torch.from_numpy(arrays[name]) for name in sorted(arrays.files)}
+    train, test = (
+        Split.whole(ResidentImages(tensors[f"{part}_images"].unsqueeze(1)), tensors[f"{part}_labels"].long())
+        for part in ("train", "test")
+    )
+    return ImageData(NAME, train, test, CLASSES, 1, 28, fingerprint(*tensors.values()), "content")

@@ -1,0 +1,168 @@
+"""Encoded images of any size, decoded when they are asked for, in this process or by others.
+
+Every image becomes an RGB square of one size, so that batches can be stacked.
+"""
+
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2 import functional as F
+
+from gmje_bench.datasets.base import ImageData, ResidentImages, Split
+from gmje_bench.errors import DatasetError
+
+__all__ = ["DEFAULT_SIZE", "LazyImages", "decode", "native_side", "resident", "square", "storage_side"]
+
+#: Side in pixels that networks see of images that have no common size.
+DEFAULT_SIZE = 224
+_SMALL_SIDE = 96
+_RESIDENT_BYTES = 2 * 2**30
+_PREFETCH = 4
+
+_log = logging.getLogger(__name__)
+
+
+class Reader(Protocol):
+    """Gives the bytes of images; picklable, so that other processes can take it along."""
+
+    def read(self, position: int) -> tuple[bytes | Path, str]:
+        """The encoded image, or the file that holds it, and what to call it in a message."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LazyImages:
+    """Images decoded when they are asked for.
+
+    Args:
+        reader: Gives encoded images.
+        side: Every image becomes a square of this many pixels, see :func:`square`.
+    """
+
+    reader: Reader
+    side: int
+
+    def batch(self, positions: Tensor) -> Tensor:
+        """uint8 ``(b, 3, side, side)``."""
+        return torch.stack([decode(*self.reader.read(position), self.side) for position in positions.tolist()])
+
+    def batches(self, position_batches: Sequence[Tensor], workers: int = 0) -> Iterator[Tensor]:
+        """Batches in order; with workers, each decodes whole batches ahead of their use."""
+        if not workers:
+            yield from (self.batch(positions) for positions in position_batches)
+            return
+        loader = DataLoader(
+            _Batches(self, position_batches),
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=_PREFETCH,
+            generator=torch.Generator(),  # its own: loading leaves the global random state alone
+        )
+        for batch in loader:
+            if isinstance(batch, str):
+                raise DatasetError(batch)
+            yield batch
+
+
+class _Batches(Dataset[Tensor | str]):
+    """Batch ``i`` as item ``i``, or the text of its error: a raised one would come back with a worker's traceback."""
+
+    def __init__(self, source: LazyImages, position_batches: Sequence[Tensor]) -> None:
+        self.source, self.position_batches = source, position_batches
+
+    def __len__(self) -> int:
+        return len(self.position_batches)
+
+    def __getitem__(self, index: int) -> Tensor | str:
+        try:
+            return self.source.batch(self.position_batches[index])
+        except DatasetError as error:
+            return str(error)
+
+
+def decode(source: bytes | Path, what: str, side: int) -> Tensor:
+    """An encoded image as uint8 ``(3, side, side)``, see :func:`square`.
+
+    A JPEG much larger than ``side`` is decoded at a half, quarter or eighth of its size, never below ``2 * side``.
+
+    Args:
+        source: The file, or its content.
+        what: Names the image in a message.
+        side: In pixels.
+
+    Raises:
+        DatasetError: it cannot be read or is damaged.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            image.draft("RGB", (2 * side, 2 * side))
+            return square(image, side)
+    # Pillow's decoders raise all of these on damaged files.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"cannot read the image {what}: {error}") from error
+
+
+def square(image: Image.Image, side: int) -> Tensor:
+    """RGB, the short side resized to ``side`` (bilinear, antialiased), the centre cropped.
+
+    Args:
+        image: Of any mode and size.
+        side: In pixels.
+
+    Returns:
+        uint8 ``(3, side, side)``.
+
+    Examples:
+        >>> square(Image.new("L", (60, 30), 255), 16).shape
+        torch.Size([3, 16, 16])
+    """
+    image = image.convert("RGB")
+    if image.size != (side, side):
+        image = F.center_crop(F.resize(image, [side], antialias=True), [side, side])
+    pixels: Tensor = F.pil_to_tensor(image)
+    return pixels
+
+
+def storage_side(image_size: int) -> int:
+    """Side that larger images are kept at: a little above what networks see, as is usual.
+
+    Examples:
+        >>> storage_side(224)
+        256
+    """
+    return round(image_size * 8 / 7)
+
+
+def native_side(source: bytes | Path, what: str) -> int | None:
+    """Side of a square image of at most 96 pixels, ``None`` of others; only the header is read.
+
+    Raises:
+        DatasetError: it cannot be read.
+    """
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
+            width, height = image.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise DatasetError(f"cannot read the image {what}: {error}") from error
+    return width if width == height <= _SMALL_SIDE else None
+
+
+def resident(data: ImageData) -> ImageData:
+    """The same data, small images (up to 96 pixels, 2 GiB in all) decoded into memory once."""
+    splits = (data.train, data.test)
+    sources = [split.source for split in splits]
+    if not all(isinstance(source, LazyImages) and source.side <= _SMALL_SIDE for source in sources):
+        return data
+    if sum(3 * source.side**2 * s.n for source, s in zip(sources, splits, strict=True)) > _RESIDENT_BYTES:  # type: ignore[attr-defined]
+        return data
+    _log.info("decoding %d small images of %s into memory", data.train.n + data.test.n, data.name)
+    train, test = (Split.whole(ResidentImages(split.batch(torch.arange(split.n))), split.labels) for split in splits)
+    return replace(data, train=train, test=test)

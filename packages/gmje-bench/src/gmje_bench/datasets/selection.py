@@ -1,0 +1,88 @@
+"""Deterministic, stratified choices of images: a validation part of train, and the subset that ``limit`` asks for.
+
+Which images are taken depends on the labels and a seed alone.
+"""
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from gmje_bench.datasets.base import ImageData, fingerprint
+from gmje_bench.errors import OptionError
+
+__all__ = ["limited", "validation_split"]
+
+
+def validation_split(labels: Tensor, fraction: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Hold out a share of every class.
+
+    Of a class with ``n`` images ``round(fraction * n)`` are held out, but at least one and never all; a class with a
+    single image stays in the training part.
+
+    Args:
+        labels: int64 ``(N,)``, class indices from 0.
+        fraction: Share to hold out, between 0 and 1.
+        seed: Of the choice.
+
+    Returns:
+        ``(train, validation)``: sorted int64 indices, disjoint, together all of ``0 .. N - 1``.
+
+    Raises:
+        OptionError: a fraction that is not between 0 and 1, or labels of which no class has two images.
+
+    Examples:
+        >>> labels = torch.tensor([0] * 10 + [1] * 20)
+        >>> train, validation = validation_split(labels, fraction=0.2)
+        >>> labels[validation].tolist(), len(train)
+        ([0, 0, 1, 1, 1, 1], 24)
+    """
+    if not 0 < fraction < 1:
+        raise OptionError(f"the validation fraction must be between 0 and 1, got {fraction}")
+    counts = labels.bincount()
+    if not (counts >= 2).any():
+        raise OptionError(f"no class of the {len(labels)} images has two of them: nothing can be held out")
+    quota = torch.minimum((fraction * counts.double()).round().long().clamp_min(1), (counts - 1).clamp_min(0))
+    held = _turns(labels, seed) < quota[labels]
+    return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def limited(data: ImageData, limit: int) -> ImageData:
+    """At most ``limit`` training images, and the same share of the test images.
+
+    The training images are balanced over the classes as far as there are enough of each; of the test images every
+    class keeps its share, rounded, and at least one image. The order is kept, and the fingerprint covers the choice.
+
+    Args:
+        data: The whole dataset; returned as it is when it is not larger.
+        limit: Number of training images, at least two for each class.
+
+    Raises:
+        OptionError: fewer than two images for each class.
+    """
+    classes = len(data.train.labels.unique())
+    if limit < 2 * classes:
+        raise OptionError(
+            f"a limit of {limit} leaves fewer than two training images for each of the {classes} classes of "
+            f"{data.name}; use at least {2 * classes}"
+        )
+    if limit >= data.train.n:
+        return data
+    labels = data.test.labels
+    quota = (limit / data.train.n * labels.bincount().double()).round().long().clamp_min(1)
+    train = data.train.select(torch.argsort(_turns(data.train.labels, 0), stable=True)[:limit].sort().values)
+    test = data.test.select((_turns(labels, 0) < quota[labels]).nonzero().flatten())
+    return replace(
+        data, train=train, test=test, fingerprint=fingerprint(data.fingerprint, train.positions, test.positions)
+    )
+
+
+def _turns(labels: Tensor, seed: int) -> Tensor:
+    """Place ``(N,)`` of every image in a seeded shuffle of its class, from 0."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = order[torch.argsort(labels[order], stable=True)]
+    counts = labels.bincount()
+    starts = counts.cumsum(0) - counts
+    turns = torch.empty_like(order)
+    turns[order] = torch.arange(len(order)) - starts[labels[order]]
+    return turns
