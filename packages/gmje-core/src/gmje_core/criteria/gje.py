@@ -11,12 +11,13 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from gmje_core.covariance import Covariance
 from gmje_core.criteria.base import MIN_VARIANCE, Criterion, NotFittedError
 from gmje_core.criteria.learned import LearnedMixture
 from gmje_core.criteria.moments import batch_moments, merge_moments
 from gmje_core.diagnostics import trace_ratio
 from gmje_core.errors import ConfigError, unknown_name
-from gmje_core.linalg import safe_cholesky
+from gmje_core.linalg import safe_cholesky, whiten
 from gmje_core.mixture import JointGaussianMixture
 from gmje_core.objectives import conditional_nll, joint_nll
 
@@ -139,11 +140,24 @@ class GJE(Criterion):
             _gaussian_entropy(z_context, channel[: self.context_dim])
             + _gaussian_entropy(z_target, channel[self.context_dim :])
         )
-        loss = conditional_nll(noisy, z_context, z_target, direction="both") - entropy
+        nll = conditional_nll(noisy, z_context, z_target, direction="both")
+        loss = nll + self._expected_noise(noisy) - entropy
         if self.covariance == "learned" and torch.is_grad_enabled():
             fit = joint_nll(scored, *z.split([self.context_dim, self.target_dim], dim=1))
             loss = loss + (fit - fit.detach())  # trains the density; the value stays the encoder's objective
         return loss
+
+    def _expected_noise(self, noisy: JointGaussianMixture) -> Tensor:
+        """What the channel noise, which is not drawn, would add to the mean of the conditional NLLs: a constant.
+
+        A conditional distance is the joint one minus the marginal one.
+        """
+        channel = self._channel().to(noisy.means)
+        noise_context, noise_target = channel.split([self.context_dim, self.target_dim])
+        joint = _mean_distance_of_noise(noisy.covariance, channel)
+        context = _mean_distance_of_noise(noisy.context.covariance, noise_context)
+        target = _mean_distance_of_noise(noisy.target.covariance, noise_target)
+        return 0.5 * (joint - 0.5 * (context + target))
 
     def _batch_nll(self, z: Tensor) -> Tensor:
         """Likelihood under the batch's own moments, with the gradient through them: the trap."""
@@ -210,6 +224,12 @@ def _gaussian(
     return JointGaussianMixture.from_scale_tril(
         factor.new_ones(1), mean.to(factor)[None], factor[None], context_dim=context_dim
     )
+
+
+def _mean_distance_of_noise(covariance: Covariance, variance: Tensor) -> Tensor:
+    """Expected squared Mahalanobis distance of noise with the given variances (D,), of the only component."""
+    whitened = whiten(torch.diag(variance.sqrt()), torch.linalg.cholesky(covariance.dense()[0]))
+    return whitened.square().sum()
 
 
 def _gaussian_entropy(z: Tensor, noise: Tensor) -> Tensor:
