@@ -35,7 +35,7 @@ def extract_features(
     chunks = torch.arange(len(split)).split(PROTOCOL.feature_batch)
     own = list(chunks[rank() :: world_size()])
     features = torch.zeros(len(split), int(backbone.num_features))  # type: ignore[arg-type]
-    for index, (images, _) in zip(own, split.batches(own, workers), strict=True):
+    for index, (images, *_) in zip(own, split.batches(own, workers), strict=True):
         features[index] = backbone(evaluation_view(images.to(device), config)).float().cpu()
     if world_size() > 1:  # every row is zero on all processes but one: the sum is exact
         shared = features.to(device)

@@ -98,7 +98,7 @@ def pretrain(
         batches = data.train.batches(
             _order(len(data.train), schedule, training, seed, epoch, accelerator), training.workers
         )
-        for step, (images, _) in enumerate(batches):
+        for step, (images, *_) in enumerate(batches):
             rate = learning_rate(
                 epoch * schedule.steps_per_epoch + step, schedule.total, training.learning_rate, training.warmup_steps
             )

@@ -1,0 +1,175 @@
+"""The command line as a user meets it: results, and every mistake as one line with exit status 2."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gmje_bench.cli import main
+from gmje_bench.runs import read_results
+
+TINY = ("--suite", "smoke", "--limit", "300", "--batch-size", "64")
+
+
+def test_run_writes_the_whole_folder_and_prints_the_table(tmp_path, capsys):
+    output = tmp_path / "run"
+    assert main(["run", *TINY, "--methods", "random,gmje,vicreg", "--seeds", "0,1", "--output", str(output)]) == 0
+    out = capsys.readouterr().out
+    assert out.count("linear probe ") >= 6, "a line for every method and seed"
+    assert f"results in {output}" in out
+    results = read_results(output)
+    assert [(r.method, r.seed, r.status) for r in results.records] == [
+        (method, seed, "ok") for seed in (0, 1) for method in ("random", "gmje", "vicreg")
+    ]
+    for record in results.records:
+        assert set(record.metrics) == {"linear_probe", "knn", "effective_rank"}
+        assert record.metrics["linear_probe"] > 30, "far above one in ten"
+        assert record.seconds["features"] > 0
+    assert results.dataset.train == 300
+    assert results.world_size == 1
+    for name in ("results.md", "accuracy.png", "diagnostics.png"):
+        assert (output / name).stat().st_size > 0
+    assert "± " in (output / "results.md").read_text()
+    assert len(list((output / "models").glob("*.safetensors"))) == 6
+    assert not list(output.rglob(".*")), "no temporary file is left"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "--suite", "vison"], "did you mean vision?"),
+        (["run", "--methods", "gmje,simclear"], "did you mean simclr?"),
+        (["run", "--dataset", "cifar01"], "did you mean cifar10?"),
+        (["run", "--dataset", "imagefolder:"], "after the colon"),
+        (["run", "--suit", "vision"], "--suite"),
+        (["rum"], "run"),
+        (["run", "--epochs", "-1"], "training.epochs"),
+        (["run", "--epochs", "many"], "many"),
+        (["run", "--batch-size", "1"], "training.batch_size"),
+        (["run", "--seeds", "0,x"], "integers separated by commas"),
+        (["run", "--seeds", "0,0"], "must not repeat"),
+        (["run", "--methods", ""], "methods"),
+        (["run", "--mixed-precision", "fp8"], "mixed_precision"),
+        (["run", "--suite", "missing.toml"], "missing.toml"),
+        (["run", "--backbone", "resnet81", "--limit", "300", "--output", "OUT"], "resnet18"),
+        (["run", "--dataset", "imagefolder:/does/not/exist", "--output", "OUT"], "/does/not/exist"),
+        (["run", "--suite", "smoke", "--limit", "100", "--output", "OUT"], "larger than the 100 training images"),
+        (["run", "--suite", "smoke", "--processes", "2", "--output", "OUT"], "torchrun"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_would_be_right(arguments, words, tmp_path, capsys):
+    output = tmp_path / "run"
+    assert main([str(output) if a == "OUT" else a for a in arguments]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+    assert not output.exists()
+
+
+def test_an_existing_folder_is_not_touched(tmp_path, capsys):
+    precious = tmp_path / "thesis.txt"
+    precious.write_text("years")
+    for extra in ([], ["--overwrite"]):
+        assert main(["run", *TINY, "--methods", "random", "--output", str(tmp_path), *extra]) == 2
+    assert "holds no results.json" in capsys.readouterr().err
+    assert precious.read_text() == "years"
+
+
+def test_unwritable_folder_is_found_before_training(tmp_path, capsys, monkeypatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gmje_bench.runs.os.fsync", refuse)
+    assert main(["run", *TINY, "--methods", "random", "--output", str(tmp_path / "run")]) == 2
+    captured = capsys.readouterr()
+    assert "No space left on device" in captured.err
+    assert "linear probe" not in captured.out
+
+
+def test_a_failing_method_is_shown_and_the_others_go_on(tmp_path, capsys, monkeypatch):
+    from gmje_bench import engine
+
+    healthy = engine.pretrain
+
+    def fail(module, *args, **kwargs):
+        if type(module.criterion).__name__ == "NTXentLoss":
+            raise RuntimeError("out of luck")
+        return healthy(module, *args, **kwargs)
+
+    monkeypatch.setattr(engine, "pretrain", fail)
+    assert main(["run", *TINY, "--methods", "simclr,gje", "--output", str(tmp_path / "run")]) == 1
+    out = capsys.readouterr().out
+    assert "simclr seed 0: FAILED RuntimeError: out of luck" in out
+    first, second = read_results(tmp_path / "run").records
+    assert (first.status, first.error, first.metrics) == ("failed", "RuntimeError: out of luck", {})
+    assert second.status == "ok"
+    assert "failed (seed 0): RuntimeError: out of luck" in (tmp_path / "run" / "results.md").read_text()
+
+
+def test_the_same_seed_gives_the_same_numbers(tmp_path):
+    for name in ("a", "b"):
+        assert main(["run", *TINY, "--methods", "gmje,simclr", "--output", str(tmp_path / name)]) == 0
+    first, second = (read_results(tmp_path / name).records for name in ("a", "b"))
+    assert [r.metrics for r in first] == [r.metrics for r in second]
+    assert [r.history for r in first] == [r.history for r in second]
+
+
+def test_dry_run_trains_nothing(tmp_path, capsys):
+    assert main(["run", "--dry-run", "--methods", "gmje", "--output", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert "fashion_mnist_12k" in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_list_names_everything(capsys):
+    assert main(["list"]) == 0
+    out = capsys.readouterr().out
+    for word in ("vision", "smoke", "gmje", "gje-batch", "simclr", "vicreg", "random", "imagefolder:PATH"):
+        assert word in out
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["run", "--dry-run"]])
+def test_light_commands_import_nothing_heavy(arguments):
+    code = (
+        "import sys; from gmje_bench.cli import main; main(sys.argv[1:]); "
+        "heavy = {'torch', 'matplotlib', 'sklearn', 'datasets'} & set(sys.modules); "
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    start = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - start < 30
+
+
+def test_schema_describes_the_results(capsys):
+    assert main(["schema"]) == 0
+    assert '"records"' in capsys.readouterr().out
+
+
+def test_gradient_accumulation_is_refused_with_the_reason(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "4")
+    assert main(["run", *TINY, "--methods", "gmje", "--output", str(tmp_path / "run")]) == 2
+    err = capsys.readouterr().err
+    assert "accumulation over 4 steps" in err
+    assert "compare the pairs of a batch" in err
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path):
+    """Features of the same weights are the same, and so are their scores, however many processes share the work."""
+    arguments = ["--suite", "smoke", "--limit", "700", "--methods", "random,gje", "--epochs", "1"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert main(["run", *arguments, "--output", str(one)]) == 0
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command += ["-m", "gmje_bench", "run", *arguments, "--processes", "2", "--output", str(two)]
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PATH": str(Path(sys.executable).parent)}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("random seed 0: linear probe") == 1, "only the main process speaks"
+    first, second = read_results(one), read_results(two)
+    assert (first.world_size, second.world_size) == (1, 2)
+    assert first.records[0].metrics == pytest.approx(second.records[0].metrics, abs=1e-4)
+    assert first.records[0].metrics["knn"] == second.records[0].metrics["knn"]
+    assert second.records[1].status == "ok"

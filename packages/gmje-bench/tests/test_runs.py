@@ -1,0 +1,110 @@
+"""The run folder: atomic writes, a strict schema, honest means."""
+
+import json
+
+import pytest
+
+from gmje_bench.errors import RunFolderError
+from gmje_bench.report import Estimate, markdown, summarise
+from gmje_bench.runs import (
+    METRICS,
+    DatasetRecord,
+    Record,
+    Results,
+    create_run_folder,
+    read_results,
+    write_atomic,
+    write_results,
+)
+
+
+def results(*records: Record) -> Results:
+    return Results(
+        suite="vision",
+        options={"network": {"backbone": "smallconv"}, "training": {"epochs": 6, "batch_size": 256}},
+        protocol={"version": "1"},
+        dataset=DatasetRecord(name="d", fingerprint="f", train=10, test=2, classes=2, image_size=28),
+        versions={},
+        environment={},
+        command="python -m gmje_bench run",
+        started="2026-01-01T00:00:00+00:00",
+        world_size=1,
+        records=list(records),
+    )
+
+
+def record(seed: int = 0, value: float = 80.0, **changes: object) -> Record:
+    values = {"method": "gmje", "seed": seed, "status": "ok", "metrics": dict.fromkeys(METRICS, value)} | changes
+    return Record.model_validate(values)
+
+
+def test_results_round_trip(tmp_path):
+    written = results(record(), record(1, verdict="healthy"))
+    write_results(tmp_path, written)
+    assert read_results(tmp_path) == written
+
+
+def test_interval_is_students():
+    mean, half = Estimate.of([83.0, 85.0, 87.0])
+    assert mean == 85
+    assert half == pytest.approx(4.302652730 * 2 / 3**0.5)
+
+
+def test_a_failed_seed_leaves_no_mean():
+    (row,) = summarise(results(record(0), record(1, status="failed", error="X", metrics={})))
+    assert row.estimates == {}
+    assert row.seeds == 1
+    assert "failed (seed 1): X" in markdown(results(record(0), record(1, status="failed", error="X", metrics={})))
+
+
+def test_not_a_number_is_never_written(tmp_path):
+    write_results(tmp_path, results(record()))
+    with pytest.raises(ValueError, match="JSON compliant"):
+        write_results(tmp_path, results(record(value=float("nan"))))
+    assert read_results(tmp_path).records[0].metrics["knn"] == 80
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = tmp_path / "f"
+    write_atomic(path, lambda stream: stream.write(b"old"))
+
+    def half(stream):
+        stream.write(b"ne")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_atomic(path, half)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"suite": 3}'])
+def test_foreign_results_are_named(tmp_path, content):
+    (tmp_path / "results.json").write_text(content)
+    with pytest.raises(RunFolderError, match=r"results\.json is not a results file"):
+        read_results(tmp_path)
+
+
+def test_unknown_keys_are_refused(tmp_path):
+    write_results(tmp_path, results(record()))
+    values = json.loads((tmp_path / "results.json").read_text()) | {"extra": 1}
+    (tmp_path / "results.json").write_text(json.dumps(values))
+    with pytest.raises(RunFolderError, match="extra"):
+        read_results(tmp_path)
+
+
+def test_overwrite_replaces_a_run_only(tmp_path):
+    folder = tmp_path / "run"
+    create_run_folder(folder, overwrite=False)
+    write_results(folder, results(record()))
+    (folder / "notes.txt").write_text("mine")
+    with pytest.raises(RunFolderError, match="--overwrite"):
+        create_run_folder(folder, overwrite=False)
+    create_run_folder(folder, overwrite=True)
+    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(RunFolderError, match="is a file"):
+        create_run_folder(tmp_path / "run", overwrite=True)
