@@ -1,0 +1,116 @@
+"""The model: one step, the questions it answers, and a configuration that is strict both ways."""
+
+import json
+
+import pytest
+import torch
+
+from gmje_core import ConfigError, GMJEConfig, GMJEModel, NotFittedError, ShapeError
+
+
+def small(**changes: object) -> GMJEConfig:
+    values = {"backbone": "smallconv", "in_channels": 1, "image_size": 28, "dim": 8, "hidden": 16}
+    return GMJEConfig(**(values | {"criterion_options": {"components": 4}} | changes))
+
+
+@pytest.fixture
+def model() -> GMJEModel:
+    torch.manual_seed(0)
+    model = GMJEModel(small())
+    for _ in range(3):
+        model(*torch.rand(2, 32, 1, 28, 28))
+    return model
+
+
+def test_training_step_reaches_every_part(model):
+    out = model(*torch.rand(2, 32, 1, 28, 28))
+    out.loss.backward()
+    for part in (model.backbone, model.projector):
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in part.parameters())
+    assert out.z_context.detach().norm(dim=1) == pytest.approx(torch.ones(32).tolist(), abs=1e-5)
+
+
+def test_inference_agrees_with_the_density_and_leaves_no_trace(model):
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    context, target = torch.rand(2, 5, 1, 28, 28)
+    z_context, z_target = model.embed(context), model.embed(target)
+    density = model.density()
+    torch.testing.assert_close(model.log_prob(context, target), density.log_prob(z_context, z_target))
+    posterior = model.condition(context)
+    torch.testing.assert_close(
+        posterior.log_prob(z_target) + density.context.log_prob(z_context), model.log_prob(context, target)
+    )
+    u = model.uncertainty(context)
+    torch.testing.assert_close(
+        u.within, posterior.covariance_within.diagonal(dim1=-2, dim2=-1).sum(-1), rtol=1e-4, atol=1e-6
+    )
+    torch.testing.assert_close(
+        u.between, posterior.covariance_between.diagonal(dim1=-2, dim2=-1).sum(-1), rtol=1e-4, atol=1e-6
+    )
+    torch.testing.assert_close(u.surprise, -density.context.log_prob(z_context))
+    assert (u.weight_entropy >= 0).all()
+    assert [z.shape for z in model.sample(7)] == [(7, 8), (7, 8)]
+    assert model.features(context).shape == (5, 256)
+    assert model.training
+    assert not z_context.requires_grad
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_embedding_does_not_depend_on_the_rest_of_the_batch(model):
+    images = torch.rand(6, 1, 28, 28)
+    torch.testing.assert_close(model.embed(images)[:2], model.embed(images[:2]))
+
+
+def test_untrained_density_says_so():
+    with pytest.raises(NotFittedError):
+        GMJEModel(small()).condition(torch.rand(2, 1, 28, 28))
+
+
+@pytest.mark.parametrize("images", [torch.rand(2, 3, 28, 28), torch.rand(28, 28), torch.zeros(2, 1, 28, 28).byte()])
+def test_wrong_images_are_named(model, images):
+    with pytest.raises(ShapeError, match=r"\(B, 1, H, W\)"):
+        model.embed(images)
+
+
+def test_configuration_round_trips_through_json():
+    config = small(criterion="gje", criterion_options={"noise": 0.5})
+    assert GMJEConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"bakbone": "resnet18"}, "did you mean 'backbone'"),
+        ({"dim": "128"}, "dim must be of type int"),
+        ({"dim": True}, "dim must be of type int"),
+        ({"dim": 0}, r"dim must lie in \[1, 65536\]"),
+        ({"hidden": 10**9}, "hidden must lie in"),
+        ({"criterion_options": {"components": [1]}}, "JSON scalars"),
+        ({"schema_version": 2}, "schema_version 2"),
+    ],
+)
+def test_wrong_configurations_are_named(change, words):
+    with pytest.raises(ConfigError, match=words):
+        GMJEConfig.from_dict(small().to_dict() | change)
+
+
+def test_missing_keys_are_named():
+    values = small().to_dict()
+    del values["dim"], values["hidden"]
+    with pytest.raises(ConfigError, match="missing keys: dim, hidden"):
+        GMJEConfig.from_dict(values)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", "3", json.dumps(small().to_dict()).replace("8", "NaN"), "[" * 100_000])
+def test_what_is_not_a_configuration(text):
+    with pytest.raises(ConfigError):
+        GMJEConfig.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "change", [{"backbone": "resnet81"}, {"criterion": "gmjee"}, {"criterion_options": {"compnents": 3}}]
+)
+def test_unknown_names_are_suggested(change):
+    with pytest.raises(ConfigError, match="did you mean"):
+        GMJEModel(small(**change))

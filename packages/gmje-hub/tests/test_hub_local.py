@@ -1,0 +1,113 @@
+"""Saving and loading a folder: bit-equal, strict, atomic, and never through pickle."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from gmje_core import GMJEConfig
+from gmje_hub import CorruptModelError, GMJEModel, ModelNotFoundError, UnsafeWeightsError
+
+
+@pytest.fixture
+def model() -> GMJEModel:
+    torch.manual_seed(0)
+    config = GMJEConfig(
+        backbone="smallconv", in_channels=1, image_size=28, dim=8, hidden=16, criterion_options={"components": 4}
+    )
+    model = GMJEModel(config)
+    for _ in range(2):
+        model(*torch.rand(2, 32, 1, 28, 28))
+    return model
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_round_trip_is_bit_equal(model, folder):
+    again = GMJEModel.from_pretrained(folder)
+    images = torch.rand(4, 1, 28, 28)
+    assert torch.equal(again.embed(images), model.embed(images))
+    assert torch.equal(again.log_prob(images, images), model.log_prob(images, images))
+    assert not again.training
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+
+
+@pytest.mark.parametrize("update", ["em", "gradient"])
+def test_training_goes_on_where_it_stopped(update, tmp_path):
+    config = GMJEConfig(
+        backbone="smallconv", in_channels=1, dim=8, hidden=16, criterion_options={"components": 4, "update": update}
+    )
+    views = torch.rand(2, 32, 1, 28, 28)
+    first = GMJEModel(config)
+    first(*views)
+    first.save_pretrained(tmp_path)
+    second = GMJEModel.from_pretrained(tmp_path).train()
+    assert torch.equal(first(*views).loss, second(*views).loss)
+
+
+def test_missing_things_are_named(folder, tmp_path):
+    with pytest.raises(ModelNotFoundError, match="no folder"):
+        GMJEModel.from_pretrained(tmp_path / "nothing")
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
+        GMJEModel.from_pretrained(folder)
+
+
+def test_pickled_weights_are_never_read(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(UnsafeWeightsError, match=r"pytorch_model\.bin"):
+        GMJEModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 100, -1])
+def test_truncated_weights(folder, keep):
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CorruptModelError, match="not a whole safetensors file"):
+        GMJEModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda s: s.pop("criterion.mixture.means"), r"missing criterion\.mixture\.means"),
+        (lambda s: s.update(extra=torch.ones(1)), "unexpected extra"),
+        (
+            lambda s: s.update({"criterion.steps": torch.ones(2, dtype=torch.long)}),
+            r"criterion\.steps is torch\.int64 \(2,\)",
+        ),
+        (lambda s: s.update({"criterion.steps": torch.ones(())}), r"criterion\.steps is torch\.float32"),
+        (lambda s: s["criterion.mixture.means"].fill_(float("nan")), "holds NaN"),
+    ],
+)
+def test_weights_that_do_not_fit_are_named(folder, change, words):
+    state = load_file(folder / "model.safetensors")
+    change(state)
+    save_file(state, folder / "model.safetensors")
+    with pytest.raises(CorruptModelError, match=words):
+        GMJEModel.from_pretrained(folder)
+
+
+def test_wrong_configuration_is_named(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dimm": 3}))
+    with pytest.raises(CorruptModelError, match="did you mean 'dim'"):
+        GMJEModel.from_pretrained(folder)
+
+
+def test_an_interrupted_save_leaves_the_old_model(model, folder, monkeypatch):
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("gmje_hub.model.os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        model.save_pretrained(folder)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
