@@ -135,7 +135,7 @@ def gather_components(tensor: Tensor, components: Tensor, lead: int) -> Tensor:
         ``(*sample_shape, *batch_shape, ...)``.
     """
     index = component_index(components, tensor.shape[:lead])
-    return tensor[index].view(*components.shape, *tensor.shape[lead:])
+    return tensor[index].view(components.shape + tensor.shape[lead:])
 
 
 def gathered_product(matrices: Tensor, components: Tensor, vectors: Tensor) -> Tensor:

@@ -324,7 +324,7 @@ class FullCovariance(Covariance):
 
         def distances(x: Tensor, inverse: Tensor, offset: Tensor) -> Tensor:
             whitened = torch.addmm(-offset.flatten(), x, inverse.flatten(0, 1).T)
-            return squared_norms(whitened.view(len(x), -1, self.dim))
+            return squared_norms(whitened.view(len(x), *offset.shape))
 
         return over_blocks(distances, x, (inverse, offset), self.dim)
 
@@ -471,7 +471,7 @@ class LowRankCovariance(Covariance):
 
         def explained(rows: Tensor, projection: Tensor, offset: Tensor) -> Tensor:
             latent = torch.addmm(-offset.flatten(), rows, projection.flatten(0, 1).T)
-            return squared_norms(latent.view(len(rows), -1, self.rank))
+            return squared_norms(latent.view(len(rows), *offset.shape))
 
         total = _weighted_squared_distances(rows, centres, 1 / precise.diagonal_variance)
         if self.tied:

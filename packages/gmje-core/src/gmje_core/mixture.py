@@ -395,10 +395,11 @@ class GaussianMixture(Distribution):
         return (self if dtype == self.dtype else self.to(dtype)), value
 
     def _draw_components(self, sample_shape: torch.Size) -> Tensor:
-        count = sample_shape.numel()
+        shape = sample_shape + self.batch_shape
+        if shape.numel() == 0:
+            return torch.zeros(shape, dtype=torch.long, device=self.device)
         weights = self.weights.reshape(-1, self.components)
-        drawn = torch.multinomial(weights, max(1, count), replacement=True)[:, :count]
-        return drawn.T.reshape(*sample_shape, *self.batch_shape)
+        return torch.multinomial(weights, sample_shape.numel(), replacement=True).T.reshape(shape)
 
     def __repr__(self) -> str:
         tied = ", tied" if self._covariance.tied else ""
