@@ -141,8 +141,8 @@ def _images(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
 def _check(path: Path, train: _Listing, folder: Path) -> None:
     if not len(train.names):
         raise DatasetError(
-            f"no images in {folder}; imagefolder:PATH needs PATH/train/CLASS/*.jpg or PATH/CLASS/*.jpg, and files end in "
-            f"{', '.join(sorted(SUFFIXES))}"
+            f"no images in {folder}; imagefolder:PATH needs PATH/train/CLASS/*.jpg or PATH/CLASS/*.jpg, and files "
+            f"end in {', '.join(sorted(SUFFIXES))}"
         )
     empty = [name for name, count in zip(train.classes, train.counts, strict=True) if not count]
     if empty:
