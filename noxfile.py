@@ -107,7 +107,9 @@ def smoke(session: nox.Session) -> None:
     environment = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     if output.exists() and not (output / "results.json").exists():
         output.rmdir()
-    session.run("torchrun", "--nproc_per_node", "2", "-m", "gmje_bench", "run", *arguments, env=environment)
+    session.run(
+        "torchrun", "--standalone", "--nproc_per_node", "2", "-m", "gmje_bench", "run", *arguments, env=environment
+    )
 
 
 @nox.session

@@ -184,7 +184,7 @@ def _check_world(accelerator: Accelerator, processes: int | None) -> None:
     if processes is not None and processes != found:
         raise OptionError(
             f"--processes {processes} was asked for, but {found} process(es) were launched; on CPUs, `accelerate "
-            "launch --cpu --num_processes N` starts one only: use `torchrun --nproc_per_node N -m gmje_bench`"
+            "launch --cpu --num_processes N` starts one only: use `torchrun --standalone --nproc_per_node N -m gmje_bench`"
         )
 
 
