@@ -232,7 +232,8 @@ def table(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     lines += [
-        f"| {r['covariance_type']} | {r['components']} | {1e3 * r['seconds_theirs']:.1f} | {1e3 * r['seconds_ours']:.1f} "
+        f"| {r['covariance_type']} | {r['components']} "
+        f"| {1e3 * r['seconds_theirs']:.1f} | {1e3 * r['seconds_ours']:.1f} "
         f"| {r['ratio_median']:.1f} | {r['ratio_low']:.1f} to {r['ratio_high']:.1f} | {r['target']:.0f} "
         f"| {r['peak_theirs'] / 1e6:.1f} | {r['peak_ours'] / 1e6:.1f} | {r['largest_difference']:.1e} |"
         for r in rows

@@ -1,5 +1,7 @@
 """The tasks against their definitions, and the schedule of pretraining."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -53,4 +55,4 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine():
     assert max(rates) == rates[10] == 0.5
     assert rates[55] == pytest.approx(0.25)
     assert rates[99] < 0.001
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(rates[10:]))

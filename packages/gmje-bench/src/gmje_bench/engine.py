@@ -8,7 +8,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -184,7 +184,8 @@ def _check_world(accelerator: Accelerator, processes: int | None) -> None:
     if processes is not None and processes != found:
         raise OptionError(
             f"--processes {processes} was asked for, but {found} process(es) were launched; on CPUs, `accelerate "
-            "launch --cpu --num_processes N` starts one only: use `torchrun --standalone --nproc_per_node N -m gmje_bench`"
+            "launch --cpu --num_processes N` starts one only: use `torchrun --standalone --nproc_per_node N -m "
+            "gmje_bench`"
         )
 
 
@@ -247,7 +248,7 @@ def _save(module: torch.nn.Module, path: Path) -> None:
     write_atomic(path, lambda stream: stream.write(content))
 
 
-def _on_main(accelerator: Accelerator, action) -> None:  # type: ignore[no-untyped-def]
+def _on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:
     """Do something on the main process; where it fails, every process stops, none waits for ever."""
     failure = torch.zeros(1, device=accelerator.device)
     problem: BenchError | None = None
@@ -279,7 +280,7 @@ def _warnings_to(reporter: Reporter) -> Iterator[None]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("default")
-        warnings.showwarning = show  # type: ignore[assignment]
+        warnings.showwarning = show
         yield
 
 

@@ -65,7 +65,7 @@ class GMJEConfig:
             expected = dict if isinstance(spec.type, types.GenericAlias) else spec.type
             if type(value) is not expected:
                 raise ConfigError(f"{spec.name} must be of type {typing.cast(type, expected).__name__}, got {value!r}")
-            if expected is int and not 1 <= value <= _MAX_SIZE:
+            if isinstance(value, int) and expected is int and not 1 <= value <= _MAX_SIZE:
                 raise ConfigError(f"{spec.name} must lie in [1, {_MAX_SIZE}], got {value!r}")
         if self.schema_version != SCHEMA_VERSION:
             raise ConfigError(

@@ -100,7 +100,8 @@ def effective_rank(z: Tensor) -> Tensor:
     gram = centred.T @ centred if z.shape[1] <= z.shape[0] else centred @ centred.T
     singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
     p = singular / singular.sum()
-    return torch.exp(torch.special.entr(p).sum())
+    rank: Tensor = torch.exp(torch.special.entr(p).sum())
+    return rank
 
 
 def log_det_per_dim(z: Tensor, floor: float = 1e-8) -> Tensor:
@@ -121,7 +122,8 @@ def log_det_per_dim(z: Tensor, floor: float = 1e-8) -> Tensor:
     z = _checked(z)
     centred = z - z.mean(dim=0)
     covariance = centred.T @ centred / z.shape[0]
-    return (torch.linalg.eigvalsh(covariance).clamp_min(0) + floor).log().mean()
+    eigenvalues: Tensor = torch.linalg.eigvalsh(covariance)
+    return (eigenvalues.clamp_min(0) + floor).log().mean()
 
 
 def relative_spread(z: Tensor) -> Tensor:
@@ -184,7 +186,8 @@ def component_usage(responsibilities: Tensor) -> Tensor:
         tensor(0.2500)
     """
     mean = responsibilities.mean(dim=0) if responsibilities.ndim > 1 else responsibilities
-    return torch.special.entr(mean).sum().exp() / mean.shape[0]
+    usage: Tensor = torch.special.entr(mean).sum().exp() / mean.shape[0]
+    return usage
 
 
 @torch.no_grad()
@@ -223,7 +226,7 @@ def embedding_diagnostics(z_context: Tensor, z_target: Tensor) -> dict[str, floa
         "dim": float(min(min(z.shape[1], z.shape[0] - 1) for z in views)),
     }
     if z_context.shape[1] == z_target.shape[1]:
-        values["alignment"] = float(torch.nn.functional.cosine_similarity(*views, dim=1).mean())
+        values["alignment"] = float(torch.nn.functional.cosine_similarity(views[0], views[1], dim=1).mean())
     return values
 
 

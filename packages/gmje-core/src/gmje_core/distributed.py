@@ -38,13 +38,13 @@ class _AllGatherWithGrad(torch.autograd.Function):
     """All-gather along the first dimension whose adjoint is all-reduce(SUM), then the local slice."""
 
     @staticmethod
-    def forward(ctx: torch.autograd.function.FunctionCtx, local: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: torch.autograd.function.FunctionCtx, local: Tensor) -> Tensor:
         parts = [torch.empty_like(local) for _ in range(world_size())]
         dist.all_gather(parts, local)
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: torch.autograd.function.FunctionCtx, grad: Tensor) -> Tensor:
         grad = grad.contiguous().clone()
         dist.all_reduce(grad)
         size = grad.shape[0] // world_size()
@@ -66,7 +66,7 @@ def all_gather_with_grad(local: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return local
-    gathered: Tensor = _AllGatherWithGrad.apply(local.contiguous())  # type: ignore[no-untyped-call]
+    gathered: Tensor = _AllGatherWithGrad.apply(local.contiguous())
     return gathered
 
 
@@ -111,4 +111,4 @@ def gather_pairs(z_context: Tensor, z_target: Tensor) -> tuple[Tensor, Tensor]:
             "drop the last incomplete batch (drop_last=True)"
         )
     joined = all_gather_with_grad(torch.cat([z_context, z_target], dim=1))
-    return joined.split([z_context.shape[1], z_target.shape[1]], dim=1)  # type: ignore[return-value]
+    return joined[:, : z_context.shape[1]], joined[:, z_context.shape[1] :]

@@ -5,8 +5,9 @@ embeddings whose joint density is learned.
 """
 
 import difflib
+import itertools
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ class SmallConv(nn.Module):
     def __init__(self, in_channels: int = 3, widths: tuple[int, ...] = (32, 64, 128, 256)) -> None:
         super().__init__()
         channels = [in_channels, *widths]
-        blocks = [_conv_block(*pair) for pair in zip(channels[:-1], channels[1:], strict=True)]
+        blocks = [_conv_block(*pair) for pair in itertools.pairwise(channels)]
         self.blocks = nn.Sequential(*blocks).to(memory_format=torch.channels_last)
         self.num_features = widths[-1]
 
@@ -116,10 +117,11 @@ class TimmBackbone(nn.Module):
             raise ConfigError(f"timm {timm.__version__} has no model {name!r}{hint} (timm.list_models() lists them)")
         settings = timm.get_pretrained_cfg(name)
         fixed = image_size is not None and settings is not None and settings.fixed_input_size
-        options = {"img_size": image_size} if fixed else {}
+        options: dict[str, Any] = {"img_size": image_size} if fixed else {}
         self.body = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels, **options)
         # With num_classes=0 some models keep a hidden layer after the pooling, which sets the size.
-        self.num_features = int(getattr(self.body, "head_hidden_size", None) or self.body.num_features)
+        size: Any = getattr(self.body, "head_hidden_size", None) or self.body.num_features
+        self.num_features = int(size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(B, num_features)`` of images ``(B, in_channels, H, W)``."""
