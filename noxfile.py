@@ -14,8 +14,8 @@ ROOT = Path(__file__).parent
 CONSTRAINTS = ROOT / "constraints.txt"
 PACKAGES = ("core", "bench", "hub")
 TEST_TOOLS = ("pytest", "scipy")
-#: Two cores are enough for the tests, and more threads would only wait for each other.
-ENVIRONMENT = {"OMP_NUM_THREADS": "2", "MKL_NUM_THREADS": "2", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
+#: The tests' tensors are small: with more threads they would mostly wait for each other.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
 
 
 def install(session: nox.Session, *arguments: str, constrained: bool = True) -> None:

@@ -28,7 +28,7 @@ __all__ = [
 # Thresholds of the verdicts. A collapsed run is orders of magnitude beyond them, not a few per cent.
 SPREAD_FLOOR = 1e-3
 RANK_FRACTION_FLOOR = 0.1
-USAGE_FLOOR = 0.1
+USAGE_FLOOR = 0.05
 TRAP_TOLERANCE = 0.05
 
 

@@ -43,7 +43,7 @@ class Criterion(nn.Module, ABC):
     #: Steps seen in training mode.
     steps: Tensor
 
-    def __init__(self, dim: int | tuple[int, int], *, check_every: int = 50) -> None:
+    def __init__(self, dim: int | tuple[int, int], *, check_every: int = 100) -> None:
         super().__init__()
         dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim, dim)
         if len(dims) != 2 or any(not isinstance(d, int) or d < 1 for d in dims):

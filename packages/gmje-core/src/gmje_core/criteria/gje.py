@@ -85,7 +85,7 @@ class GJE(Criterion):
         noise: float = 1.0,
         decay: float = 0.95,
         reg_covar: float = 1e-3,
-        check_every: int = 50,
+        check_every: int = 100,
     ) -> None:
         super().__init__(dim, check_every=check_every)
         if covariance not in get_args(CovarianceSource):

@@ -108,7 +108,7 @@ class GMJE(Criterion):
         covariance_prior: float | None = None,
         reg_covar: float = 1e-4,
         seed: int = 0,
-        check_every: int = 50,
+        check_every: int = 100,
     ) -> None:
         super().__init__(dim, check_every=check_every)
         if covariance_type not in get_args(CovarianceType):
