@@ -107,9 +107,9 @@ def load_dataset(
     """A dataset by name.
 
     Images of folders and tables are decoded to RGB squares: the short side resized (antialiased), the centre cropped.
-    Squares of at most 96 pixels (judged by the first image) keep their size and are held in memory; larger images are
-    kept at 8/7 of ``image_size`` and decoded when asked for. Small sets with another ``image_size`` stay as they are
-    until the views, which resize on the device.
+    Squares of at most 96 pixels (judged by the first image) keep their size, other images are stored at 8/7 of
+    ``image_size``. What is stored at 96 pixels or less and fits into 2 GiB is decoded into memory once, everything else
+    whenever it is asked for. Views resize to ``image_size`` on the device.
 
     Args:
         spec: A name of :data:`DATASETS`.

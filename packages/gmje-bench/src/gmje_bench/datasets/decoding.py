@@ -156,7 +156,7 @@ def native_side(source: bytes | Path, what: str) -> int | None:
 
 
 def resident(data: ImageData) -> ImageData:
-    """The same data, small images (up to 96 pixels, 2 GiB in all) decoded into memory once."""
+    """The same data, decoded into memory once where images are stored at 96 pixels or less and fit into 2 GiB."""
     splits = (data.train, data.test)
     sources = [split.source for split in splits]
     if not all(isinstance(source, LazyImages) and source.side <= _SMALL_SIDE for source in sources):

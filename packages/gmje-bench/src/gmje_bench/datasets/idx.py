@@ -3,6 +3,7 @@
 import gzip
 import math
 import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +34,7 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DatasetError(f"cannot read {path}: {error}") from error
     if len(content) < 4 or content[:3] != bytes([0, 0, _UINT8]):
         raise DatasetError(f"{path} is not an idx file of bytes: it begins with {content[:4].hex() or 'nothing'}")

@@ -48,8 +48,8 @@ def load_parquet(name: str, path: Path, image_size: int | None) -> ImageData:
 
     tables = {}
     for part, files in _parquet_files(path).items():
-        for file in files:
-            _check_parquet(file)
+        if not sum(_rows(file) for file in files):
+            raise DatasetError(f"{name} has no {'training' if part == 'train' else part} images")
         try:
             with _no_bars():
                 tables[part] = datasets.Dataset.from_parquet([str(file) for file in files])
@@ -113,13 +113,13 @@ def _parquet_files(path: Path) -> dict[str, list[Path]]:
     raise DatasetError(f"no *.parquet in {path}; parquet:PATH needs PATH/train*.parquet and PATH/test*.parquet")
 
 
-def _check_parquet(file: Path) -> None:
-    """Read the footer, which a truncated file has lost."""
+def _rows(file: Path) -> int:
+    """Number of rows, from the footer, which a truncated file has lost."""
     import pyarrow
     import pyarrow.parquet
 
     try:
-        pyarrow.parquet.read_metadata(file)
+        return int(pyarrow.parquet.read_metadata(file).num_rows)
     except (pyarrow.ArrowException, OSError) as error:
         raise DatasetError(f"{file} is truncated or not a Parquet file: {_reason(error)}") from error
 

@@ -25,6 +25,8 @@ __all__ = ["load"]
 _log = logging.getLogger(__name__)
 
 _FASHION = tuple(f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+_CIFAR_FILE = 10_000
+_STL10 = {"train": 5_000, "test": 8_000}
 _CIFAR = "https://www.cs.toronto.edu/~kriz/"
 Part = tuple[Tensor, Tensor]
 
@@ -132,14 +134,14 @@ def _either(path: Path) -> Path:
 
 
 def _read_cifar10(folder: Path) -> tuple[Part, Part]:
-    parts = [_records(folder / f"data_batch_{i}.bin", 10_000, label_bytes=1, classes=10) for i in range(1, 6)]
+    parts = [_records(folder / f"data_batch_{i}.bin", _CIFAR_FILE, label_bytes=1, classes=10) for i in range(1, 6)]
     train = torch.cat([images for images, _ in parts]), torch.cat([labels for _, labels in parts])
-    return train, _records(folder / "test_batch.bin", 10_000, label_bytes=1, classes=10)
+    return train, _records(folder / "test_batch.bin", _CIFAR_FILE, label_bytes=1, classes=10)
 
 
 def _read_cifar100(folder: Path) -> tuple[Part, Part]:
-    train = _records(folder / "train.bin", 50_000, label_bytes=2, classes=100)
-    return train, _records(folder / "test.bin", 10_000, label_bytes=2, classes=100)
+    train = _records(folder / "train.bin", 5 * _CIFAR_FILE, label_bytes=2, classes=100)
+    return train, _records(folder / "test.bin", _CIFAR_FILE, label_bytes=2, classes=100)
 
 
 def _records(path: Path, count: int, label_bytes: int, classes: int) -> Part:
@@ -153,7 +155,7 @@ def _records(path: Path, count: int, label_bytes: int, classes: int) -> Part:
 
 def _read_stl10(folder: Path) -> tuple[Part, Part]:
     parts = []
-    for part, count in (("train", 5_000), ("test", 8_000)):
+    for part, count in _STL10.items():
         # Stored column by column.
         images = _bytes(folder / f"{part}_X.bin", count * 3 * 96 * 96).view(count, 3, 96, 96).mT.contiguous()
         labels = _bytes(folder / f"{part}_y.bin", count).long() - 1
