@@ -131,14 +131,17 @@ def test_scores_before_it_updates(make):
 
 @pytest.mark.parametrize("make", HEALTHY)
 def test_density_is_fitted_and_samples_agree_with_it(make):
-    criterion = settle(make((3, 3)), steps=150)
+    criterion = settle(make((3, 3)), steps=100)
     density = criterion.density()
     held_out = pairs(2000, seed=1234)
     nll = -density.log_prob(*held_out).mean()
     z = torch.cat(pairs(4000, seed=5), dim=1)
     single = torch.distributions.MultivariateNormal(z.mean(0), torch.cov(z.T))
     baseline = -single.log_prob(torch.cat(held_out, dim=1)).mean()
-    assert nll < baseline + 0.35, "no worse than one Gaussian fitted to twice the data"
+    if isinstance(criterion, GMJE):
+        assert nll < baseline - 0.1, "a mixture explains clusters better than one Gaussian"
+    else:
+        assert nll < baseline + 0.35, "no worse than one Gaussian fitted to twice the data"
     torch.manual_seed(0)
     context, target = density.sample((20_000,))
     entropy = -density.log_prob(context, target)
@@ -148,14 +151,6 @@ def test_density_is_fitted_and_samples_agree_with_it(make):
     mean = torch.cat([context, target], dim=1)
     spread = mean.std(0) / math.sqrt(20_000)
     assert ((mean.mean(0) - density.joint.mean).abs() < 4.5 * spread).all()
-
-
-@pytest.mark.parametrize("make", GMJES)
-def test_mixture_beats_one_gaussian_on_clusters(make):
-    density = settle(make((3, 3)), steps=200).density()
-    held_out = pairs(2000, seed=1234)
-    gaussian = settle(GJE((3, 3)), steps=200).density()
-    assert density.log_prob(*held_out).mean() > gaussian.log_prob(*held_out).mean() + 0.1
 
 
 @pytest.mark.parametrize("make", HEALTHY)
@@ -237,12 +232,12 @@ def test_gje_loss_is_minus_the_gaussian_mutual_information_behind_the_channel(no
     criterion = GJE(2, noise=noise, reg_covar=1e-9, decay=0.99).double()
     factor = torch.randn(4, 4, dtype=torch.float64)
     losses = [
-        criterion(*(torch.randn(2000, 4, dtype=torch.float64) @ factor.T).split(2, dim=1)).item() for _ in range(500)
+        criterion(*(torch.randn(500, 4, dtype=torch.float64) @ factor.T).split(2, dim=1)).item() for _ in range(400)
     ]
     covariance = factor @ factor.T
     power = covariance.diagonal().view(2, 2).mean(dim=1).repeat_interleave(2)
     expected = gaussian_mutual_information(covariance + noise * torch.diag(power), context_dim=2)
-    assert -sum(losses[200:]) / 300 == pytest.approx(expected.item(), abs=0.01)
+    assert -sum(losses[200:]) / 200 == pytest.approx(expected.item(), abs=0.02)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
