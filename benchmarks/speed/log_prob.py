@@ -34,6 +34,7 @@ from gmje_core.mixture import GaussianMixture
 
 TARGETS = {"full": 4.0, "diag": 50.0, "low_rank": 20.0}
 TOLERANCE = 1e-3  # nats, float32 against float32
+MEASUREMENT_SECONDS = 0.1  # one call of a few milliseconds is mostly noise
 
 Parameters = dict[str, Tensor]
 
@@ -64,7 +65,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--components", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--rank", type=int, default=8)
     parser.add_argument("--covariance-types", nargs="+", default=list(TARGETS), choices=list(TARGETS))
-    parser.add_argument("--repeats", type=int, default=7, help="pairs of timed calls of each case")
+    parser.add_argument("--repeats", type=int, default=7, help="pairs of measurements of each case")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--backward", action="store_true", help="time the mean's value and gradient, not the value")
     parser.add_argument("--check", action="store_true", help="exit with status 1 where a target is missed")
@@ -79,7 +80,7 @@ def compare(
     x, parameters = problem(kind, batch, dim, components, rank)
     ours, theirs = scored(ours_of(kind), x, parameters, backward), scored(theirs_of(kind), x, parameters, backward)
     difference = max(float((a - b).abs().max()) for a, b in zip(ours(), theirs(), strict=True))
-    pairs = [(seconds(theirs), seconds(ours)) for _ in range(repeats)]
+    pairs = [(seconds(theirs, repeat_of(theirs)), seconds(ours, repeat_of(ours))) for _ in range(repeats)]
     ratios = sorted(a / b for a, b in pairs)
     return {
         "covariance_type": kind,
@@ -157,11 +158,17 @@ def scored(
     return gradients if backward else values
 
 
-def seconds(call: Callable[[], object]) -> float:
-    """Wall-clock time of one call."""
+def seconds(call: Callable[[], object], times: int = 1) -> float:
+    """Mean wall-clock time of a call."""
     start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+    for _ in range(times):
+        call()
+    return (time.perf_counter() - start) / times
+
+
+def repeat_of(call: Callable[[], object]) -> int:
+    """Calls that fill a measurement; the one made to find out also warms the caches."""
+    return max(1, round(MEASUREMENT_SECONDS / seconds(call)))
 
 
 class LiveBytes(TorchDispatchMode):

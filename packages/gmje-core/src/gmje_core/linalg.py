@@ -239,7 +239,8 @@ def triangular_inverse(scale_tril: Tensor) -> Tensor:
                 [-0.5000,  1.0000]])
     """
     eye = torch.eye(scale_tril.shape[-1], dtype=scale_tril.dtype, device=scale_tril.device)
-    inverse: Tensor = torch.linalg.solve_triangular(scale_tril, eye, upper=False)
+    # From the right, X L = I: LAPACK then copies less.
+    inverse: Tensor = torch.linalg.solve_triangular(scale_tril, eye, upper=False, left=False)
     return inverse
 
 
