@@ -457,9 +457,17 @@ def test_the_fingerprint_of_a_table_is_of_its_content(parquet, tmp_path):
     assert len({first, changed, load_dataset(f"parquet:{parquet}").fingerprint}) == 3
 
 
-def test_large_tables_are_fingerprinted_by_lengths(parquet, monkeypatch):
-    monkeypatch.setattr("gmje_bench.datasets.table._HASHED_BYTES", 100)
-    assert load_dataset(f"parquet:{parquet}").fingerprint_of == "sizes"
+@pytest.mark.parametrize(("hashed", "kind"), [(2**30, "content"), (100, "sizes")])
+def test_large_tables_are_fingerprinted_by_lengths(hashed, kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("gmje_bench.datasets.table._HASHED_BYTES", hashed)
+    found = []
+    for start in (0, 100):
+        images = [encoded(picture(start + i), "bmp") for i in range(6)]  # all of one length
+        (tmp_path / str(start)).mkdir()
+        both = hub.Dataset.from_dict({"image": images, "label": [0, 1] * 3})
+        found.append(load_dataset(written(tmp_path / str(start), both, both)))
+    assert {data.fingerprint_of for data in found} == {kind}
+    assert (found[0].fingerprint == found[1].fingerprint) == (kind == "sizes")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
