@@ -23,7 +23,9 @@ def results(*records: Record) -> Results:
         suite="vision",
         options={"network": {"backbone": "smallconv"}, "training": {"epochs": 6, "batch_size": 256}},
         protocol={"version": "1"},
-        dataset=DatasetRecord(name="d", fingerprint="f", train=10, test=2, classes=2, image_size=28),
+        dataset=DatasetRecord(
+            name="d", fingerprint="f", fingerprint_of="content", train=10, test=2, classes=2, image_size=28
+        ),
         versions={},
         environment={},
         command="python -m gmje_bench run",

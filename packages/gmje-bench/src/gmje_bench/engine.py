@@ -77,7 +77,8 @@ def run(suite: Suite, name: str, output: Path, *, overwrite: bool, processes: in
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
     )
     _check_world(accelerator, processes)
-    data = load_dataset(suite.dataset, image_size=suite.image_size, limit=suite.limit)
+    with accelerator.local_main_process_first():  # one download, not one for each process
+        data = load_dataset(suite.dataset, image_size=suite.image_size, limit=suite.limit)
     plan(len(data.train), suite.training, accelerator)
     for method in suite.methods:  # options are wrong before, not after, an hour of training
         with warnings.catch_warnings():
@@ -199,6 +200,7 @@ def _describe(suite: Suite, name: str, data: ImageData, accelerator: Accelerator
         dataset=DatasetRecord(
             name=data.name,
             fingerprint=data.fingerprint,
+            fingerprint_of=data.fingerprint_of,
             train=len(data.train),
             test=len(data.test),
             classes=len(data.classes),

@@ -52,7 +52,8 @@ class DatasetRecord(_Model):
     """What was read."""
 
     name: str
-    fingerprint: str = Field(description="SHA-256 over the content that was read, or over paths and sizes of folders.")
+    fingerprint: str = Field(description="SHA-256 of what was read.")
+    fingerprint_of: str = Field(description="What it covers: content, names and sizes of files, or sizes.")
     train: int = Field(description="Images.")
     test: int = Field(description="Images.")
     classes: int
