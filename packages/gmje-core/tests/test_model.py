@@ -1,11 +1,13 @@
 """The model: one step, the questions it answers, and a configuration that is strict both ways."""
 
 import json
+import math
 
 import pytest
 import torch
 
-from gmje_core import ConfigError, GMJEConfig, GMJEModel, NotFittedError, ShapeError
+from gmje_core import ConfigError, GMJEConfig, GMJEModel, JointGaussianMixture, NotFittedError, ShapeError
+from gmje_core.model import _uncertainty
 
 
 def small(**changes: object) -> GMJEConfig:
@@ -57,6 +59,52 @@ def test_inference_agrees_with_the_density_and_leaves_no_trace(model):
         assert torch.equal(value, before[key]), key
 
 
+def test_uncertainty_keeps_the_smaller_part():
+    """Tight modes far apart: within is 1e-8 of between, which a difference of variances in float32 would lose."""
+    density = JointGaussianMixture.from_moments(
+        torch.ones(2), torch.tensor([[0.0, -1.0], [0.0, 1.0]]), 1e-8 * torch.eye(2).expand(2, 2, 2), context_dim=1
+    )
+    parts = _uncertainty(density, torch.zeros(3, 1))
+    torch.testing.assert_close(parts.within, torch.full((3,), 1e-8), rtol=1e-5, atol=0)
+    torch.testing.assert_close(parts.between, torch.ones(3))
+    torch.testing.assert_close(parts.weight_entropy, torch.full((3,), math.log(2)))
+
+
+def test_uncertainty_does_not_depend_on_the_rows_taken_at_once(model, monkeypatch):
+    images = torch.rand(7, 1, 28, 28)
+    whole = model.uncertainty(images)
+    monkeypatch.setattr("gmje_core.model._LARGEST", 3 * 4 * 8)
+    for part, other in zip(model.uncertainty(images), whole, strict=True):
+        assert part.shape == (7,)
+        torch.testing.assert_close(part, other)
+
+
+def test_frozen_parts_stay_frozen(model):
+    model.backbone.eval()
+    model.embed(torch.rand(2, 1, 28, 28))
+    assert model.training
+    assert model.projector.training
+    assert not any(module.training for module in model.backbone.modules())
+
+
+def test_views_that_differ_are_named(model):
+    with pytest.raises(ShapeError, match=r"\(4, 1, 28, 28\) and \(4, 1, 32, 32\)"):
+        model(torch.rand(4, 1, 28, 28), torch.rand(4, 1, 32, 32))
+
+
+def test_image_size_reaches_models_that_fix_it():
+    pytest.importorskip("timm")
+    model = GMJEModel(small(backbone="timm:vit_tiny_patch16_224", image_size=32))
+    assert model.embed(torch.rand(2, 1, 32, 32)).shape == (2, 8)
+
+
+def test_a_configuration_does_not_follow_its_callers_dictionary():
+    options = {"components": 4}
+    config = small(criterion_options=options)
+    options["components"] = 5
+    assert config.criterion_options == {"components": 4}
+
+
 def test_embedding_does_not_depend_on_the_rest_of_the_batch(model):
     images = torch.rand(6, 1, 28, 28)
     torch.testing.assert_close(model.embed(images)[:2], model.embed(images[:2]))
@@ -87,6 +135,7 @@ def test_configuration_round_trips_through_json():
         ({"dim": 0}, r"dim must lie in \[1, 65536\]"),
         ({"hidden": 10**9}, "hidden must lie in"),
         ({"criterion_options": {"components": [1]}}, "JSON scalars"),
+        ({"criterion_options": {"noise": float("inf")}}, "finite numbers, got 'noise': inf"),
         ({"schema_version": 2}, "schema_version 2"),
     ],
 )
@@ -105,6 +154,12 @@ def test_missing_keys_are_named():
 @pytest.mark.parametrize("text", ["", "[]", "{", "3", json.dumps(small().to_dict()).replace("8", "NaN"), "[" * 100_000])
 def test_what_is_not_a_configuration(text):
     with pytest.raises(ConfigError):
+        GMJEConfig.from_json(text)
+
+
+def test_repeated_keys_are_named():
+    text = small().to_json().replace('"dim": 8,', '"dim": 8, "dim": 16,')
+    with pytest.raises(ConfigError, match="more than once: dim"):
         GMJEConfig.from_json(text)
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from gmje_core import GMJEConfig
-from gmje_hub import CorruptModelError, GMJEModel, ModelNotFoundError, UnsafeWeightsError
+from gmje_hub import CorruptModelError, GMJEModel, ModelNotFoundError, UnsafeWeightsError, UnsavableModelError
 
 
 @pytest.fixture
@@ -111,3 +111,37 @@ def test_an_interrupted_save_leaves_the_old_model(model, folder, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         model.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda model: model.half(), r"torch\.float16"),
+        (lambda model: model.double().float(), r"criterion\.\S+ is torch\.float32 \S* instead of torch\.float64"),
+        (lambda model: model.projector.register_buffer("extra", torch.ones(1)), r"unexpected projector\.extra"),
+        (lambda model: model.projector.layers[-1].bias.data.fill_(float("nan")), "holds NaN"),
+    ],
+)
+def test_what_could_not_be_loaded_is_not_saved(model, tmp_path, change, words):
+    change(model)
+    with pytest.raises(UnsavableModelError, match=words):
+        model.save_pretrained(tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+@pytest.mark.parametrize("criterion_options", [{"update": "em"}, {"update": "gradient", "covariance_type": "low_rank"}])
+@pytest.mark.parametrize("small_images", [False, True])
+def test_a_resnet_goes_to_disk_and_back(tmp_path, criterion_options, small_images):
+    config = GMJEConfig(
+        image_size=32,
+        small_images=small_images,
+        dim=8,
+        hidden=16,
+        criterion_options={"components": 4, "rank": 2} | criterion_options,
+    )
+    model = GMJEModel(config)
+    model.save_pretrained(tmp_path)
+    again = GMJEModel.from_pretrained(tmp_path)
+    for (name, value), (other, read) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
+        assert name == other
+        assert torch.equal(value, read), name

@@ -1,6 +1,7 @@
 """The configuration of a model: plain data with a strict JSON form, free of torch."""
 
 import json
+import math
 import types
 import typing
 from dataclasses import asdict, dataclass, field, fields
@@ -75,6 +76,10 @@ class GMJEConfig:
         for key, option in self.criterion_options.items():
             if not isinstance(key, str) or not isinstance(option, _OPTION_TYPES):
                 raise ConfigError(f"criterion_options must map names to JSON scalars, got {key!r}: {option!r}")
+            if isinstance(option, float) and not math.isfinite(option):
+                raise ConfigError(f"criterion_options must hold finite numbers, got {key!r}: {option!r}")
+        # The caller's dictionary may change later; a configuration may not.
+        object.__setattr__(self, "criterion_options", dict(self.criterion_options))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that :meth:`from_dict` takes back."""
@@ -110,7 +115,7 @@ class GMJEConfig:
             ConfigError: not JSON, or not a configuration.
         """
         try:
-            values = json.loads(text, parse_constant=_refuse_constant)
+            values = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats)
         except (json.JSONDecodeError, RecursionError) as error:
             raise ConfigError(f"the configuration is not valid JSON: {error}") from error
         return cls.from_dict(values)
@@ -118,3 +123,12 @@ class GMJEConfig:
 
 def _refuse_constant(name: str) -> float:
     raise ConfigError(f"the configuration holds {name}, which is not a JSON number")
+
+
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        keys = [key for key, _ in pairs]
+        repeated = sorted({key for key in keys if keys.count(key) > 1})
+        raise ConfigError(f"the configuration holds a key more than once: {', '.join(repeated)}")
+    return values

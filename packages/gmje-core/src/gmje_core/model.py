@@ -15,6 +15,9 @@ from gmje_core.networks import ProjectionHead, build_backbone
 
 __all__ = ["GMJEModel", "GMJEOutput", "Uncertainty"]
 
+# Elements of the largest temporary of `uncertainty`: the conditional means (B, K, d_t) of some rows.
+_LARGEST = 2**24
+
 
 class GMJEOutput(NamedTuple):
     """What a training step gives.
@@ -78,7 +81,10 @@ class GMJEModel(nn.Module):
         super().__init__()
         self.config = config
         self.backbone = build_backbone(
-            config.backbone, in_channels=config.in_channels, small_images=config.small_images
+            config.backbone,
+            in_channels=config.in_channels,
+            small_images=config.small_images,
+            image_size=config.image_size,
         )
         self.projector = ProjectionHead(
             int(self.backbone.num_features),  # type: ignore[arg-type]
@@ -96,14 +102,18 @@ class GMJEModel(nn.Module):
 
         Args:
             x_context: ``(B, C, H, W)`` context views.
-            x_target: ``(B, C, H, W)`` target views.
+            x_target: ``(B, C, H, W)`` target views, of the same size.
 
         Raises:
-            ShapeError: images of another shape.
+            ShapeError: images of another shape, or views that differ in shape.
             NonFiniteError, BatchSizeError: see :class:`gmje_core.criteria.Criterion`.
         """
         self._check(x_context)
         self._check(x_target)
+        if x_context.shape != x_target.shape:
+            raise ShapeError(
+                f"both views must have the same shape, but have {tuple(x_context.shape)} and {tuple(x_target.shape)}"
+            )
         features = self.backbone(torch.cat([x_context, x_target]))
         z_context, z_target = self.projector(features).split([len(x_context), len(x_target)])
         return GMJEOutput(self.criterion(z_context, z_target), z_context, z_target, features[: len(x_context)])
@@ -135,16 +145,22 @@ class GMJEModel(nn.Module):
         return self.density().log_prob(self.embed(x_context), self.embed(x_target))
 
     def uncertainty(self, x: Tensor) -> Uncertainty:
-        """How sure the model is of the other view of ``x``."""
-        z = self.embed(x)
+        r"""How sure the model is of the other view of ``x``, by the law of total covariance.
+
+        .. math::
+            \operatorname{tr} \mathrm{Cov}[z_t \mid z_c]
+            = \sum_k w_k(z_c) \operatorname{tr} S_k + \sum_k w_k(z_c)\, |m_k(z_c) - m(z_c)|^2
+
+        Args:
+            x: ``(B, C, H, W)`` context views.
+
+        Returns:
+            The two terms, the entropy of the weights and the surprise, each ``(B,)``.
+        """
         density = self.density()
-        posterior = density.condition(z)
-        variance = posterior.variance.sum(dim=-1)
-        mean = posterior.mean.unsqueeze(-2)
-        between = (posterior.weights * (posterior.means - mean).square().sum(dim=-1)).sum(dim=-1)
-        return Uncertainty(
-            (variance - between).clamp_min(0), between, posterior.weight_entropy, -density.context.log_prob(z)
-        )
+        rows = max(1, _LARGEST // (density.components * density.target_dim))
+        parts = [_uncertainty(density, z) for z in self.embed(x).split(rows)]
+        return Uncertainty(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
     def sample(self, n: int) -> tuple[Tensor, Tensor]:
         """``n`` pairs of embeddings from the joint density, each ``(n, dim)``."""
@@ -169,3 +185,16 @@ class GMJEModel(nn.Module):
         finally:
             for module, training in modes.items():
                 module.training = training
+
+
+def _uncertainty(density: JointGaussianMixture, z: Tensor) -> Uncertainty:
+    """Each part is summed on its own: as a difference of variances the smaller one would lose its digits."""
+    posterior = density.condition(z)
+    within = posterior.weights * posterior.covariance.diagonal().sum(dim=-1)
+    spread = (posterior.means - posterior.mean.unsqueeze(-2)).square().sum(dim=-1)
+    return Uncertainty(
+        within.sum(dim=-1),
+        (posterior.weights * spread).sum(dim=-1),
+        posterior.weight_entropy,
+        -density.context.log_prob(z),
+    )

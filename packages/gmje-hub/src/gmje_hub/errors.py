@@ -1,6 +1,6 @@
 """Typed errors of saving and loading; each text says what was wrong and what would be right."""
 
-__all__ = ["CorruptModelError", "HubError", "ModelNotFoundError", "UnsafeWeightsError"]
+__all__ = ["CorruptModelError", "HubError", "ModelNotFoundError", "UnsafeWeightsError", "UnsavableModelError"]
 
 
 class HubError(Exception):
@@ -17,3 +17,7 @@ class UnsafeWeightsError(HubError, ValueError):
 
 class CorruptModelError(HubError, ValueError):
     """Files that are damaged, or do not belong to the configuration."""
+
+
+class UnsavableModelError(HubError, ValueError):
+    """A model that its configuration does not describe, so that it could not be loaded again."""

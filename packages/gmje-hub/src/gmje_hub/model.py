@@ -12,7 +12,7 @@ from torch import Tensor
 
 import gmje_core
 from gmje_core import ConfigError, GMJEConfig
-from gmje_hub.errors import CorruptModelError, ModelNotFoundError, UnsafeWeightsError
+from gmje_hub.errors import CorruptModelError, ModelNotFoundError, UnsafeWeightsError, UnsavableModelError
 
 __all__ = ["CONFIG", "WEIGHTS", "GMJEModel"]
 
@@ -39,18 +39,28 @@ class GMJEModel(gmje_core.GMJEModel):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors``; each appears whole or not at all.
 
-        The weights come first: a folder with a configuration has the weights that belong to it, unless it held
-        another model before and the write stopped between the two, which loading then reports.
+        The weights come first, so a new folder with a configuration has the weights that belong to it. Where the
+        folder held another model and the machine stops between the two, loading names weights of other shapes;
+        save to a new folder where even options of the criterion must never be mixed up.
 
         Args:
             folder: Made where it does not exist.
 
         Raises:
+            UnsavableModelError: a state that could not be loaded again: cast to another dtype than the
+                configuration builds, changed in its modules, or with NaN in it.
             OSError: the folder cannot be written.
         """
+        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        with torch.device("meta"):
+            mismatch = _mismatch(state, type(self)(self.config).state_dict())
+        if mismatch:
+            raise UnsavableModelError(
+                f"{folder} was not written, as it could not be loaded: {mismatch} (half(), float() and double() change "
+                "what a configuration builds; use torch.autocast instead)"
+            )
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
         _write_atomic(path / WEIGHTS, save(state))
         _write_atomic(path / CONFIG, self.config.to_json().encode())
 
@@ -79,7 +89,9 @@ class GMJEModel(gmje_core.GMJEModel):
             state = load((path / WEIGHTS).read_bytes())
         except SafetensorError as error:
             raise CorruptModelError(f"{path / WEIGHTS} is not a whole safetensors file: {error}") from error
-        _check_state(path / WEIGHTS, state, model.state_dict())
+        mismatch = _mismatch(state, model.state_dict())
+        if mismatch:
+            raise CorruptModelError(f"{path / WEIGHTS} does not fit {CONFIG}: {mismatch}")
         model.load_state_dict(state)
         return model.eval()
 
@@ -96,8 +108,8 @@ def _check_files(path: Path) -> None:
             raise ModelNotFoundError(f"{path} has no {name}; a model is a folder with {CONFIG} and {WEIGHTS}")
 
 
-def _check_state(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Raise unless names, shapes and dtypes are all as expected."""
+def _mismatch(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
+    """What keeps a state from being loaded: names, shapes, dtypes, values; empty where nothing does."""
     problems = [f"missing {key}" for key in expected.keys() - found.keys()]
     problems += [f"unexpected {key}" for key in found.keys() - expected.keys()]
     for key in expected.keys() & found.keys():
@@ -106,9 +118,8 @@ def _check_state(path: Path, found: dict[str, Tensor], expected: dict[str, Tenso
             problems.append(f"{key} is {have.dtype} {tuple(have.shape)} instead of {want.dtype} {tuple(want.shape)}")
         elif have.is_floating_point() and not torch.isfinite(have).all():
             problems.append(f"{key} holds NaN or infinity")
-    if problems:
-        more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise CorruptModelError(f"{path} does not fit {CONFIG}: {'; '.join(sorted(problems)[:3])}{more}")
+    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
+    return "; ".join(sorted(problems)[:3]) + more
 
 
 def _write_atomic(path: Path, content: bytes) -> None:
