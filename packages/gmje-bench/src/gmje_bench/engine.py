@@ -175,7 +175,7 @@ def _evaluate(
 
 def _build(method: str, suite: Suite, data: ImageData, seed: int) -> JointEmbedding:
     try:
-        return build_module(method, suite, data.channels, seed)
+        return build_module(method, suite, data.channels, seed, data.image_size)
     except GMJEError as error:
         raise OptionError(str(error)) from error
 

@@ -45,11 +45,13 @@ class JointEmbedding(nn.Module):
         return {**values, "verdict": verdict.name, "advice": verdict.advice}
 
 
-def build_module(method: str, suite: Suite, channels: int, seed: int) -> JointEmbedding:
+def build_module(method: str, suite: Suite, channels: int, seed: int, image_size: int | None = None) -> JointEmbedding:
     """The module of a method; the encoder starts from the same weights for every method of a seed."""
     network = suite.network
     torch.manual_seed(seed)
-    backbone = build_backbone(network.backbone, in_channels=channels, small_images=network.small_images)
+    backbone = build_backbone(
+        network.backbone, in_channels=channels, small_images=network.small_images, image_size=image_size
+    )
     objective = build_objective(method, network.dim, suite.method.get(method, {}))
     torch.manual_seed(seed + 1)
     projector = ProjectionHead(
