@@ -53,7 +53,9 @@ class DatasetRecord(_Model):
 
     name: str
     fingerprint: str = Field(description="SHA-256 of what was read.")
-    fingerprint_of: str = Field(description="What it covers: content, names and sizes of files, or sizes.")
+    fingerprint_of: str = Field(
+        default="content", description="What it covers: content, names and sizes of files, or sizes."
+    )
     train: int = Field(description="Images.")
     test: int = Field(description="Images.")
     classes: int
