@@ -1,12 +1,13 @@
 """The command line as a user meets it: results, and every mistake as one line with exit status 2."""
 
-import os
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 
+from gmje_bench import cli
 from gmje_bench.cli import main
 from gmje_bench.runs import read_results
 
@@ -45,15 +46,18 @@ def test_run_writes_the_whole_folder_and_prints_the_table(tmp_path, capsys):
         (["run", "--dataset", "imagefolder:"], "imagefolder:PATH"),
         (["run", "--suit", "vision"], "--suite"),
         (["rum"], "run"),
-        (["run", "--epochs", "-1"], "training.epochs"),
+        (["run", "--epochs", "-1"], "--epochs: input should be greater"),
         (["run", "--epochs", "many"], "valid integer"),
-        (["run", "--batch-size", "1"], "training.batch_size"),
+        (["run", "--batch-size", "1"], "--batch-size: input should be greater than or equal to 2, got 1"),
+        (["run", "--seeds", "-1"], "--seeds: input should be greater than or equal to 0"),
+        (["run", "--dry-run", "--backbone", "resnet81"], "did you mean resnet18?"),
         (["run", "--seeds", "0,x"], "integers separated by commas"),
         (["run", "--seeds", "0,0"], "must not repeat"),
         (["run", "--methods", ""], "methods"),
-        (["run", "--mixed-precision", "fp8"], "mixed_precision"),
+        (["run", "--mixed-precision", "fp8"], "--mixed-precision"),
         (["run", "--suite", "missing.toml"], "missing.toml"),
         (["run", "--backbone", "resnet81", "--limit", "300", "--output", "OUT"], "resnet18"),
+        (["run", "--backbone", "timm:nosuchmodel", "--limit", "300", "--output", "OUT"], "nosuchmodel"),
         (["run", "--dataset", "imagefolder:/does/not/exist", "--output", "OUT"], "/does/not/exist"),
         (["run", "--suite", "smoke", "--limit", "100", "--output", "OUT"], "larger than the 100 training images"),
         (["run", "--suite", "smoke", "--processes", "2", "--output", "OUT"], "torchrun"),
@@ -157,19 +161,45 @@ def test_gradient_accumulation_is_refused_with_the_reason(tmp_path, capsys, monk
     assert "compare the pairs of a batch" in err
 
 
-def test_two_processes_give_the_numbers_of_one(tmp_path):
-    """Features of the same weights are the same, and so are their scores, however many processes share the work."""
-    arguments = ["--suite", "smoke", "--limit", "700", "--methods", "random,gje", "--epochs", "1"]
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert main(["run", *arguments, "--output", str(one)]) == 0
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    command += ["-m", "gmje_bench", "run", *arguments, "--processes", "2", "--output", str(two)]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("random seed 0: linear probe") == 1, "only the main process speaks"
-    first, second = read_results(one), read_results(two)
-    assert (first.world_size, second.world_size) == (1, 2)
-    assert first.records[0].metrics == pytest.approx(second.records[0].metrics, abs=1e-4)
-    assert first.records[0].metrics["knn"] == second.records[0].metrics["knn"]
-    assert second.records[1].status == "ok"
+def test_dry_run_refuses_the_folder_that_the_run_would(tmp_path, capsys):
+    (tmp_path / "thesis.txt").write_text("years")
+    assert main(["run", "--dry-run", "--output", str(tmp_path)]) == 2
+    assert "exists and is not empty" in capsys.readouterr().err
+
+
+def test_ctrl_c_says_where_the_results_are(tmp_path, capsys, monkeypatch):
+    from gmje_bench import engine
+
+    def interrupted(*_: object, **__: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(engine, "pretrain", interrupted)
+    output = tmp_path / "run"
+    assert main(["run", *TINY, "--methods", "random,gmje", "--output", str(output)]) == 130
+    assert capsys.readouterr().err.endswith(f"stopped; what had finished is in {output}\n")
+    assert [record.method for record in read_results(output).records] == ["random"]
+
+
+@pytest.mark.parametrize(
+    ("command", "wanted"),
+    [
+        ("python /bin/accelerate launch --cpu --num_processes 2 -m gmje_bench run", 2),
+        ("python /bin/accelerate launch --num_processes=4 -m gmje_bench run", 4),
+        ("python -m accelerate.commands.accelerate_cli launch --num-processes 3 -m gmje_bench run", 3),
+        ("python /bin/accelerate launch -m gmje_bench run --num_processes 2", 1),
+        ("python /bin/accelerate launch --num_processes many -m gmje_bench run", 1),
+        ("bash launch --num_processes 2", 1),
+        ("", 1),
+    ],
+)
+def test_processes_asked_of_accelerate(command, wanted):
+    assert cli._wanted_processes(command.split()) == wanted
+
+
+def test_a_launch_that_silently_became_one_process_is_refused(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(cli, "_parent_command", lambda: ["accelerate", "launch", "--cpu", "--num_processes", "2"])
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    assert main(["run", "--dry-run", "--output", str(tmp_path / "run")]) == 2
+    assert "--nproc_per_node 2" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert main(["run", "--dry-run", "--output", str(tmp_path / "run")]) == 0

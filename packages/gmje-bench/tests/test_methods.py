@@ -51,3 +51,36 @@ def test_nt_xent_is_lightlys(temperature, batch):
     z_context, z_target = (3 * torch.randn(batch, 6, generator=g, dtype=torch.float64) for _ in range(2))
     ours = nt_xent(z_context, z_target, temperature)
     assert ours.item() == pytest.approx(NTXentLoss(temperature)(z_context, z_target).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "words"),
+    [
+        ("simclr", {"temperature": 0}, "temperature must be at least"),
+        ("simclr", {"temperature": "low"}, "temperature must be a number"),
+        ("vicreg", {"nu_param": -1.0}, "nu_param must be a number of at least 0"),
+        ("vicreg", {"nu_param": True}, "nu_param must be a number"),
+        ("gmje", {"components": "many"}, "components"),
+        ("gje", {"decay": 2.0}, "decay must lie"),
+    ],
+)
+def test_an_option_out_of_range_is_named(method, options, words):
+    with pytest.raises(OptionError, match=words):
+        build_objective(method, 8, options)
+
+
+class _Notes(torch.nn.Module):
+    def forward(self, z_context: torch.Tensor, z_target: torch.Tensor) -> torch.Tensor:
+        self.dtype, self.autocast = z_context.dtype, torch.is_autocast_enabled("cpu")
+        return (z_context - z_target).square().mean()
+
+
+@pytest.mark.parametrize("name", ["simclr", "vicreg"])
+def test_mixed_precision_ends_before_the_loss(name):
+    module = build_module(name, load_suite("smoke"), channels=1, seed=0)
+    module.criterion = _Notes()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = module(*torch.rand(2, 8, 1, 28, 28))
+    assert (module.criterion.dtype, module.criterion.autocast) == (torch.float32, False)
+    loss.backward()
+    assert next(module.backbone.parameters()).grad.isfinite().all()

@@ -145,8 +145,8 @@ class _Breaks(nn.Module):
 
 def test_a_loss_that_is_no_number_says_where(data):
     whole = build_module("simclr", load_suite("smoke"), 1, 0)
-    module = JointEmbedding(whole.backbone, whole.projector, _Breaks())
-    with pytest.raises(DivergedError, match="epoch 1, step 3"):
+    module = JointEmbedding(whole.backbone, whole.projector, _Breaks(), name="mine")
+    with pytest.raises(DivergedError, match="mine diverged at epoch 1, step 3"):
         pretrain(
             module,
             data,
@@ -155,3 +155,8 @@ def test_a_loss_that_is_no_number_says_where(data):
             accelerator=Accelerator(cpu=True),
             on_epoch=lambda *_: None,
         )
+
+
+def test_embeddings_that_are_no_numbers_say_where(data):
+    with pytest.raises(DivergedError, match=r"gje diverged at epoch 1, step \d: .*NaN or infinity"):
+        train(data, "gje", optimizer="sgd", learning_rate=1e30, warmup_steps=0)

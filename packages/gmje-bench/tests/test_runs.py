@@ -11,6 +11,7 @@ from gmje_bench.runs import (
     DatasetRecord,
     Record,
     Results,
+    check_run_folder,
     create_run_folder,
     read_results,
     write_atomic,
@@ -110,3 +111,34 @@ def test_a_file_in_the_way(tmp_path):
     (tmp_path / "run").write_text("")
     with pytest.raises(RunFolderError, match="is a file"):
         create_run_folder(tmp_path / "run", overwrite=True)
+
+
+def test_a_run_that_was_killed_before_its_first_result_can_be_replaced(tmp_path):
+    (tmp_path / "models").mkdir()
+    for name in ("models/gmje-seed0.safetensors", ".results.json.ab12"):
+        (tmp_path / name).write_text("half")
+    with pytest.raises(RunFolderError, match="not empty"):
+        check_run_folder(tmp_path, overwrite=False)
+    create_run_folder(tmp_path, overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["models"]
+    assert not list((tmp_path / "models").iterdir())
+
+
+def test_checking_changes_nothing(tmp_path):
+    write_results(tmp_path, results(record()))
+    check_run_folder(tmp_path, overwrite=True)
+    assert read_results(tmp_path).records
+    check_run_folder(tmp_path / "new", overwrite=False)
+    assert not (tmp_path / "new").exists()
+
+
+def test_an_error_with_a_bar_stays_one_cell():
+    text = markdown(results(record(0, status="failed", error="a | b", metrics={})))
+    assert "a \\| b" in text
+
+
+def test_the_schema_names_every_field():
+    schema = Results.model_json_schema()
+    assert set(schema["properties"]) == set(Results.model_fields)
+    assert set(schema["$defs"]["Record"]["properties"]) == set(Record.model_fields)
+    assert schema["additionalProperties"] is False

@@ -3,7 +3,8 @@
 import pytest
 
 from gmje_bench.errors import OptionError, SuiteError
-from gmje_bench.suite import load_suite, suite_names
+from gmje_bench.suite import BACKBONES, load_suite, suite_names
+from gmje_core.networks import backbone_names
 
 MINIMAL = 'summary = "s"\ndataset = "fashion_mnist_12k"\nmethods = ["gmje"]\nseeds = [0]\n'
 
@@ -23,6 +24,9 @@ def test_suites_of_the_package_are_valid(name):
         (MINIMAL.replace("seeds = [0]\n", ""), SuiteError, "missing key 'seeds'"),
         (MINIMAL.replace("gmje", "gmjee"), OptionError, "did you mean gmje"),
         (MINIMAL + "[method.simclear]\ntemperature = 0.1\n", OptionError, "did you mean simclr"),
+        (MINIMAL + '[network]\nbackbone = "resnet81"\n', SuiteError, "network.backbone: .*did you mean resnet18"),
+        (MINIMAL + "[method.gmje]\ncomponents = [1]\n", SuiteError, r"method.gmje.components must be a number.*\[1\]"),
+        (MINIMAL.replace("[0]", "[0, 0]"), SuiteError, "seeds must not repeat, got 0, 0"),
         ("summary = ", SuiteError, "not valid TOML"),
     ],
 )
@@ -38,3 +42,29 @@ def test_own_suite_and_options(tmp_path):
     path.write_text(MINIMAL)
     suite = load_suite(str(path)).replace(epochs=7, backbone="smallconv", seeds=[3, 4], limit=None)
     assert (suite.training.epochs, suite.network.backbone, suite.seeds) == (7, "smallconv", [3, 4])
+
+
+@pytest.mark.parametrize("name", ["folder.toml", "none.toml"])
+def test_a_file_that_cannot_be_read_is_named(tmp_path, name):
+    (tmp_path / "folder.toml").mkdir()
+    with pytest.raises(SuiteError, match=name):
+        load_suite(str(tmp_path / name))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"epochs": 0}, "--epochs"), ({"methods": []}, "--methods"), ({"image_size": -1}, "--image-size")],
+)
+def test_an_option_out_of_range_is_named_as_the_user_typed_it(changes, words):
+    with pytest.raises(OptionError, match=f"^{words}: "):
+        load_suite("smoke").replace(**changes)
+
+
+def test_backbones_known_without_torch_are_those_there_are():
+    assert backbone_names() == BACKBONES
+    assert load_suite("smoke").replace(backbone="timm:vit_tiny").network.backbone == "timm:vit_tiny"
+
+
+def test_the_default_suite_spells_out_the_losses_own_defaults():
+    method = load_suite("vision").method
+    assert method["vicreg"] == {"lambda_param": 25.0, "mu_param": 25.0, "nu_param": 1.0}

@@ -5,7 +5,7 @@ import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -43,6 +43,7 @@ def run(
 ) -> None:
     """Train and evaluate the methods of a suite, and write a run folder."""
     from gmje_bench.datasets import check_name
+    from gmje_bench.runs import check_run_folder
     from gmje_bench.suite import load_suite
 
     chosen = load_suite(suite).replace(
@@ -58,8 +59,11 @@ def run(
         workers=workers,
     )
     check_name(chosen.dataset)
+    _check_launch()
     name = Path(suite).stem
     folder = output or Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    if _is_main():
+        check_run_folder(folder, overwrite=overwrite)
     if dry_run:
         if _is_main():
             typer.echo(_describe(name, chosen.model_dump(), folder))
@@ -70,7 +74,11 @@ def run(
     from gmje_bench import engine, report
 
     command = shlex.join(["python", "-m", "gmje_bench", *sys.argv[1:]])
-    results = engine.run(chosen, name, folder, overwrite=overwrite, processes=processes, command=command)
+    try:
+        results = engine.run(chosen, name, folder, overwrite=overwrite, processes=processes, command=command)
+    except KeyboardInterrupt:  # here, because what typer makes of it differs between its versions
+        _fail(f"stopped; what had finished is in {folder}", "")
+        raise typer.Exit(130) from None
     if _is_main():
         Console(width=None if sys.stdout.isatty() else 120).print(report.rich_table(results))
         typer.echo(f"results in {folder}")
@@ -150,7 +158,44 @@ def _integers(option: str, text: str) -> list[int]:
         raise OptionError(f"{option} takes integers separated by commas, such as 0,1,2; got {text!r}") from error
 
 
-def _describe(name: str, options: dict, folder: Path) -> str:  # type: ignore[type-arg]
+def _check_launch() -> None:
+    """Refuse a launch that asked for several processes and silently got one.
+
+    ``accelerate launch --cpu --num_processes 2`` starts one process without a word (accelerate#2741) and leaves no
+    trace in the environment, so the command line of the process that started this one is what can be asked.
+    """
+    if "WORLD_SIZE" in os.environ:
+        return
+    wanted = _wanted_processes(_parent_command())
+    if wanted > 1:
+        raise OptionError(
+            f"accelerate was asked for {wanted} processes but started one, as it does on CPUs; start them with "
+            f"`torchrun --standalone --nproc_per_node {wanted} -m gmje_bench run ...`, or ask for one"
+        )
+
+
+def _wanted_processes(command: list[str]) -> int:
+    """What an ``accelerate launch`` command asks for; 1 for any other command."""
+    if "launch" not in command or not any("accelerate" in part for part in command[: command.index("launch")]):
+        return 1
+    launcher = command[: command.index("gmje_bench")] if "gmje_bench" in command else command
+    for index, part in enumerate(launcher):
+        option, _, value = part.partition("=")
+        if option in ("--num_processes", "--num-processes"):
+            value = value or (launcher[index + 1] if index + 1 < len(launcher) else "")
+            return int(value) if value.isdecimal() else 1
+    return 1
+
+
+def _parent_command() -> list[str]:
+    """The command line of the process that started this one; empty where it cannot be known."""
+    try:
+        return Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
+    except OSError:  # not Linux, or not ours to read
+        return []
+
+
+def _describe(name: str, options: dict[str, Any], folder: Path) -> str:
     training, network = options["training"], options["network"]
     runs = len(options["methods"]) * len(options["seeds"])
     lines = [

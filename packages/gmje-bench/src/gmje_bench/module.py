@@ -20,18 +20,32 @@ class JointEmbedding(nn.Module):
         projector: Features to embeddings.
         criterion: Two views' embeddings to the loss of the global batch.
         trains: Whether there is anything to train.
+        name: The method's, for messages.
     """
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module, criterion: nn.Module, trains: bool = True) -> None:
+    def __init__(
+        self, backbone: nn.Module, projector: nn.Module, criterion: nn.Module, trains: bool = True, name: str = ""
+    ) -> None:
         super().__init__()
+        self.name = name
         self.backbone, self.projector, self.criterion, self.trains = backbone, projector, criterion, trains
         self._last: tuple[Tensor, Tensor] | None = None
 
     def forward(self, context: Tensor, target: Tensor) -> Tensor:
-        """The loss of the global batch; both views pass the network together."""
+        """The loss of the global batch; both views pass the network together.
+
+        Args:
+            context: ``(b, C, S, S)``, this process's share of the global batch.
+            target: The other view of the same images.
+
+        Returns:
+            Scalar, float32 or float64: only the network runs in mixed precision, the loss of every method does not.
+        """
         z_context, z_target = self.projector(self.backbone(torch.cat([context, target]))).chunk(2)
         self._last = (z_context.detach(), z_target.detach())
-        loss: Tensor = self.criterion(z_context, z_target)
+        dtype = torch.promote_types(z_context.dtype, torch.float32)
+        with torch.autocast(context.device.type, enabled=False):
+            loss: Tensor = self.criterion(z_context.to(dtype), z_target.to(dtype))
         return loss
 
     def diagnostics(self) -> dict[str, float | str]:
@@ -61,4 +75,4 @@ def build_module(method: str, suite: Suite, channels: int, seed: int, image_size
         layers=network.layers,
         normalize=objective.normalize,
     )
-    return JointEmbedding(backbone, projector, objective.criterion, objective.trains)
+    return JointEmbedding(backbone, projector, objective.criterion, objective.trains, name=method)

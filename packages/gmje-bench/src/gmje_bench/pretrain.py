@@ -13,6 +13,7 @@ from gmje_bench.errors import OptionError
 from gmje_bench.module import JointEmbedding
 from gmje_bench.suite import Training
 from gmje_bench.views import TwoViews, preset
+from gmje_core import NonFiniteError
 
 __all__ = ["DivergedError", "learning_rate", "pretrain"]
 
@@ -111,12 +112,15 @@ def pretrain(
                 rank=accelerator.process_index,
                 world_size=accelerator.num_processes,
             )
-            loss = wrapped(*pair)
+            try:
+                loss = wrapped(*pair)
+            except NonFiniteError as error:
+                raise DivergedError(f"{module.name} diverged at epoch {epoch + 1}, step {step + 1}: {error}") from error
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             optimizer.step()
             losses.append(loss.detach())
-        mean = _mean_loss(torch.stack(losses), epoch, accelerator)
+        mean = _mean_loss(torch.stack(losses), module.name, epoch, accelerator)
         report = module.diagnostics()
         history.append({"epoch": float(epoch + 1), "loss": mean, **report})
         on_epoch(epoch + 1, mean, report)
@@ -164,10 +168,13 @@ def _order(
     return [batch[start : start + share] for batch in batches]
 
 
-def _mean_loss(losses: Tensor, epoch: int, accelerator: Accelerator) -> float:
+def _mean_loss(losses: Tensor, method: str, epoch: int, accelerator: Accelerator) -> float:
     losses = torch.as_tensor(accelerator.reduce(losses, reduction="mean"))
     finite = torch.isfinite(losses)
     if not finite.all():
         step = int((~finite).nonzero()[0])
-        raise DivergedError(f"the loss is {float(losses[step])} at epoch {epoch + 1}, step {step + 1}")
+        raise DivergedError(
+            f"{method} diverged at epoch {epoch + 1}, step {step + 1}: the loss is {float(losses[step])}; lower the "
+            "learning rate"
+        )
     return float(losses.mean())

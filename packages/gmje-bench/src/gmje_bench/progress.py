@@ -1,11 +1,14 @@
-"""Progress on stderr: one bar on a terminal, plain lines elsewhere, nothing from any process but the main one."""
+"""Progress on stderr: a bar for the run and one for its stage on a terminal, plain lines elsewhere.
+
+Only the main process says anything; results go to stdout as soon as they are known.
+"""
 
 import sys
 from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 __all__ = ["Reporter"]
 
@@ -16,52 +19,58 @@ class Reporter:
     Args:
         active: Whether this is the main process.
         total: Epochs of all methods and seeds together.
+
+    Examples:
+        >>> with Reporter(active=True, total=2) as reporter:
+        ...     reporter.result("gje seed 0: done")
+        gje seed 0: done
     """
 
     def __init__(self, *, active: bool, total: int) -> None:
         self.active = active
         self.console = Console(stderr=True, quiet=not active, soft_wrap=True)
-        self._bar: Progress | None = None
-        self._task: TaskID | None = None
+        self._bars: Progress | None = None
         if active and self.console.is_terminal:
-            self._bar = Progress(
+            self._bars = Progress(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
-                TextColumn("epochs"),
-                TimeRemainingColumn(),
+                TimeElapsedColumn(),
                 console=self.console,
                 transient=True,
             )
-            self._task = self._bar.add_task("", total=total)
+            self._run = self._bars.add_task("run, epochs", total=total)
+            self._stage = self._bars.add_task("", total=None)  # moves to and fro until its length is known
 
     def __enter__(self) -> Self:
-        if self._bar:
-            self._bar.start()
+        if self._bars:
+            self._bars.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._bar:
-            self._bar.stop()
+        if self._bars:
+            self._bars.stop()
 
     def stage(self, text: str) -> None:
         """What happens now."""
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, description=text)
+        if self._bars:
+            self._bars.reset(self._stage, total=None, description=text)
         else:
             self.line(text)
 
     def epoch(self, method: str, seed: int, epoch: int, epochs: int, loss: float, verdict: str) -> None:
         """An epoch is over."""
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, advance=1, description=f"{method} seed {seed} loss {loss:.3f} {verdict}")
+        if self._bars:
+            text = f"{method} seed {seed}: loss {loss:.3f} {verdict}"
+            self._bars.update(self._stage, completed=epoch, total=epochs, description=text)
+            self._bars.advance(self._run)
         else:
             self.line(f"{method} seed {seed}: epoch {epoch}/{epochs}, loss {loss:.4f}, {verdict}")
 
     def line(self, text: str) -> None:
-        """A line on stderr, above the bar where there is one."""
+        """A line on stderr, above the bars where there are any."""
         if self.active:
             self.console.print(text, markup=False, highlight=False)
 
@@ -69,8 +78,8 @@ class Reporter:
         """A result line on stdout, as soon as it is known."""
         if not self.active:
             return
-        if self._bar and sys.stdout.isatty():
-            self._bar.console.print(text, markup=False, highlight=False)
+        if self._bars and sys.stdout.isatty():
+            self._bars.console.print(text, markup=False, highlight=False)
         else:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()

@@ -18,6 +18,7 @@ __all__ = [
     "Metric",
     "Record",
     "Results",
+    "check_run_folder",
     "create_run_folder",
     "read_results",
     "write_atomic",
@@ -25,6 +26,9 @@ __all__ = [
 ]
 
 RESULTS = "results.json"
+_FILES = (RESULTS, "results.md", "accuracy.png", "diagnostics.png", "models")
+# What write_atomic leaves where it is killed between its first byte and its last.
+_TEMPORARY = (".probe", *(f".{name}." for name in _FILES[:-1]))
 SCHEMA_VERSION = 1
 
 
@@ -101,25 +105,47 @@ class Results(_Model):
         return [record for record in self.records if record.status == "failed"]
 
 
-def create_run_folder(folder: Path, *, overwrite: bool) -> None:
-    """Make the folder and prove that it can be written, before hours of training.
+def check_run_folder(folder: Path, *, overwrite: bool) -> None:
+    """Check, changing nothing, that a run may go into the folder.
+
+    Args:
+        folder: Need not exist.
+        overwrite: Whether an earlier run in it may be replaced.
 
     Raises:
-        RunFolderError: it exists and is not empty (without ``overwrite``), holds something other than a run, or
-            cannot be written.
+        RunFolderError: it exists and is not empty (without ``overwrite``), or holds something other than a run.
     """
     try:
         if folder.exists() and not folder.is_dir():
             raise RunFolderError(f"{folder} is a file; --output takes a folder")
-        if folder.is_dir() and any(folder.iterdir()):
-            if not overwrite:
-                raise RunFolderError(f"{folder} exists and is not empty; choose another --output or add --overwrite")
-            if not (folder / RESULTS).is_file():
-                raise RunFolderError(f"{folder} holds no {RESULTS}: it is not a run, and --overwrite leaves it alone")
-            for name in (RESULTS, "results.md", "accuracy.png", "diagnostics.png"):
-                (folder / name).unlink(missing_ok=True)
-            for weights in (folder / "models").glob("*.safetensors"):
-                weights.unlink()
+        entries = {entry.name for entry in folder.iterdir()} if folder.is_dir() else set()
+    except OSError as error:
+        raise RunFolderError(f"cannot read {folder}: {error.strerror or error}") from error
+    if entries and not overwrite:
+        raise RunFolderError(f"{folder} exists and is not empty; choose another --output or add --overwrite")
+    # A run that was killed before its first result has no results.json, yet holds nothing but a run's files.
+    if RESULTS not in entries and not all(name in _FILES or name.startswith(_TEMPORARY) for name in entries):
+        raise RunFolderError(f"{folder} holds no {RESULTS}: it is not a run, and --overwrite leaves it alone")
+
+
+def create_run_folder(folder: Path, *, overwrite: bool) -> None:
+    """Make the folder and prove that it can be written, before hours of training.
+
+    Args:
+        folder: Where results go; parents are made.
+        overwrite: Whether an earlier run's files in it may be removed; other files stay.
+
+    Raises:
+        RunFolderError: see :func:`check_run_folder`; or it cannot be written.
+    """
+    check_run_folder(folder, overwrite=overwrite)
+    try:
+        if folder.is_dir():
+            for entry in [*folder.iterdir(), *(folder / "models").glob("*.safetensors")]:
+                if entry.is_file() and (
+                    entry.parent != folder or entry.name in _FILES or entry.name.startswith(_TEMPORARY)
+                ):
+                    entry.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / ".probe", lambda stream: stream.write(b"\0" * 4096))
         (folder / ".probe").unlink()

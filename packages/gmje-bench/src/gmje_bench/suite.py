@@ -5,15 +5,18 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from gmje_bench.errors import SuiteError, did_you_mean
+from gmje_bench.errors import BenchError, OptionError, SuiteError, did_you_mean
 from gmje_bench.methods import check_methods
 
-__all__ = ["MixedPrecision", "Network", "Suite", "Training", "load_suite", "suite_names"]
+__all__ = ["BACKBONES", "MixedPrecision", "Network", "Suite", "Training", "load_suite", "suite_names"]
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
 Positive = Annotated[int, Field(ge=1)]
+
+#: What ``gmje_core.networks.backbone_names`` gives, known without torch; a test compares them.
+BACKBONES = ("smallconv", "resnet18", "resnet34", "resnet50")
 
 
 class _Strict(BaseModel):
@@ -36,6 +39,13 @@ class Network(_Strict):
     hidden: Positive = 2048
     dim: Positive = 128
     layers: Positive = 2
+
+    @field_validator("backbone")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if name not in BACKBONES and not name.startswith("timm:"):
+            raise ValueError(f"unknown backbone {name!r}{did_you_mean(name, [*BACKBONES, 'timm:NAME'])}")
+        return name
 
 
 class Training(_Strict):
@@ -88,14 +98,29 @@ class Suite(_Strict):
     method: dict[str, dict[str, str | int | float | bool]] = {}
 
     def replace(self, **changes: Any) -> "Suite":
-        """A validated copy with top-level, ``network`` or ``training`` keys changed; ``None`` changes nothing."""
+        """A validated copy with top-level, ``network`` or ``training`` keys changed; ``None`` changes nothing.
+
+        Args:
+            **changes: By key; keys are unique over the three levels.
+
+        Raises:
+            OptionError: a value out of range; the text names the option of the command line that gives it.
+
+        Examples:
+            >>> load_suite("vision").replace(epochs=2, methods=None).training.epochs
+            2
+            >>> load_suite("vision").replace(batch_size=1)
+            Traceback (most recent call last):
+            ...
+            gmje_bench.errors.OptionError: --batch-size: input should be greater than or equal to 2, got 1
+        """
         values = self.model_dump()
         for key, value in changes.items():
             if value is None:
                 continue
             section = next((s for s in ("network", "training") if key in values[s]), None)
             (values[section] if section else values)[key] = value
-        return _validated(values, "options")
+        return _validated(values, None)
 
 
 def suite_names() -> list[str]:
@@ -124,10 +149,10 @@ def load_suite(name: str) -> Suite:
         gmje_bench.errors.SuiteError: unknown suite 'vison'; did you mean vision? ...
     """
     if name.endswith(".toml"):
-        source = Path(name)
-        if not source.is_file():
-            raise SuiteError(f"no suite file {name}")
-        content = source.read_bytes()
+        try:
+            content = Path(name).expanduser().read_bytes()
+        except OSError as error:
+            raise SuiteError(f"cannot read the suite file {name}: {error.strerror or error}") from error
     elif name in suite_names():
         content = (resources.files("gmje_bench") / "suites" / f"{name}.toml").read_bytes()
     else:
@@ -139,25 +164,39 @@ def load_suite(name: str) -> Suite:
     return _validated(values, f"suite {name}")
 
 
-def _validated(values: dict[str, Any], source: str) -> Suite:
+def _validated(values: dict[str, Any], source: str | None) -> Suite:
+    """The suite, or an error that names a key of ``source``, or an option where there is no source."""
+    kind: type[BenchError] = OptionError if source is None else SuiteError
+    prefix = "" if source is None else f"{source}: "
     try:
         suite = Suite.model_validate(values)
     except ValidationError as error:
-        raise SuiteError(f"{source}: {_explain(error, values)}") from error
+        raise kind(prefix + _explain(error, options=source is None)) from error
     check_methods([*suite.methods, *suite.method])
-    if len(set(suite.methods)) < len(suite.methods) or len(set(suite.seeds)) < len(suite.seeds):
-        raise SuiteError(f"{source}: methods and seeds must not repeat, got {suite.methods} and {suite.seeds}")
+    for key, chosen in (("methods", suite.methods), ("seeds", suite.seeds)):
+        if len(set(chosen)) < len(chosen):
+            key = f"--{key}" if source is None else key
+            raise kind(f"{prefix}{key} must not repeat, got {', '.join(map(str, chosen))}")
     return suite
 
 
-def _explain(error: ValidationError, values: dict[str, Any]) -> str:
+def _explain(error: ValidationError, *, options: bool) -> str:
     """The first mistake, in one line that names the key and what would be right."""
     first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
+    place = [str(part) for part in first["loc"]]
+    if place[0] == "method":
+        place = place[:3]  # what follows are the types that an option may have
+    key = ".".join(place)
     if first["type"] == "extra_forbidden":
         sections: dict[str, type[BaseModel]] = {"network": Network, "training": Training}
-        fields = sections.get(str(first["loc"][0]), Suite).model_fields
-        return f"unknown key {key!r}{did_you_mean(str(first['loc'][-1]), fields)}"
+        fields = (sections.get(place[0], Suite) if len(place) > 1 else Suite).model_fields
+        return f"unknown key {key!r}{did_you_mean(place[-1], fields)}"
     if first["type"] == "missing":
         return f"missing key {key!r}"
+    if options:  # the keys that the command line sets are top-level or in a section, and lists have numbered entries
+        key = "--" + next(part for part in place if part not in ("network", "training")).replace("_", "-")
+    if len(place) == 3 and place[0] == "method":
+        return f"{key} must be a number, a text, true or false, got {first['input']!r}"
+    if first["type"] == "value_error":
+        return f"{key}: {first['ctx']['error']}"
     return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"

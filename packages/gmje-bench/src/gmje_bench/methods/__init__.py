@@ -6,6 +6,7 @@ embeddings ``(B, dim)`` to a scalar loss of the global batch.
 """
 
 import importlib
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -92,9 +93,23 @@ def build_objective(name: str, dim: int, options: Mapping[str, Any]) -> Objectiv
     return objective
 
 
-def take_options(method: str, options: dict[str, Any], **defaults: Any) -> dict[str, Any]:
-    """The defaults overridden by the options; an unknown option is an :class:`OptionError`."""
-    for key in options:
+def take_options(method: str, options: Mapping[str, Any], **defaults: float) -> dict[str, float]:
+    """The defaults overridden by the options, which must be known and at least 0.
+
+    Raises:
+        OptionError: one is unknown, or not a finite number of at least 0.
+
+    Examples:
+        >>> take_options("simclr", {"temperature": 0.2}, temperature=0.1)
+        {'temperature': 0.2}
+        >>> take_options("simclr", {"temperature": "low"}, temperature=0.1)
+        Traceback (most recent call last):
+        ...
+        gmje_bench.errors.OptionError: method simclr: temperature must be a number of at least 0, got 'low'
+    """
+    for key, value in options.items():
         if key not in defaults:
             raise OptionError(f"method {method} has no option {key!r}{did_you_mean(key, defaults)}")
-    return defaults | options
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+            raise OptionError(f"method {method}: {key} must be a number of at least 0, got {value!r}")
+    return defaults | dict(options)

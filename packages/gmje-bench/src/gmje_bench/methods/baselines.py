@@ -6,6 +6,7 @@ import torch
 from lightly.loss import NTXentLoss, VICRegLoss
 from torch import Tensor, nn
 
+from gmje_bench.errors import OptionError
 from gmje_bench.methods import Objective, take_options
 from gmje_core.distributed import world_size
 
@@ -15,6 +16,8 @@ __all__ = ["random", "simclr", "vicreg"]
 def simclr(dim: int, options: dict[str, Any]) -> Objective:
     """NT-Xent over the views of the global batch (Chen et al., 2020)."""
     chosen = take_options("simclr", options, temperature=0.1)
+    if chosen["temperature"] < 1e-6:  # a softmax of infinities
+        raise OptionError(f"method simclr: temperature must be at least 1e-6, got {chosen['temperature']}")
     return Objective(NTXentLoss(**chosen, gather_distributed=world_size() > 1))
 
 

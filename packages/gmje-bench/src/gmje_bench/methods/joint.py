@@ -29,3 +29,5 @@ def _objective(name: str, dim: int, options: dict[str, Any]) -> Objective:
         return Objective(build_criterion(name, dim, **options))
     except GMJEError as error:
         raise OptionError(str(error)) from error
+    except TypeError as error:  # a text where a number belongs
+        raise OptionError(f"method {name}: an option has the wrong type ({error}); got {options}") from error

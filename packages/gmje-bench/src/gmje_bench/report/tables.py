@@ -110,6 +110,7 @@ def markdown(results: Results) -> str:
     """The table with its caption, in Markdown."""
     lines = [f"# Suite {results.suite}", "", _caption(results) + ".", ""]
     lines += ["| " + " | ".join(_header()) + " |", "| --- |" + " ---: |" * len(METRICS) + " --- | ---: | ---: |"]
-    lines += ["| " + " | ".join(_cells(row)) + " |" for row in summarise(results)]
+    # An error's text may hold the mark that separates cells.
+    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in summarise(results)]
     lines += ["", f"Command: `{results.command}`", "", f"World size {results.world_size}; started {results.started}."]
     return "\n".join(lines) + "\n"
