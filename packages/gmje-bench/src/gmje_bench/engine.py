@@ -26,7 +26,7 @@ from gmje_bench.datasets.base import ImageData
 from gmje_bench.errors import BenchError, OptionError, RunFolderError
 from gmje_bench.features import extract_features
 from gmje_bench.module import JointEmbedding, build_module
-from gmje_bench.pretrain import Diagnostics, plan, pretrain
+from gmje_bench.pretrain import Diagnostics, DivergedError, plan, pretrain
 from gmje_bench.progress import Reporter
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.runs import DatasetRecord, Record, Results, create_run_folder, finite, write_atomic, write_results
@@ -37,6 +37,9 @@ from gmje_core import GMJEError, diagnostics
 __all__ = ["run"]
 
 logger = logging.getLogger(__name__)
+
+# Raised from numbers that all processes hold, hence by all of them.
+_SHARED = (DivergedError, GMJEError, OptionError)
 
 _PACKAGES = ("gmje-core", "gmje-bench", "torch", "torchvision", "accelerate", "lightly", "scikit-learn", "numpy")
 
@@ -71,11 +74,14 @@ def run(suite: Suite, name: str, output: Path, *, overwrite: bool, processes: in
     Raises:
         BenchError: a mistake that the user can mend, before anything is trained.
     """
-    accelerator = Accelerator(
-        mixed_precision=suite.training.mixed_precision,
-        # Other processes wait while the main one fits probes.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
-    )
+    try:
+        accelerator = Accelerator(
+            mixed_precision=suite.training.mixed_precision,
+            # Other processes wait while the main one fits probes.
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
+        )
+    except ValueError as error:  # a precision that the hardware lacks
+        raise OptionError(str(error)) from error
     _check_world(accelerator, processes)
     with accelerator.local_main_process_first():  # one download, not one for each process
         data = load_dataset(suite.dataset, image_size=suite.image_size, limit=suite.limit)
@@ -137,6 +143,9 @@ def _run_one(
         logger.debug("%s", traceback.format_exc())
         if isinstance(error, OSError):
             raise RunFolderError(f"cannot write {output}: {error.strerror or error}") from error
+        if accelerator.num_processes > 1 and not isinstance(error, _SHARED):
+            # The others may be waiting for this process in a collective: going on would hang all of them.
+            raise
         record.status, record.metrics = "failed", {}
         record.error = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
     record.peak_memory_mib = _peak_memory(device)
