@@ -1,0 +1,78 @@
+"""What each of several processes computes for test_two_process_run: steps of every method, and features of images.
+
+Writes one safetensors file from the main process; alone, it is the reference.
+"""
+
+import sys
+import warnings
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from gmje_bench.datasets import load_dataset
+from gmje_bench.features import extract_features
+from gmje_bench.methods import METHODS, build_objective
+from gmje_core.distributed import rank, world_size
+from gmje_core.networks import build_backbone
+
+BATCH, SIZE, DIM, STEPS = 32, 10, 6, 3
+
+
+def trained(method: str) -> dict[str, Tensor]:
+    """Weights and mean losses of a linear encoder after a few steps of gradient descent, in float64."""
+    encoder = nn.Linear(SIZE, DIM, dtype=torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in encoder.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+    options = {"components": 4} if method == "gmje" else {}
+    criterion = build_objective(method, DIM, options).criterion
+    losses = []
+    for _ in range(STEPS):
+        x = torch.randn(BATCH, SIZE, generator=generator, dtype=torch.float64)
+        views = torch.stack([x, x + 0.3 * torch.randn(x.shape, generator=generator, dtype=torch.float64)])
+        share = BATCH // world_size()
+        own = views[:, rank() * share : (rank() + 1) * share]
+        encoder.zero_grad()
+        loss = criterion(encoder(own[0]), encoder(own[1]))
+        loss.backward()
+        losses.append(mean_over_processes(loss.detach()))
+        with torch.no_grad():
+            for parameter in encoder.parameters():
+                parameter -= 0.1 * mean_over_processes(parameter.grad)  # what DistributedDataParallel does
+    return {"weight": encoder.weight.detach(), "bias": encoder.bias.detach(), "losses": torch.stack(losses)}
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    value = value.clone()
+    if world_size() > 1:
+        dist.all_reduce(value)
+    return value / world_size()
+
+
+def main(path: str, processes: int) -> None:
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    if processes > 1:
+        dist.init_process_group("gloo")
+    assert world_size() == processes
+    results = {
+        f"{method}.{key}": value.clone()
+        for method in METHODS
+        if method != "random"
+        for key, value in trained(method).items()
+    }
+    data = load_dataset("fashion_mnist_12k", limit=700)  # three chunks: the processes get different numbers of them
+    torch.manual_seed(0)
+    backbone = build_backbone("smallconv", in_channels=1)
+    results["features"] = extract_features(backbone, data.train, data, device=torch.device("cpu"))
+    if rank() == 0:
+        save_file(results, path)
+    if processes > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
