@@ -124,6 +124,10 @@ class Covariance(ABC):
     def rebuild(self, *parameters: Tensor) -> Self:
         """Same form with other :attr:`parameters`, which are not checked."""
 
+    @abstractmethod
+    def add_diagonal(self, variance: Tensor) -> "Covariance":
+        """Covariance of the sum with independent noise of the given variances ``(D,)``."""
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Same form with a function applied to every parameter, leading axes included."""
         return self.rebuild(*[function(tensor) for tensor in self.parameters])
@@ -307,6 +311,10 @@ class FullCovariance(Covariance):
         free_factor = FullCovariance(factor[..., size:, size:], validate=False)
         return Conditional(free_factor, encode=gain.to(factor.dtype))
 
+    def add_diagonal(self, variance: Tensor) -> "FullCovariance":
+        """Covariance of the sum with independent noise of the given variances ``(D,)``."""
+        return FullCovariance(safe_cholesky(self.dense() + torch.diag(variance)), validate=False)
+
     def rebuild(self, *parameters: Tensor) -> Self:
         """Same form with other parameters, unchecked."""
         (scale_tril,) = parameters
@@ -443,6 +451,10 @@ class LowRankCovariance(Covariance):
             decode=decode,
         )
 
+    def add_diagonal(self, variance: Tensor) -> "LowRankCovariance":
+        """Covariance of the sum with independent noise of the given variances ``(D,)``."""
+        return LowRankCovariance(self.factor, self.diagonal_variance + variance, validate=False)
+
     def rebuild(self, *parameters: Tensor) -> Self:
         """Same form with other parameters, unchecked."""
         factor, diagonal_variance = parameters
@@ -552,6 +564,10 @@ class DiagonalCovariance(Covariance):
         """Covariance and gain of the dimensions ``free`` given the others."""
         return Conditional(self.marginal(free))
 
+    def add_diagonal(self, variance: Tensor) -> "DiagonalCovariance":
+        """Covariance of the sum with independent noise of the given variances ``(D,)``."""
+        return DiagonalCovariance(self.variance + variance, validate=False)
+
     def rebuild(self, *parameters: Tensor) -> Self:
         """Same form with other parameters, unchecked."""
         (variance,) = parameters
@@ -639,6 +655,12 @@ class SphericalCovariance(Covariance):
     def conditional(self, given: Sequence[int], free: Sequence[int]) -> Conditional:
         """Covariance and gain of the dimensions ``free`` given the others."""
         return Conditional(self.marginal(free))
+
+    def add_diagonal(self, variance: Tensor) -> Covariance:
+        """Covariance of the sum with independent noise ``(D,)``; spherical still where the noise is."""
+        if bool((variance == variance[0]).all()):
+            return SphericalCovariance(self.variance + variance[0], self.dim, validate=False)
+        return DiagonalCovariance(self.diagonal() + variance, validate=False)
 
     def rebuild(self, *parameters: Tensor) -> Self:
         """Same form with other parameters, unchecked."""

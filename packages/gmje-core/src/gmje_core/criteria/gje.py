@@ -6,17 +6,17 @@ demonstrate the Mahalanobis Trace Trap.
 
 import math
 import warnings
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gmje_core.covariance import Covariance
 from gmje_core.criteria.base import MIN_VARIANCE, Criterion, NotFittedError
+from gmje_core.criteria.checks import check_at_least, check_choice, check_share
 from gmje_core.criteria.learned import LearnedMixture
 from gmje_core.criteria.moments import batch_moments, merge_moments
 from gmje_core.diagnostics import trace_ratio
-from gmje_core.errors import ConfigError, unknown_name
 from gmje_core.linalg import safe_cholesky, whiten
 from gmje_core.mixture import JointGaussianMixture
 from gmje_core.objectives import conditional_nll, joint_nll
@@ -88,13 +88,9 @@ class GJE(Criterion):
         check_every: int = 100,
     ) -> None:
         super().__init__(dim, check_every=check_every)
-        if covariance not in get_args(CovarianceSource):
-            raise ConfigError(unknown_name("covariance", covariance, get_args(CovarianceSource)))
-        for name, value in (("noise", noise), ("reg_covar", reg_covar)):
-            if not value >= 0 or math.isinf(value):
-                raise ConfigError(f"{name} must be finite and at least 0, got {value!r}")
-        if not 0 <= decay < 1:
-            raise ConfigError(f"decay must lie in [0, 1), got {decay!r}")
+        check_choice("covariance", covariance, CovarianceSource)
+        check_at_least(0, noise=noise, reg_covar=reg_covar)
+        check_share(decay=decay, most=False)
         self.covariance: CovarianceSource = covariance
         self.noise, self.decay, self.reg_covar = noise, decay, reg_covar
         # Float64, because a covariance of nearly collapsed embeddings is a small difference of large numbers.

@@ -4,38 +4,26 @@ The density follows the embeddings by online EM or by gradient; the encoder maxi
 information of the pair under it. Neither ever fits what it scores.
 """
 
-import math
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from gmje_core.covariance import (
-    Covariance,
-    DiagonalCovariance,
-    FullCovariance,
-    LowRankCovariance,
-    SphericalCovariance,
-)
-from gmje_core.criteria.base import MIN_VARIANCE, Criterion, NotFittedError
+from gmje_core.covariance import CovarianceType
+from gmje_core.criteria.base import Criterion, NotFittedError
+from gmje_core.criteria.channel import NoiseChannel
+from gmje_core.criteria.checks import check_at_least, check_choice, check_counts, check_positive, check_share
 from gmje_core.criteria.learned import LearnedMixture
 from gmje_core.criteria.online import OnlineMixture
-from gmje_core.criteria.seeding import kmeans_plus_plus
+from gmje_core.criteria.seeding import reseed_dead, start_on, step_generator
 from gmje_core.diagnostics import component_usage
-from gmje_core.errors import ConfigError, unknown_name
-from gmje_core.linalg import safe_cholesky
+from gmje_core.errors import ConfigError
 from gmje_core.mixture import JointGaussianMixture
 from gmje_core.objectives import joint_nll, pmi
 
-__all__ = ["GMJE", "CovarianceType", "Update"]
+__all__ = ["GMJE", "Update"]
 
-CovarianceType = Literal["full", "low_rank", "diag", "spherical"]
 Update = Literal["em", "gradient"]
-
-# A component is dead below this share of the mean mass, and restarts with that one.
-_DEAD, _REBORN = 0.05, 0.5
-# At most this share of a batch is given to dead components in one step.
-_RESEED_SHARE = 1 / 8
 
 
 class GMJE(Criterion):
@@ -78,7 +66,7 @@ class GMJE(Criterion):
         ConfigError: an argument out of range.
 
     Examples:
-        >>> import torch
+        >>> import math, torch
         >>> _ = torch.manual_seed(0)
         >>> criterion = GMJE(dim=2, components=4, temperature=0.02)
         >>> centers = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])[torch.arange(256) % 4]
@@ -90,7 +78,6 @@ class GMJE(Criterion):
         tensor([[1., 0.]])
     """
 
-    energy: Tensor
     reseed_count: Tensor
 
     def __init__(
@@ -111,31 +98,21 @@ class GMJE(Criterion):
         check_every: int = 100,
     ) -> None:
         super().__init__(dim, check_every=check_every)
-        if covariance_type not in get_args(CovarianceType):
-            raise ConfigError(unknown_name("covariance_type", covariance_type, get_args(CovarianceType)))
-        if update not in get_args(Update):
-            raise ConfigError(unknown_name("update", update, get_args(Update)))
+        check_choice("covariance_type", covariance_type, CovarianceType)
+        check_choice("update", update, Update)
         if update == "em" and covariance_type == "low_rank":
             raise ConfigError(
                 "online EM keeps no low-rank statistics: use update='gradient' with covariance_type='low_rank', "
                 "or one of 'full', 'diag', 'spherical' with update='em'"
             )
-        if components < 1 or rank < 1:
-            raise ConfigError(f"components and rank must be at least 1, got {components!r} and {rank!r}")
-        if step is not None and not 0 < step <= 1:
-            raise ConfigError(f"step must lie in (0, 1] or be None, got {step!r}")
-        for name, value in (
-            ("temperature", temperature),
-            ("reg_covar", reg_covar),
-            ("weight_prior", weight_prior),
-        ):
-            if not value > 0 or math.isinf(value):
-                raise ConfigError(f"{name} must be positive and finite, got {value!r}")
+        check_counts(components=components, rank=rank)
+        check_positive(temperature=temperature, reg_covar=reg_covar, weight_prior=weight_prior)
+        if step is not None:
+            check_share(step=step, least=False)
         if covariance_prior is None:
             covariance_prior = float(self.dim) if covariance_type == "full" else 2.0
-        if covariance_prior < 0:
-            raise ConfigError(f"covariance_prior must be at least 0, got {covariance_prior!r}")
-        self.components, self.temperature, self.step, self.seed = components, temperature, step, seed
+        check_at_least(0, covariance_prior=covariance_prior)
+        self.components, self.step, self.seed = components, step, seed
         self.mixture: OnlineMixture | LearnedMixture
         if update == "em":
             self.mixture = OnlineMixture(
@@ -156,8 +133,7 @@ class GMJE(Criterion):
                 rank=rank,
                 reg_covar=reg_covar,
             )
-        # The mean squared norm of each view's embeddings, which the temperature is relative to.
-        self.register_buffer("energy", torch.zeros(2, dtype=torch.float64))
+        self.channel = NoiseChannel(self.context_dim, self.target_dim, temperature)
         self.register_buffer("reseed_count", torch.zeros((), dtype=torch.long))
 
     def density(self) -> JointGaussianMixture:
@@ -167,14 +143,14 @@ class GMJE(Criterion):
     def _loss(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         z = torch.cat([z_context, z_target], dim=1).detach()
         if not self.mixture.mass.any():
-            self._start(z)
+            start_on(self.mixture, z, self._generator())
+            self.channel.observe(z, 1.0)
         scored = self._mixture(z.dtype)
         with torch.no_grad():
             log_joint = scored.joint.component_log_prob(z)
             responsibilities = log_joint.softmax(dim=1)
             self._gauge_density(scored, z, responsibilities)
-        smoothed = self._smoothed(scored.detach())
-        loss = -pmi(smoothed, z_context, z_target, weights="batch").mean()
+        loss = -pmi(self.channel.smooth(scored.detach()), z_context, z_target, weights="batch").mean()
         if isinstance(self.mixture, LearnedMixture) and torch.is_grad_enabled():
             fit = joint_nll(scored, *z.split([self.context_dim, self.target_dim], dim=1))
             loss = loss + (fit - fit.detach())  # trains the density; the value stays the encoder's objective
@@ -192,50 +168,15 @@ class GMJE(Criterion):
             context_dim=self.context_dim,
         )
 
-    def _smoothed(self, density: JointGaussianMixture) -> JointGaussianMixture:
-        """The density of embeddings sent through the noise channel."""
-        noise = (self.temperature * self.energy).to(density.means)
-        variance = torch.cat([noise[:1].expand(self.context_dim), noise[1:].expand(self.target_dim)])
-        return JointGaussianMixture(
-            density.log_weights,
-            density.means,
-            _add_noise(density.covariance, variance),
-            context_dim=self.context_dim,
-        )
-
     def _update(self, z: Tensor, responsibilities: Tensor) -> None:
         t = int(self.steps)
         step = (t + 2) ** -0.6 if self.step is None else self.step
         self.mixture.observe(z, responsibilities, step)
-        self._follow_energy(z, step)
-        self._reseed(z)
-
-    def _start(self, z: Tensor) -> None:
-        """k-means++ on the first batch; components that it has no sample for are re-seeded on the next ones."""
-        index, distances = kmeans_plus_plus(z, min(self.components, len(z)), generator=self._generator())
-        variance = z.double().var(dim=0, unbiased=False).clamp_min(MIN_VARIANCE)
-        within = torch.maximum(distances.double().mean() / self.dim, 0.1 * variance.mean())
-        self.mixture.start(z[index], float(within), (z.double().mean(dim=0), variance), len(z))
-        self._follow_energy(z, 1.0)
-
-    def _follow_energy(self, z: Tensor, step: float) -> None:
-        squares = z.double().square().mean(dim=0).split([self.context_dim, self.target_dim])
-        self.energy.lerp_(torch.stack([view.sum() for view in squares]).clamp_min(MIN_VARIANCE), step)
-
-    def _reseed(self, z: Tensor) -> None:
-        mass = self.mixture.mass
-        dead = (mass < _DEAD / self.components).nonzero().flatten()
-        if not len(dead):
-            return
-        alive = self.mixture.means.detach()[mass >= _DEAD / self.components]
-        count = min(len(dead), max(1, int(_RESEED_SHARE * len(z))))
-        index, _ = kmeans_plus_plus(z, count, generator=self._generator(), centers=alive)
-        self.mixture.reseed(dead[: len(index)], z[index], _REBORN / self.components)
-        self.reseed_count += len(index)
+        self.channel.observe(z, step)
+        self.reseed_count += reseed_dead(self.mixture, z, self._generator())
 
     def _generator(self) -> torch.Generator:
-        """A fresh generator for each step, so that a run resumed from its state draws what it would have drawn."""
-        return torch.Generator().manual_seed(self.seed * 1_000_003 + int(self.steps))
+        return step_generator(self.seed, int(self.steps))
 
     def _gauge_density(self, scored: JointGaussianMixture, z: Tensor, responsibilities: Tensor) -> None:
         distances = scored.joint.covariance.squared_mahalanobis(z, scored.joint.means)
@@ -246,14 +187,3 @@ class GMJE(Criterion):
             component_usage=component_usage(mass / mass.sum()),
             reseeded=self.reseed_count,
         )
-
-
-def _add_noise(covariance: Covariance, variance: Tensor) -> Covariance:
-    """Covariance of the sum with independent noise of the given variances ``(D,)``."""
-    if isinstance(covariance, FullCovariance):
-        return FullCovariance(safe_cholesky(covariance.dense() + torch.diag(variance)))
-    if isinstance(covariance, LowRankCovariance):
-        return LowRankCovariance(covariance.factor, covariance.diagonal_variance + variance)
-    if isinstance(covariance, SphericalCovariance) and bool((variance == variance[0]).all()):
-        return SphericalCovariance(covariance.variance + variance[0], covariance.dim)
-    return DiagonalCovariance(covariance.diagonal() + variance)

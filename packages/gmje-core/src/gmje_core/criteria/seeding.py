@@ -1,9 +1,64 @@
 """Where components begin: k-means++ seeding, also used to move dead components onto badly explained samples."""
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
-__all__ = ["kmeans_plus_plus"]
+from gmje_core.criteria.base import MIN_VARIANCE
+
+__all__ = ["Seedable", "kmeans_plus_plus", "reseed_dead", "start_on", "step_generator"]
+
+# A component is dead below this share of the mean mass, and restarts with that one.
+_DEAD, _REBORN = 0.05, 0.5
+# At most this share of a batch is given to dead components in one step.
+_RESEED_SHARE = 1 / 8
+
+
+class Seedable(Protocol):
+    """A mixture whose components can be put on samples."""
+
+    @property
+    def mass(self) -> Tensor:
+        """``(K,)`` running share of the samples that each component explains; all zero before the start."""
+
+    @property
+    def means(self) -> Tensor:
+        """``(K, D)``."""
+
+    def start(self, means: Tensor, variance: float, total: tuple[Tensor, Tensor], batch_size: int) -> None:
+        """Begin from cluster centres: the first ``len(means)`` components share the mass, the rest are empty."""
+
+    def reseed(self, index: Tensor, points: Tensor, mass: float) -> None:
+        """Move components ``index`` (m,) onto ``points`` (m, D)."""
+
+
+def step_generator(seed: int, step: int) -> torch.Generator:
+    """A fresh generator for each step, so that a run resumed from its state draws what it would have drawn."""
+    return torch.Generator().manual_seed(seed * 1_000_003 + step)
+
+
+@torch.no_grad()
+def start_on(mixture: Seedable, z: Tensor, generator: torch.Generator) -> None:
+    """Start a mixture by k-means++ on a first batch ``(B, D)``; what it has no sample for is re-seeded later."""
+    index, distances = kmeans_plus_plus(z, min(len(mixture.mass), len(z)), generator=generator)
+    variance = z.double().var(dim=0, unbiased=False).clamp_min(MIN_VARIANCE)
+    within = torch.maximum(distances.double().mean() / z.shape[1], 0.1 * variance.mean())
+    mixture.start(z[index], float(within), (z.double().mean(dim=0), variance), len(z))
+
+
+@torch.no_grad()
+def reseed_dead(mixture: Seedable, z: Tensor, generator: torch.Generator) -> int:
+    """Move dead components onto badly explained samples of a batch ``(B, D)``; returns how many were moved."""
+    components = len(mixture.mass)
+    dead = (mixture.mass < _DEAD / components).nonzero().flatten()
+    if not len(dead):
+        return 0
+    alive = mixture.means.detach()[mixture.mass >= _DEAD / components]
+    count = min(len(dead), max(1, int(_RESEED_SHARE * len(z))))
+    index, _ = kmeans_plus_plus(z, count, generator=generator, centers=alive)
+    mixture.reseed(dead[: len(index)], z[index], _REBORN / components)
+    return len(index)
 
 
 def kmeans_plus_plus(
