@@ -113,8 +113,8 @@ class GMJESMC(Criterion):
     fitted prequentially. When a batch arrives it is scored; then
 
     1. weights move by the importance ratio of the batch to the bank,
-       :math:`\log w_m \mathrel{+}= \eta \log \tfrac1B \sum_i N(z_i; x_m, H) / q(z_i)`
-       (:math:`\eta = 1` is one EM step on the weights);
+       :math:`w_m \leftarrow w_m \big[1 - \eta + \tfrac{\eta}{B} \sum_i N(z_i; x_m, H) / q(z_i)\big]`, a step of
+       online EM (the geometric step :math:`w_m \rho_m^\eta` would kill every particle that one batch misses);
     2. the lightest particles, of equal ones the oldest, make room for the batch, each new one of average weight,
        while the old ones fade with age;
     3. if the effective sample size of the cumulative weights is below ``ess_threshold`` of the bank, it is
@@ -180,7 +180,7 @@ class GMJESMC(Criterion):
         covariance_type: KernelType = "spherical",
         temperature: float = 0.1,
         weighting: float = 0.1,
-        age_decay: float = 0.0,
+        age_decay: float = 0.02,
         ess_threshold: float = 0.5,
         rejuvenation: float = 0.05,
         in_batch: bool = True,
@@ -317,13 +317,10 @@ class GMJESMC(Criterion):
         self.spread.lerp_(x.square().mean().clamp_min(MIN_VARIANCE), self.step)
 
     def _reweight(self, log_joint: Tensor) -> None:
-        count = log_joint.shape[1]
-        log_weights = self.log_weights[:count]
-        # Mean responsibility over weight: the importance ratio of the batch to the bank, at each particle.
-        ratio = log_joint.log_softmax(dim=1).double().logsumexp(dim=0) - math.log(len(log_joint)) - log_weights
-        floor = math.log(torch.finfo(torch.float64).tiny) / 2
-        tilted = log_weights + self.weighting * ratio.clamp_min(floor)
-        self.log_weights[:count] = tilted.log_softmax(dim=0).clamp_min(floor)
+        """One step of online EM on the weights: the importance ratio times the weight is the mean responsibility."""
+        usage = log_joint.softmax(dim=1).double().mean(dim=0)
+        weights = torch.lerp(self.log_weights[: len(usage)].exp(), usage, self.weighting)
+        self.log_weights[: len(usage)] = weights.clamp_min(torch.finfo(torch.float64).tiny).log().log_softmax(dim=0)
 
     def _insert(self, z: Tensor) -> None:
         """Put a batch in the empty places, then in those of the lightest, oldest particles."""
