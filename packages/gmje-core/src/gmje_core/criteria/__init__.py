@@ -5,14 +5,25 @@ from typing import Any
 
 from gmje_core.criteria.base import Criterion, NotFittedError
 from gmje_core.criteria.gje import GJE, TraceTrapWarning
+from gmje_core.criteria.gng import GMJEGNG
 from gmje_core.criteria.prototypes import GMJE
 from gmje_core.criteria.smc import GMJESMC
 from gmje_core.errors import ConfigError, unknown_name
 
-__all__ = ["CRITERIA", "GJE", "GMJE", "GMJESMC", "Criterion", "NotFittedError", "TraceTrapWarning", "build_criterion"]
+__all__ = [
+    "CRITERIA",
+    "GJE",
+    "GMJE",
+    "GMJEGNG",
+    "GMJESMC",
+    "Criterion",
+    "NotFittedError",
+    "TraceTrapWarning",
+    "build_criterion",
+]
 
 #: Every criterion by the name that a configuration gives it.
-CRITERIA: dict[str, type[Criterion]] = {"gje": GJE, "gmje": GMJE, "gmje-smc": GMJESMC}
+CRITERIA: dict[str, type[Criterion]] = {"gje": GJE, "gmje": GMJE, "gmje-gng": GMJEGNG, "gmje-smc": GMJESMC}
 
 
 def build_criterion(name: str, dim: int | tuple[int, int], **options: Any) -> Criterion:

@@ -1,5 +1,7 @@
 """A mixture that follows a stream of batches by online EM: sufficient statistics in, parameters out."""
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -8,7 +10,10 @@ from gmje_core.criteria.base import MIN_VARIANCE
 from gmje_core.criteria.moments import batch_moments, merge_moments
 from gmje_core.linalg import safe_cholesky
 
-__all__ = ["OnlineMixture"]
+__all__ = ["MomentType", "OnlineMixture"]
+
+#: Forms of covariance whose sufficient statistics can be kept.
+MomentType = Literal["full", "diag", "spherical"]
 
 
 class OnlineMixture(nn.Module):
@@ -126,6 +131,21 @@ class OnlineMixture(nn.Module):
         self.means[index] = points.to(self.means)
         self.second[index] = self._isotropic(float(variance))
         self.mass[index] = mass
+
+    @torch.no_grad()
+    def insert(self, new: int, first: int, second: int, mean: Tensor) -> None:
+        """Put component ``new`` at ``mean`` (D,) between two others, with a third of their mass and their spread."""
+        pair = [first, second]
+        self.mass[new] = self.mass[pair].sum() / 3
+        self.mass[pair] *= 2 / 3
+        self.means[new] = mean
+        self.second[new] = self.second[pair].mean(dim=0)
+
+    @torch.no_grad()
+    def remove(self, index: Tensor) -> None:
+        """Leave components ``index`` (m,) without mass; the others share it."""
+        self.mass[index] = 0.0
+        self.mass /= self.mass.sum()
 
     def _isotropic(self, variance: float) -> Tensor:
         dim = self.means.shape[1]

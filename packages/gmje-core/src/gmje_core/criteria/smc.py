@@ -5,7 +5,6 @@ replaces the lightest. With uniform weights and first-in-first-out replacement i
 """
 
 import math
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from gmje_core.covariance import Covariance, DiagonalCovariance, FullCovariance,
 from gmje_core.criteria.base import MIN_VARIANCE, Criterion, NotFittedError
 from gmje_core.criteria.channel import NoiseChannel
 from gmje_core.criteria.checks import check_choice, check_counts, check_positive, check_share
+from gmje_core.criteria.online import MomentType
 from gmje_core.criteria.seeding import step_generator
 from gmje_core.diagnostics import component_usage
 from gmje_core.errors import ConfigError
@@ -21,9 +21,7 @@ from gmje_core.linalg import safe_cholesky
 from gmje_core.mixture import GaussianMixture, JointGaussianMixture
 from gmje_core.objectives import Direction
 
-__all__ = ["GMJESMC", "KernelType", "effective_sample_size", "rejuvenate", "systematic_resample"]
-
-KernelType = Literal["full", "diag", "spherical"]
+__all__ = ["GMJESMC", "effective_sample_size", "rejuvenate", "systematic_resample"]
 
 # Weights closer than this share of each other count as equal, so that rounding does not decide who is replaced.
 _TIE = 1e-9
@@ -177,7 +175,7 @@ class GMJESMC(Criterion):
         dim: int | tuple[int, int],
         particles: int = 4096,
         *,
-        covariance_type: KernelType = "spherical",
+        covariance_type: MomentType = "spherical",
         temperature: float = 0.1,
         weighting: float = 0.1,
         age_decay: float = 0.02,
@@ -196,7 +194,7 @@ class GMJESMC(Criterion):
                 "GMJESMC compares the views in one space: dim must be one size, "
                 f"got {(self.context_dim, self.target_dim)} (GMJE takes a pair)"
             )
-        check_choice("covariance_type", covariance_type, KernelType)
+        check_choice("covariance_type", covariance_type, MomentType)
         check_choice("direction", direction, Direction)
         check_counts(particles=particles)
         check_positive(temperature=temperature, reg_covar=reg_covar)

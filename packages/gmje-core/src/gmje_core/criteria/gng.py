@@ -1,0 +1,202 @@
+"""GMJE-GNG: Growing Neural Gas decides, while training, how many components the joint density has.
+
+Every unit of the gas is a component. Units are inserted where the error is large and removed where their utility is
+small, so that the mixture grows to what the embeddings need and follows them when they move.
+"""
+
+import torch
+from torch import Tensor
+
+from gmje_core.covariance import Covariance
+from gmje_core.criteria.base import MIN_VARIANCE, Criterion, NotFittedError
+from gmje_core.criteria.channel import NoiseChannel
+from gmje_core.criteria.checks import check_at_least, check_choice, check_counts, check_positive, check_share
+from gmje_core.criteria.gas import NeuralGas
+from gmje_core.criteria.online import MomentType, OnlineMixture
+from gmje_core.diagnostics import component_usage
+from gmje_core.errors import ConfigError
+from gmje_core.mixture import JointGaussianMixture
+from gmje_core.objectives import pmi
+
+__all__ = ["GMJEGNG"]
+
+
+class GMJEGNG(Criterion):
+    r"""Gaussian Mixture Joint Embeddings with Growing Neural Gas (arXiv 2603.26799).
+
+    A Growing Neural Gas with utility (GNG-U; Fritzke, 1995 and 1997) lives on the joint embeddings: a sample's
+    nearest unit and its neighbours move toward it, the two nearest are joined by an edge, edges that are not
+    renewed grow old and go, and every ``insert_every`` samples a unit is inserted beside the one of largest error.
+    Units of small utility are removed. Each unit is a component whose mean, weight and covariance follow the
+    embeddings by online EM from where the unit was inserted. All of it is a function of the global batch alone.
+
+    The encoder's loss is that of :class:`gmje_core.GMJE`: minus the mean pointwise mutual information behind a noise
+    channel, under the density before it has seen the batch.
+
+    Args:
+        dim: Embedding size of both views, or the pair ``(d_c, d_t)``.
+        capacity: Most components alive at one time, at least 2.
+        covariance_type: ``"full"``, ``"diag"`` or ``"spherical"`` local covariances.
+        temperature: Variance of the noise channel, in units of the mean squared norm of a view's embeddings.
+        step: Step of online EM in ``(0, 1]``.
+        insert_every: Samples between two insertions.
+        winner_rate: Share of the way that a sample's nearest unit moves toward it.
+        neighbor_rate: The same of its neighbours.
+        max_age: Age at which an edge goes, in samples won by its ends since it was last renewed.
+        split_factor: What is left of the errors of the two units between which one is inserted.
+        error_decay: Share of errors and utilities that is forgotten with each sample.
+        utility_factor: The unit of least utility goes when the largest error is so many times that.
+        weight_prior: Dirichlet pseudo-observations of each component.
+        covariance_prior: Inverse-Wishart pseudo-observations of each component; ``None`` for 2, with full
+            covariances for ``D``.
+        reg_covar: Variance floor, in units of the mean variance of an embedding dimension.
+        check_every: Steps between automatic collapse checks; 0 for none.
+
+    Raises:
+        ConfigError: an argument out of range.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> criterion = GMJEGNG(dim=2, capacity=16)
+        >>> centers = 5 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
+        >>> for _ in range(200):
+        ...     loss = criterion(*(centers[torch.randint(4, (128,))] + 0.2 * torch.randn(2, 128, 2)))
+        >>> criterion.clusters          # connected components of the graph
+        4
+        >>> units, edges = criterion.graph()
+        >>> units.shape[1], edges.shape[1]
+        (4, 2)
+    """
+
+    def __init__(
+        self,
+        dim: int | tuple[int, int],
+        capacity: int = 512,
+        *,
+        covariance_type: MomentType = "spherical",
+        temperature: float = 0.05,
+        step: float = 0.05,
+        insert_every: int = 100,
+        winner_rate: float = 0.05,
+        neighbor_rate: float = 0.0006,
+        max_age: float = 88.0,
+        split_factor: float = 0.5,
+        error_decay: float = 0.0005,
+        utility_factor: float = 15.0,
+        weight_prior: float = 1.0,
+        covariance_prior: float | None = None,
+        reg_covar: float = 1e-4,
+        check_every: int = 100,
+    ) -> None:
+        super().__init__(dim, check_every=check_every)
+        check_choice("covariance_type", covariance_type, MomentType)
+        check_counts(capacity=capacity, insert_every=insert_every)
+        if capacity < 2:
+            raise ConfigError(f"capacity must be at least 2, the units that a gas starts with, got {capacity!r}")
+        check_positive(
+            temperature=temperature,
+            max_age=max_age,
+            utility_factor=utility_factor,
+            reg_covar=reg_covar,
+            weight_prior=weight_prior,
+        )
+        check_share(step=step, least=False)
+        check_share(winner_rate=winner_rate, neighbor_rate=neighbor_rate, split_factor=split_factor)
+        check_share(error_decay=error_decay, most=False)
+        if covariance_prior is None:
+            covariance_prior = float(self.dim) if covariance_type == "full" else 2.0
+        check_at_least(0, covariance_prior=covariance_prior)
+        self.capacity, self.step = capacity, step
+        self.gas = NeuralGas(
+            capacity,
+            self.dim,
+            winner_rate=winner_rate,
+            neighbor_rate=neighbor_rate,
+            insert_every=insert_every,
+            max_age=max_age,
+            split_factor=split_factor,
+            error_decay=error_decay,
+            utility_factor=utility_factor,
+        )
+        self.mixture = OnlineMixture(
+            capacity,
+            self.dim,
+            covariance_type=covariance_type,
+            tied=False,
+            weight_prior=weight_prior,
+            covariance_prior=covariance_prior,
+            reg_covar=reg_covar,
+        )
+        self.channel = NoiseChannel(self.context_dim, self.target_dim, temperature)
+
+    @property
+    def components(self) -> int:
+        """Number of components alive."""
+        return int(self.gas.alive.sum())
+
+    @property
+    def clusters(self) -> int:
+        """Number of connected components of the graph: clusters that no edge joins."""
+        return int(self.gas.clusters().max()) + 1
+
+    def graph(self) -> tuple[Tensor, Tensor]:
+        """The units alive, ``(n, D)`` in float64, and the edges between them, ``(E, 2)`` indices into the units."""
+        order = self.gas.alive.cumsum(dim=0) - 1
+        return self.gas.units[self.gas.alive].clone(), order[self.gas.edges]
+
+    def density(self) -> JointGaussianMixture:
+        """The mixture of the units alive, detached."""
+        alive = self.gas.alive
+        if not bool(alive.any()):
+            raise NotFittedError("GMJEGNG has no units yet: call it on a batch of embeddings first")
+        covariance: Covariance = self.mixture.covariance().map(lambda tensor: tensor[alive])
+        return JointGaussianMixture(
+            self.mixture.log_weights()[alive].to(self._dtype),
+            self.mixture.means[alive].to(self._dtype),
+            covariance.to(self._dtype),
+            context_dim=self.context_dim,
+        )
+
+    def _loss(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        z = torch.cat([z_context, z_target], dim=1).detach()
+        if not bool(self.gas.alive.any()):
+            self._start(z)
+        scored = self.density()
+        with torch.no_grad():
+            responsibilities = scored.joint.responsibilities(z)
+            self._gauge_density(scored, z, responsibilities)
+        loss = -pmi(self.channel.smooth(scored), z_context, z_target, weights="batch").mean()
+        if self.training:
+            self._update(z, responsibilities)
+        return loss
+
+    @torch.no_grad()
+    def _start(self, z: Tensor) -> None:
+        """Two units: the first sample and the one farthest from it."""
+        farthest = int((z - z[0]).square().sum(dim=1).argmax())
+        self.gas.start(z[0], z[farthest])
+        variance = z.double().var(dim=0, unbiased=False).clamp_min(MIN_VARIANCE)
+        self.mixture.start(z[[0, farthest]], float(variance.mean()), (z.double().mean(dim=0), variance), len(z))
+        self.channel.observe(z, 1.0)
+
+    @torch.no_grad()
+    def _update(self, z: Tensor, responsibilities: Tensor) -> None:
+        spread = responsibilities.new_zeros(len(z), self.capacity)
+        spread[:, self.gas.alive] = responsibilities
+        self.mixture.observe(z, spread, self.step)
+        self.channel.observe(z, self.step)
+        self.gas.observe(z)
+        removed = self.gas.remove_useless()
+        if len(removed):
+            self.mixture.remove(removed)
+        for new, worst, beside in self.gas.insert():
+            self.mixture.insert(new, worst, beside, self.gas.units[new])
+
+    def _gauge_density(self, scored: JointGaussianMixture, z: Tensor, responsibilities: Tensor) -> None:
+        distances = scored.joint.covariance.squared_mahalanobis(z, scored.joint.means)
+        self._gauge(
+            trace_ratio=(responsibilities * distances).sum(dim=1).mean() / self.dim,
+            self_scored=0.0,
+            component_usage=component_usage(scored.weights),
+            components=float(scored.components),
+        )
