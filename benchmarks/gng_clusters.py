@@ -19,7 +19,7 @@ from scipy import stats
 from sklearn.mixture import GaussianMixture as SklearnMixture
 from torch import Tensor
 
-from gmje_core.criteria import GMJEGNG
+from gmje_core import GMJEGNG
 
 DIM, APART, BATCH = 8, 8.0, 256
 

@@ -16,7 +16,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from gmje_core.criteria import GMJESMC
+from gmje_core import GMJESMC
 
 BATCH, CLUSTERS, DIM, STEPS, WARMUP, HELD_OUT = 64, 6, 2, 150, 40, 512
 

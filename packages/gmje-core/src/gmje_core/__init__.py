@@ -6,7 +6,7 @@ Densities are :mod:`gmje_core.mixture`, losses :mod:`gmje_core.criteria` over th
 
 from gmje_core import diagnostics
 from gmje_core.config import GMJEConfig
-from gmje_core.criteria import GJE, GMJE, Criterion, NotFittedError, build_criterion
+from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC, Criterion, NotFittedError, build_criterion
 from gmje_core.errors import (
     BatchSizeError,
     ConfigError,
@@ -24,6 +24,9 @@ __version__ = "0.1.0"
 __all__ = [
     "GJE",
     "GMJE",
+    "GMJEGNG",
+    "GMJEMDN",
+    "GMJESMC",
     "BatchSizeError",
     "ConfigError",
     "Criterion",

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from gmje_core.conditional import JointDensity
 from gmje_core.config import GMJEConfig
 from gmje_core.criteria import build_criterion
 from gmje_core.errors import ShapeError
-from gmje_core.mixture import GaussianMixture, JointGaussianMixture
+from gmje_core.mixture import GaussianMixture
 from gmje_core.networks import ProjectionHead, build_backbone
 
 __all__ = ["GMJEModel", "GMJEOutput", "Uncertainty"]
@@ -118,7 +119,7 @@ class GMJEModel(nn.Module):
         z_context, z_target = self.projector(features).split([len(x_context), len(x_target)])
         return GMJEOutput(self.criterion(z_context, z_target), z_context, z_target, features[: len(x_context)])
 
-    def density(self) -> JointGaussianMixture:
+    def density(self) -> JointDensity:
         """The learned joint density of the two views' embeddings."""
         return self.criterion.density()
 
@@ -187,7 +188,7 @@ class GMJEModel(nn.Module):
                 module.training = training
 
 
-def _uncertainty(density: JointGaussianMixture, z: Tensor) -> Uncertainty:
+def _uncertainty(density: JointDensity, z: Tensor) -> Uncertainty:
     """Each part is summed on its own: as a difference of variances the smaller one would lose its digits."""
     posterior = density.condition(z)
     within = posterior.weights * posterior.covariance.diagonal().sum(dim=-1)

@@ -6,6 +6,7 @@ from typing import Any
 from gmje_core.criteria.base import Criterion, NotFittedError
 from gmje_core.criteria.gje import GJE, TraceTrapWarning
 from gmje_core.criteria.gng import GMJEGNG
+from gmje_core.criteria.mdn import GMJEMDN
 from gmje_core.criteria.prototypes import GMJE
 from gmje_core.criteria.smc import GMJESMC
 from gmje_core.errors import ConfigError, unknown_name
@@ -15,6 +16,7 @@ __all__ = [
     "GJE",
     "GMJE",
     "GMJEGNG",
+    "GMJEMDN",
     "GMJESMC",
     "Criterion",
     "NotFittedError",
@@ -23,7 +25,13 @@ __all__ = [
 ]
 
 #: Every criterion by the name that a configuration gives it.
-CRITERIA: dict[str, type[Criterion]] = {"gje": GJE, "gmje": GMJE, "gmje-gng": GMJEGNG, "gmje-smc": GMJESMC}
+CRITERIA: dict[str, type[Criterion]] = {
+    "gje": GJE,
+    "gmje": GMJE,
+    "gmje-mdn": GMJEMDN,
+    "gmje-gng": GMJEGNG,
+    "gmje-smc": GMJESMC,
+}
 
 
 def build_criterion(name: str, dim: int | tuple[int, int], **options: Any) -> Criterion:

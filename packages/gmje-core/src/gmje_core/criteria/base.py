@@ -10,11 +10,11 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
+from gmje_core.conditional import JointDensity
 from gmje_core.diagnostics import HEALTHY, CollapseWarning, embedding_diagnostics, judge
 from gmje_core.distributed import gather_pairs, world_size
 from gmje_core.errors import BatchSizeError, ConfigError, GMJEError, NonFiniteError, ShapeError
 from gmje_core.linalg import full_precision
-from gmje_core.mixture import JointGaussianMixture
 
 __all__ = ["MIN_VARIANCE", "Criterion", "NotFittedError"]
 
@@ -96,7 +96,7 @@ class Criterion(nn.Module, ABC):
         return loss
 
     @abstractmethod
-    def density(self) -> JointGaussianMixture:
+    def density(self) -> JointDensity:
         """The learned joint density of context and target, detached from any graph.
 
         Raises:

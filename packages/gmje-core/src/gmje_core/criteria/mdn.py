@@ -1,0 +1,205 @@
+r"""GMJE-MDN: a mixture density network gives the target's distribution from the context, at any complexity.
+
+As an objective for encoders it is a contrastive loss whose critic is a normalised conditional density; on fixed
+embeddings it is a conditional density estimator.
+"""
+
+import copy
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from gmje_core.conditional import ConditionalJointMixture, MixtureDensityNetwork
+from gmje_core.covariance import CovarianceType
+from gmje_core.criteria.base import Criterion, NotFittedError
+from gmje_core.criteria.channel import NoiseChannel
+from gmje_core.criteria.checks import check_choice, check_counts, check_positive, check_share
+from gmje_core.criteria.online import OnlineMixture
+from gmje_core.criteria.seeding import reseed_dead, start_on, step_generator
+from gmje_core.diagnostics import component_usage
+from gmje_core.mixture import GaussianMixture
+
+__all__ = ["GMJEMDN", "ConditionalObjective"]
+
+ConditionalObjective = Literal["pmi", "nll"]
+
+
+class GMJEMDN(Criterion):
+    r"""Gaussian Mixture Joint Embeddings with a mixture density network (arXiv 2603.26799).
+
+    The network is trained on :math:`-\log q(z_t \mid z_c)` of detached embeddings. With ``objective="pmi"`` the
+    encoder's loss is minus the mean of
+
+    .. math::
+        \log q(z_t^i \mid z_c^i) - \log \frac1B \sum_j q(z_t^i \mid z_c^j),
+
+    behind a noise channel of variance ``temperature``: the marginal is the average of the batch's conditionals, so
+    that no encoder gains by shrinking, and the value is at most ``log B``. With ``objective="nll"`` the loss is the
+    mean conditional NLL itself, with gradient to the context and none to the target: for fixed embeddings, or for a
+    target encoder that follows by moving average.
+
+    The parameters of the network are the criterion's: add them to the optimiser.
+
+    Args:
+        dim: Embedding size of both views, or the pair ``(d_c, d_t)``.
+        components: ``K`` of the conditional.
+        covariance_type: ``"full"``, ``"low_rank"``, ``"diag"`` or ``"spherical"`` conditional covariances.
+        rank: Columns of the factor of ``"low_rank"``.
+        hidden: Width of the network.
+        layers: Its hidden layers.
+        objective: ``"pmi"`` or ``"nll"``.
+        temperature: Variance of the noise channel, in units of the mean squared norm of a view's embeddings.
+        context_components: Components of the marginal of the context, which :meth:`density` needs; online EM.
+        step: Step of online EM and of the running energy, in ``(0, 1]``.
+        reg_covar: Floor of the variances, in units of the variance of a target dimension.
+        seed: Of the network's start and of the marginal's; the same on every rank.
+        check_every: Steps between automatic collapse checks; 0 for none.
+
+    Raises:
+        ConfigError: an argument out of range.
+
+    Examples:
+        >>> _ = torch.manual_seed(0)
+        >>> criterion = GMJEMDN(dim=1, components=2, hidden=32, objective="nll")
+        >>> optimizer = torch.optim.Adam(criterion.parameters(), lr=0.01)
+        >>> for _ in range(200):                       # two answers, +1 and -1, whatever the context
+        ...     z_context = torch.randn(128, 1)
+        ...     loss = criterion(z_context, torch.randn(128, 1).sign() + 0.1 * torch.randn(128, 1))
+        ...     optimizer.zero_grad(); loss.backward(); optimizer.step()
+        >>> posterior = criterion.condition(torch.zeros(1, 1))
+        >>> sorted(round(mean) for mean in posterior.means.flatten().tolist())
+        [-1, 1]
+    """
+
+    def __init__(
+        self,
+        dim: int | tuple[int, int],
+        components: int = 8,
+        *,
+        covariance_type: CovarianceType = "diag",
+        rank: int = 8,
+        hidden: int = 256,
+        layers: int = 2,
+        objective: ConditionalObjective = "pmi",
+        temperature: float = 0.05,
+        context_components: int = 64,
+        step: float = 0.05,
+        reg_covar: float = 1e-4,
+        seed: int = 0,
+        check_every: int = 100,
+    ) -> None:
+        super().__init__(dim, check_every=check_every)
+        check_choice("covariance_type", covariance_type, CovarianceType)
+        check_choice("objective", objective, ConditionalObjective)
+        check_counts(components=components, rank=rank, hidden=hidden, layers=layers)
+        check_counts(context_components=context_components)
+        check_positive(temperature=temperature, reg_covar=reg_covar)
+        check_share(step=step, least=False)
+        self.components, self.objective, self.step, self.seed = components, objective, step, seed
+        self.network = MixtureDensityNetwork(
+            self.context_dim,
+            self.target_dim,
+            components,
+            covariance_type=covariance_type,
+            rank=rank,
+            hidden=hidden,
+            layers=layers,
+            reg_covar=reg_covar,
+            seed=seed,
+        )
+        self.marginal = OnlineMixture(
+            context_components,
+            self.context_dim,
+            covariance_type="diag",
+            tied=False,
+            weight_prior=1.0,
+            covariance_prior=2.0,
+            reg_covar=reg_covar,
+        )
+        self.channel = NoiseChannel(self.context_dim, self.target_dim, temperature)
+
+    def condition(self, z_context: Tensor) -> GaussianMixture:
+        """The mixture of the target given contexts ``(B, d_c)``, with gradient; batch shape ``(B,)``.
+
+        Raises:
+            NotFittedError: no batch has been seen.
+            ShapeError, NonFiniteError: contexts that do not fit.
+        """
+        self._require_fitted()
+        mixture: GaussianMixture = self.network(z_context)
+        return mixture
+
+    def density(self) -> ConditionalJointMixture:
+        """The joint density of the network and the running marginal of the context, a copy without gradient."""
+        self._require_fitted()
+        return ConditionalJointMixture(
+            self._context_marginal().detach(), copy.deepcopy(self.network).requires_grad_(False)
+        )
+
+    def _require_fitted(self) -> None:
+        if not self.marginal.mass.any():
+            raise NotFittedError("GMJEMDN has seen nothing yet: call it on a batch of embeddings first")
+
+    def _context_marginal(self) -> GaussianMixture:
+        return GaussianMixture(
+            self.marginal.log_weights().to(self._dtype),
+            self.marginal.means.to(self._dtype),
+            self.marginal.covariance().to(self._dtype),
+        )
+
+    def _loss(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        z = torch.cat([z_context, z_target], dim=1).detach()
+        context, target = z.split([self.context_dim, self.target_dim], dim=1)
+        if not self.marginal.mass.any():
+            start_on(self.marginal, context, step_generator(self.seed, int(self.steps)))
+            self.network.start(context, target)
+            self.channel.observe(z, 1.0)
+        learns = torch.is_grad_enabled()
+        posterior: GaussianMixture = self.network(z_context if self.objective == "nll" else context)
+        nll = -posterior.log_prob(target).mean()
+        self._gauge_density(posterior.detach(), target)
+        if self.objective == "nll":
+            loss = nll
+        else:
+            loss = -self._contrast(z_context, z_target)
+            if learns:
+                loss = loss + (nll - nll.detach())  # trains the density; the value stays the encoder's objective
+        if self.training:
+            self._update(z, context)
+        return loss
+
+    def _contrast(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        """Mean pmi of the pairs under the network as it is, the batch's contexts as the marginal."""
+        frozen = {key: value.detach() for key, value in self.network.named_parameters()}
+        posterior: GaussianMixture = functional_call(self.network, frozen, (z_context,))
+        noise = self.channel.variances()[1].to(posterior.dtype).expand(self.target_dim)
+        smooth = posterior.covariance.add_diagonal(noise)
+        batch = GaussianMixture(
+            posterior.log_weights.flatten(), posterior.means.flatten(0, 1), smooth.map(lambda t: t.flatten(0, 1))
+        )
+        count = len(z_context)
+        # (targets, contexts): the flat mixture divides every weight by the number of contexts.
+        scores = batch.component_log_prob(z_target).view(len(z_target), count, -1).logsumexp(dim=2)
+        return (scores.diagonal() + math.log(count) - scores.logsumexp(dim=1)).mean()
+
+    @torch.no_grad()
+    def _update(self, z: Tensor, context: Tensor) -> None:
+        responsibilities = self._context_marginal().responsibilities(context)
+        self.marginal.observe(context, responsibilities, self.step)
+        self.channel.observe(z, self.step)
+        reseed_dead(self.marginal, context, step_generator(self.seed, int(self.steps)))
+
+    @torch.no_grad()
+    def _gauge_density(self, posterior: GaussianMixture, target: Tensor) -> None:
+        responsibilities = posterior.responsibilities(target)
+        distances = posterior.covariance.squared_mahalanobis(target, posterior.means)
+        self._gauge(
+            trace_ratio=(responsibilities * distances).sum(dim=1).mean() / self.target_dim,
+            self_scored=0.0,
+            component_usage=component_usage(responsibilities),
+            weight_entropy=posterior.weight_entropy.mean(),
+            conditional_nll=-posterior.log_prob(target).mean(),
+        )
