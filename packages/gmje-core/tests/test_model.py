@@ -169,3 +169,55 @@ def test_repeated_keys_are_named():
 def test_unknown_names_are_suggested(change):
     with pytest.raises(ConfigError, match="did you mean"):
         GMJEModel(small(**change))
+
+
+class TestMomentum:
+    """The target view's encoder is a moving average of the context's, for every criterion."""
+
+    @pytest.mark.parametrize("criterion", ["gje", "gmje", "gmje-mdn", "gmje-gng", "gmje-smc"])
+    def test_trains_and_answers(self, criterion):
+        torch.manual_seed(0)
+        model = GMJEModel(small(momentum=0.9, criterion=criterion, criterion_options={}))
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        for _ in range(3):
+            out = model(*torch.rand(2, 16, 1, 28, 28))
+            optimizer.zero_grad()
+            out.loss.backward()
+            optimizer.step()
+        assert not out.z_target.requires_grad
+        assert all(p.grad is None for p in model.target_encoder.parameters())
+        assert all(p.grad is not None for p in [*model.backbone.parameters(), *model.projector.parameters()])
+        views = torch.rand(2, 4, 1, 28, 28)
+        expected = model.density().log_prob(model.embed(views[0]), model.embed_target(views[1]))
+        torch.testing.assert_close(model.log_prob(*views), expected)
+        assert not torch.allclose(model.embed(views[0]), model.embed_target(views[0]))
+        assert model.uncertainty(views[0]).within.isfinite().all()
+
+    def test_target_encoder_is_the_moving_average(self):
+        model = GMJEModel(small(momentum=0.75))
+        average = {name: p.clone() for name, p in model.backbone.named_parameters()}
+        for step in range(3):
+            model(*torch.rand(2, 8, 1, 28, 28))
+            for name, p in model.backbone.named_parameters():
+                average[name] = p.detach().clone() if step == 0 else 0.75 * average[name] + 0.25 * p.detach()
+                with torch.no_grad():
+                    p.add_(torch.randn_like(p))
+        for name, p in model.target_encoder.average.module[0].named_parameters():
+            torch.testing.assert_close(p, average[name], msg=name)
+
+    def test_evaluation_does_not_move_it(self):
+        model = GMJEModel(small(momentum=0.5))
+        model(*torch.rand(2, 8, 1, 28, 28))
+        before = {key: value.clone() for key, value in model.target_encoder.state_dict().items()}
+        with torch.no_grad():
+            model.backbone.requires_grad_(False)
+            for p in model.backbone.parameters():
+                p.add_(1.0)
+        model.eval()(*torch.rand(2, 8, 1, 28, 28))
+        for key, value in model.target_encoder.state_dict().items():
+            assert torch.equal(value, before[key]), key
+
+    @pytest.mark.parametrize("momentum", [-0.1, 1.0])
+    def test_out_of_range(self, momentum):
+        with pytest.raises(ConfigError, match=r"momentum must lie in \[0, 1\)"):
+            small(momentum=momentum)

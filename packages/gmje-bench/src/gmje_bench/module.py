@@ -7,7 +7,7 @@ from gmje_bench.methods import build_objective
 from gmje_bench.suite import Suite
 from gmje_core import Criterion, diagnostics
 from gmje_core.distributed import gather_pairs
-from gmje_core.networks import ProjectionHead, build_backbone
+from gmje_core.networks import MomentumEncoder, ProjectionHead, build_backbone
 
 __all__ = ["JointEmbedding", "build_module"]
 
@@ -20,19 +20,27 @@ class JointEmbedding(nn.Module):
         projector: Features to embeddings.
         criterion: Two views' embeddings to the loss of the global batch.
         trains: Whether there is anything to train.
+        momentum: Of the target view's encoder, a moving average of the context's; 0 for one encoder of both.
         name: The method's, for messages.
     """
 
     def __init__(
-        self, backbone: nn.Module, projector: nn.Module, criterion: nn.Module, trains: bool = True, name: str = ""
+        self,
+        backbone: nn.Module,
+        projector: nn.Module,
+        criterion: nn.Module,
+        trains: bool = True,
+        momentum: float = 0.0,
+        name: str = "",
     ) -> None:
         super().__init__()
         self.name = name
         self.backbone, self.projector, self.criterion, self.trains = backbone, projector, criterion, trains
+        self.target_encoder = MomentumEncoder(nn.Sequential(backbone, projector), momentum) if momentum else None
         self._last: tuple[Tensor, Tensor] | None = None
 
     def forward(self, context: Tensor, target: Tensor) -> Tensor:
-        """The loss of the global batch; both views pass the network together.
+        """The loss of the global batch; both views pass the network together, save where the target has its own.
 
         Args:
             context: ``(b, C, S, S)``, this process's share of the global batch.
@@ -41,12 +49,20 @@ class JointEmbedding(nn.Module):
         Returns:
             Scalar, float32 or float64: only the network runs in mixed precision, the loss of every method does not.
         """
-        z_context, z_target = self.projector(self.backbone(torch.cat([context, target]))).chunk(2)
+        z_context, z_target = self._embed(context, target)
         self._last = (z_context.detach(), z_target.detach())
         dtype = torch.promote_types(z_context.dtype, torch.float32)
         with torch.autocast(context.device.type, enabled=False):
             loss: Tensor = self.criterion(z_context.to(dtype), z_target.to(dtype))
         return loss
+
+    def _embed(self, context: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if self.target_encoder is None:
+            z_context, z_target = self.projector(self.backbone(torch.cat([context, target]))).chunk(2)
+            return z_context, z_target
+        if self.training and torch.is_grad_enabled():
+            self.target_encoder.update(nn.Sequential(self.backbone, self.projector))
+        return self.projector(self.backbone(context)), self.target_encoder(target)
 
     def diagnostics(self) -> dict[str, float | str]:
         """Gauges of the last global batch with their verdict; every process must call it."""
@@ -75,4 +91,6 @@ def build_module(method: str, suite: Suite, channels: int, seed: int, image_size
         layers=network.layers,
         normalize=objective.normalize,
     )
-    return JointEmbedding(backbone, projector, objective.criterion, objective.trains, name=method)
+    return JointEmbedding(
+        backbone, projector, objective.criterion, objective.trains, momentum=objective.momentum, name=method
+    )

@@ -31,6 +31,8 @@ class GMJEConfig:
         hidden: Width of the projection head.
         layers: Linear layers of the projection head.
         normalize: Whether embeddings have unit norm.
+        momentum: Momentum in ``[0, 1)`` of the target view's encoder, an exponential moving average of the
+            context's; 0 for one encoder of both views.
         criterion: A key of :data:`gmje_core.criteria.CRITERIA`.
         criterion_options: Its keyword arguments; JSON scalars.
         schema_version: Version of the JSON form.
@@ -56,6 +58,7 @@ class GMJEConfig:
     hidden: int = 2048
     layers: int = 2
     normalize: bool = True
+    momentum: float = 0.0
     criterion: str = "gmje"
     criterion_options: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
@@ -68,6 +71,8 @@ class GMJEConfig:
                 raise ConfigError(f"{spec.name} must be of type {typing.cast(type, expected).__name__}, got {value!r}")
             if isinstance(value, int) and expected is int and not 1 <= value <= _MAX_SIZE:
                 raise ConfigError(f"{spec.name} must lie in [1, {_MAX_SIZE}], got {value!r}")
+        if not 0 <= self.momentum < 1:
+            raise ConfigError(f"momentum must lie in [0, 1), got {self.momentum!r}")
         if self.schema_version != SCHEMA_VERSION:
             raise ConfigError(
                 f"schema_version {self.schema_version} is not the one this version reads ({SCHEMA_VERSION}); "

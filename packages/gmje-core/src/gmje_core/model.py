@@ -12,7 +12,7 @@ from gmje_core.config import GMJEConfig
 from gmje_core.criteria import build_criterion
 from gmje_core.errors import ShapeError
 from gmje_core.mixture import GaussianMixture
-from gmje_core.networks import ProjectionHead, build_backbone
+from gmje_core.networks import MomentumEncoder, ProjectionHead, build_backbone
 
 __all__ = ["GMJEModel", "GMJEOutput", "Uncertainty"]
 
@@ -95,11 +95,13 @@ class GMJEModel(nn.Module):
             normalize=config.normalize,
         )
         self.criterion = build_criterion(config.criterion, config.dim, **config.criterion_options)
+        self.target_encoder = MomentumEncoder(self._encoder, config.momentum) if config.momentum else None
 
     def forward(self, x_context: Tensor, x_target: Tensor) -> GMJEOutput:
         """One training step's loss and embeddings.
 
-        Both views pass through the network together, so that batch normalisation sees both.
+        Both views pass through the network together, so that batch normalisation sees both; with ``momentum`` the
+        target views pass through the moving average instead, which first takes a step toward the network.
 
         Args:
             x_context: ``(B, C, H, W)`` context views.
@@ -115,8 +117,14 @@ class GMJEModel(nn.Module):
             raise ShapeError(
                 f"both views must have the same shape, but have {tuple(x_context.shape)} and {tuple(x_target.shape)}"
             )
-        features = self.backbone(torch.cat([x_context, x_target]))
-        z_context, z_target = self.projector(features).split([len(x_context), len(x_target)])
+        if self.target_encoder is None:
+            features = self.backbone(torch.cat([x_context, x_target]))
+            z_context, z_target = self.projector(features).split([len(x_context), len(x_target)])
+        else:
+            if self.training and torch.is_grad_enabled():
+                self.target_encoder.update(self._encoder)
+            features = self.backbone(x_context)
+            z_context, z_target = self.projector(features), self.target_encoder(x_target)
         return GMJEOutput(self.criterion(z_context, z_target), z_context, z_target, features[: len(x_context)])
 
     def density(self) -> JointDensity:
@@ -131,10 +139,19 @@ class GMJEModel(nn.Module):
         return features
 
     def embed(self, x: Tensor) -> Tensor:
-        """Embeddings ``(B, dim)``, the space that the density lives in."""
+        """Embeddings ``(B, dim)`` of context views, the space that the density lives in."""
         self._check(x)
         with self._inference():
-            z: Tensor = self.projector(self.backbone(x))
+            z: Tensor = self._encoder(x)
+        return z
+
+    def embed_target(self, x: Tensor) -> Tensor:
+        """Embeddings ``(B, dim)`` of target views: by the moving average where there is one, else as :meth:`embed`."""
+        if self.target_encoder is None:
+            return self.embed(x)
+        self._check(x)
+        with self._inference():
+            z: Tensor = self.target_encoder(x)
         return z
 
     def condition(self, x_context: Tensor) -> GaussianMixture:
@@ -143,7 +160,7 @@ class GMJEModel(nn.Module):
 
     def log_prob(self, x_context: Tensor, x_target: Tensor) -> Tensor:
         """Joint log-density ``(B,)`` of pairs of images, in nats."""
-        return self.density().log_prob(self.embed(x_context), self.embed(x_target))
+        return self.density().log_prob(self.embed(x_context), self.embed_target(x_target))
 
     def uncertainty(self, x: Tensor) -> Uncertainty:
         r"""How sure the model is of the other view of ``x``, by the law of total covariance.
@@ -166,6 +183,11 @@ class GMJEModel(nn.Module):
     def sample(self, n: int) -> tuple[Tensor, Tensor]:
         """``n`` pairs of embeddings from the joint density, each ``(n, dim)``."""
         return self.density().sample((n,))
+
+    @property
+    def _encoder(self) -> nn.Sequential:
+        """From images to embeddings; shares its parameters with the model."""
+        return nn.Sequential(self.backbone, self.projector)
 
     def _check(self, images: Tensor) -> None:
         channels = self.config.in_channels

@@ -27,11 +27,13 @@ class Objective:
         criterion: Maps ``z_context`` and ``z_target`` to the loss.
         normalize: Whether the projection head scales embeddings to unit norm.
         trains: Whether there is anything to train; a random encoder is only evaluated.
+        momentum: Of the target view's encoder, a moving average of the context's; 0 for one encoder of both.
     """
 
     criterion: "nn.Module"
     normalize: bool = True
     trains: bool = True
+    momentum: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -55,9 +57,13 @@ METHODS: dict[str, Method] = {
     method.name: method
     for method in (
         Method("gmje", "Gaussian mixture joint embeddings: prototypes, pointwise mutual information", "joint", "gmje"),
+        Method("gmje-mdn", "mixture density network: a conditional mixture as critic", "joint", "gmje_mdn"),
+        Method("gmje-gng", "Growing Neural Gas: components grown and removed in training", "joint", "gmje_gng"),
+        Method("gmje-smc", "Sequential Monte Carlo: a weighted memory bank of past pairs", "joint", "gmje_smc"),
         Method("gje", "Gaussian joint embeddings: running covariance, trap-free", "joint", "gje"),
         Method("gje-batch", "the Mahalanobis Trace Trap, shown on purpose: collapses", "joint", "gje_batch"),
         Method("simclr", "SimCLR: NT-Xent (lightly)", "baselines", "simclr"),
+        Method("moco", "MoCo: a queue of past targets, momentum encoder (lightly)", "baselines", "moco"),
         Method("vicreg", "VICReg: variance, invariance, covariance (lightly)", "baselines", "vicreg"),
         Method("random", "an untrained encoder: the floor", "baselines", "random"),
     )

@@ -10,7 +10,7 @@ from gmje_bench.errors import OptionError
 from gmje_bench.methods import Objective, take_options
 from gmje_core.distributed import world_size
 
-__all__ = ["random", "simclr", "vicreg"]
+__all__ = ["moco", "random", "simclr", "vicreg"]
 
 
 def simclr(dim: int, options: dict[str, Any]) -> Objective:
@@ -19,6 +19,23 @@ def simclr(dim: int, options: dict[str, Any]) -> Objective:
     if chosen["temperature"] < 1e-6:  # a softmax of infinities
         raise OptionError(f"method simclr: temperature must be at least 1e-6, got {chosen['temperature']}")
     return Objective(NTXentLoss(**chosen, gather_distributed=world_size() > 1))
+
+
+def moco(dim: int, options: dict[str, Any]) -> Objective:
+    """InfoNCE against a queue of past targets, with a momentum encoder of the target (He et al., 2020)."""
+    chosen = take_options("moco", options, temperature=0.1, queue=4096, momentum=0.99)
+    if chosen["temperature"] < 1e-6:
+        raise OptionError(f"method moco: temperature must be at least 1e-6, got {chosen['temperature']}")
+    if chosen["queue"] < 1 or chosen["queue"] != int(chosen["queue"]):
+        raise OptionError(f"method moco: queue must be an integer of at least 1, got {chosen['queue']}")
+    if not chosen["momentum"] < 1:
+        raise OptionError(f"method moco: momentum must lie in [0, 1), got {chosen['momentum']}")
+    loss = NTXentLoss(
+        chosen["temperature"],
+        memory_bank_size=(int(chosen["queue"]), dim),
+        gather_distributed=world_size() > 1,
+    )
+    return Objective(loss, momentum=chosen["momentum"])
 
 
 def vicreg(dim: int, options: dict[str, Any]) -> Objective:

@@ -3,10 +3,10 @@
 from typing import Any
 
 from gmje_bench.errors import OptionError
-from gmje_bench.methods import Objective
+from gmje_bench.methods import Objective, take_options
 from gmje_core import GMJEError, build_criterion
 
-__all__ = ["gje", "gje_batch", "gmje"]
+__all__ = ["gje", "gje_batch", "gmje", "gmje_gng", "gmje_mdn", "gmje_smc"]
 
 
 def gje(dim: int, options: dict[str, Any]) -> Objective:
@@ -24,9 +24,25 @@ def gmje(dim: int, options: dict[str, Any]) -> Objective:
     return _objective("gmje", dim, options)
 
 
+def gmje_mdn(dim: int, options: dict[str, Any]) -> Objective:
+    """A mixture density network."""
+    return _objective("gmje-mdn", dim, options)
+
+
+def gmje_gng(dim: int, options: dict[str, Any]) -> Objective:
+    """Growing Neural Gas."""
+    return _objective("gmje-gng", dim, options)
+
+
+def gmje_smc(dim: int, options: dict[str, Any]) -> Objective:
+    """A Sequential Monte Carlo memory bank."""
+    return _objective("gmje-smc", dim, options)
+
+
 def _objective(name: str, dim: int, options: dict[str, Any]) -> Objective:
+    momentum = take_options(name, {key: options.pop(key) for key in ("momentum",) if key in options}, momentum=0.0)
     try:
-        return Objective(build_criterion(name, dim, **options))
+        return Objective(build_criterion(name, dim, **options), momentum=momentum["momentum"])
     except GMJEError as error:
         raise OptionError(str(error)) from error
     except TypeError as error:  # a text where a number belongs
