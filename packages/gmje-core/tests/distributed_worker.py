@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from gmje_core.criteria import GJE, GMJE, Criterion
+from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC, Criterion
 from gmje_core.errors import BatchSizeError
 
 BATCH, FEATURES, DIM, STEPS = 24, 6, 4, 4
@@ -26,6 +26,12 @@ CRITERIA: dict[str, Callable[[], Criterion]] = {
     "gmje-em-more-than-batch": lambda: GMJE(DIM, 40, covariance_type="diag"),
     "gmje-gradient-full": lambda: GMJE(DIM, 5, covariance_type="full", update="gradient"),
     "gmje-gradient-low-rank": lambda: GMJE(DIM, 5, covariance_type="low_rank", rank=2, update="gradient"),
+    "mdn-pmi-full": lambda: GMJEMDN(DIM, 3, covariance_type="full", hidden=8, context_components=5),
+    "mdn-nll-diag": lambda: GMJEMDN(DIM, 3, objective="nll", hidden=8, context_components=40),
+    "gng-spherical": lambda: GMJEGNG(DIM, 8, insert_every=16),
+    "gng-full": lambda: GMJEGNG(DIM, 8, covariance_type="full", insert_every=16),
+    "smc-spherical": lambda: GMJESMC(DIM, 40),
+    "smc-full-resampling": lambda: GMJESMC(DIM, 60, covariance_type="full", weighting=0.9, ess_threshold=1.0),
 }
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from gmje_core.criteria import GJE, GMJE, NotFittedError, TraceTrapWarning, build_criterion
+from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC, NotFittedError, TraceTrapWarning, build_criterion
 from gmje_core.diagnostics import CollapseWarning
 from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, ShapeError
 from gmje_core.objectives import gaussian_mutual_information
@@ -27,7 +27,38 @@ GMJES = [
     for tied in (False, True)
     if (t, u) != ("low_rank", "em")
 ]
-HEALTHY = GJES + GMJES
+MDNS = [
+    pytest.param(
+        lambda d, t=t, o=o: GMJEMDN(d, 3, covariance_type=t, rank=2, objective=o, hidden=16, context_components=6),
+        id=f"mdn-{t}-{o}",
+    )
+    for t in ("full", "low_rank", "diag", "spherical")
+    for o in ("pmi", "nll")
+]
+GNGS = [
+    pytest.param(lambda d, t=t: GMJEGNG(d, 12, covariance_type=t, insert_every=64), id=f"gng-{t}")
+    for t in ("full", "diag", "spherical")
+]
+SMCS = [
+    pytest.param(lambda d, t=t: GMJESMC(d, 256, covariance_type=t), id=f"smc-{t}")
+    for t in ("full", "diag", "spherical")
+]
+HEALTHY = GJES + GMJES + MDNS + GNGS + SMCS
+
+
+def allows(make, dims):
+    """Whether a criterion takes views of these sizes."""
+    return dims[0] == dims[1] or make not in [param.values[0] for param in SMCS]
+
+
+def stops_target(criterion):
+    """Whether the loss leaves the target alone."""
+    return getattr(criterion, "objective", None) == "nll"
+
+
+def unequal_dims(make):
+    """Sizes of the views that differ where a criterion takes such."""
+    return (3, 2) if allows(make, (3, 2)) else (3, 3)
 
 
 def pairs(n: int = 128, dims: tuple[int, int] = (3, 3), seed: int = 0, dtype: torch.dtype = torch.float32):
@@ -57,21 +88,29 @@ def settle(criterion, dims=(3, 3), steps=30, dtype=torch.float32):
 @pytest.mark.parametrize("dims", [(3, 3), (2, 5), (4, 1)])
 @pytest.mark.parametrize("make", HEALTHY)
 def test_value_and_gradient_are_finite_for_any_sizes(make, dims):
+    if not allows(make, dims):
+        with pytest.raises(ConfigError, match="in one space"):
+            make(dims)
+        return
     criterion = settle(make(dims), dims, steps=5)
     context, target = (z.requires_grad_() for z in pairs(dims=dims, seed=7))
     loss = criterion(context, target)
     loss.backward()
     assert loss.ndim == 0
     assert loss.isfinite()
-    for gradient in (context.grad, target.grad):
+    assert (target.grad is None) == stops_target(criterion)
+    for gradient in (context.grad,) if stops_target(criterion) else (context.grad, target.grad):
         assert gradient.isfinite().all()
         assert gradient.abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("make", HEALTHY)
 def test_gradient_is_that_of_the_value(make):
-    criterion = settle(make((2, 3)).double(), (2, 3), steps=5, dtype=torch.float64).eval()
-    context, target = (z.requires_grad_() for z in pairs(12, (2, 3), seed=3, dtype=torch.float64))
+    dims = (2, 3) if allows(make, (2, 3)) else (2, 2)
+    criterion = settle(make(dims).double(), dims, steps=5, dtype=torch.float64).eval()
+    context, target = pairs(12, dims, seed=3, dtype=torch.float64)
+    context.requires_grad_()
+    target.requires_grad_(not stops_target(criterion))
     assert torch.autograd.gradcheck(criterion, (context, target), atol=1e-5, rtol=1e-4)
 
 
@@ -148,14 +187,16 @@ def test_density_is_fitted_and_samples_agree_with_it(make):
     other = -density.log_prob(*density.sample((20_000,)))
     error = math.hypot(entropy.std().item(), other.std().item()) / math.sqrt(20_000)
     assert abs(entropy.mean().item() - other.mean().item()) < 4 * error
-    mean = torch.cat([context, target], dim=1)
-    spread = mean.std(0) / math.sqrt(20_000)
-    assert ((mean.mean(0) - density.joint.mean).abs() < 4.5 * spread).all()
+    error = context.std(0) / math.sqrt(20_000)
+    assert ((context.mean(0) - density.context.mean).abs() < 4.5 * error).all()
+    predicted = density.condition(context).mean
+    error = (target - predicted).std(0) / math.sqrt(20_000)
+    assert ((target - predicted).mean(0).abs() < 4.5 * error).all(), "the conditional's mean is that of its samples"
 
 
 @pytest.mark.parametrize("make", HEALTHY)
 def test_diagnostics_are_complete(make):
-    criterion = settle(make((3, 3)), steps=40)
+    criterion = settle(make((3, 3)), steps=150)
     report = criterion.diagnostics()
     keys = {"effective_rank", "log_det_per_dim", "relative_spread", "trace_ratio", "verdict", "advice"}
     assert keys <= report.keys()
@@ -190,6 +231,11 @@ def train_encoder(criterion, steps=300):
         pytest.param(lambda d: GMJE(d, 64, update="gradient"), id="gmje-gradient"),
         pytest.param(lambda d: GMJE(d, 8, covariance_type="full", tied=True), id="gmje-full-tied"),
         pytest.param(lambda d: GMJE(d, 16, covariance_type="low_rank", update="gradient"), id="gmje-low-rank"),
+        pytest.param(lambda d: GMJEMDN(d, 4, hidden=64), id="mdn-diag"),
+        pytest.param(lambda d: GMJEMDN(d, 2, covariance_type="full", hidden=32), id="mdn-full"),
+        pytest.param(lambda d: GMJEGNG(d, 64), id="gng"),
+        pytest.param(lambda d: GMJESMC(d, 1024), id="smc"),
+        pytest.param(lambda d: GMJESMC(d, 1024, covariance_type="full", in_batch=False), id="smc-full-bank-alone"),
     ],
 )
 def test_encoder_does_not_collapse(make):
@@ -247,6 +293,8 @@ def test_loss_does_not_depend_on_units(make, scale):
     for seed in range(5):
         context, target = pairs(seed=seed, dtype=torch.float64)
         loss, scaled = one(context, target), other(scale * context, scale * target)
+    if stops_target(one):  # a density of the target is per unit of its volume
+        loss = loss + 3 * math.log(scale)
     torch.testing.assert_close(scaled, loss, rtol=1e-4, atol=1e-4)
 
 
@@ -274,37 +322,38 @@ def test_more_components_than_samples_start_on_later_batches():
 @pytest.mark.filterwarnings("ignore::gmje_core.criteria.gje.TraceTrapWarning")
 class TestBadInput:
     def test_shapes(self, make):
-        criterion = make((3, 2))
-        with pytest.raises(ShapeError, match=r"z_target must have shape \(B, 2\), but has \(8, 3\)"):
-            criterion(torch.zeros(8, 3), torch.zeros(8, 3))
+        dims = unequal_dims(make)
+        criterion = make(dims)
+        with pytest.raises(ShapeError, match=rf"z_target must have shape \(B, {dims[1]}\), but has \(8, 4\)"):
+            criterion(torch.zeros(8, 3), torch.zeros(8, 4))
         with pytest.raises(ShapeError, match="8 and 7"):
-            criterion(torch.zeros(8, 3), torch.zeros(7, 2))
+            criterion(torch.zeros(8, 3), torch.zeros(7, dims[1]))
         with pytest.raises(ShapeError, match="int64"):
-            criterion(torch.zeros(8, 3, dtype=torch.long), torch.zeros(8, 2))
+            criterion(torch.zeros(8, 3, dtype=torch.long), torch.zeros(8, dims[1]))
 
     def test_batch_of_one(self, make):
         with pytest.raises(BatchSizeError, match="at least 2 pairs"):
-            make((3, 2))(torch.zeros(1, 3), torch.zeros(1, 2))
+            make(unequal_dims(make))(torch.zeros(1, 3), torch.zeros(1, unequal_dims(make)[1]))
 
     @pytest.mark.parametrize("value", [float("nan"), float("inf")])
     def test_non_finite(self, make, value):
-        context, target = pairs(dims=(3, 2))
+        context, target = pairs(dims=unequal_dims(make))
         target[5, 1] = value
         with pytest.raises(NonFiniteError, match=r"z_target .* row 5 of the global batch of 128"):
-            make((3, 2))(context, target)
+            make(unequal_dims(make))(context, target)
 
     @pytest.mark.parametrize("scale", [0.0, 1e-8, 1e8])
     def test_degenerate_embeddings_give_a_finite_loss_and_gradient(self, make, scale):
-        criterion = make((3, 2))
+        criterion = make(unequal_dims(make))
         for seed in range(3):
-            context, target = (scale * z for z in pairs(dims=(3, 2), seed=seed))
+            context, target = (scale * z for z in pairs(dims=unequal_dims(make), seed=seed))
             loss = criterion(context.requires_grad_(), target)
             loss.backward()
             assert loss.isfinite()
             assert context.grad.isfinite().all()
 
     def test_density_before_any_batch(self, make):
-        criterion = make((3, 2))
+        criterion = make(unequal_dims(make))
         with pytest.raises(NotFittedError, match="call it on a batch"):
             criterion.density()
         with pytest.raises(NotFittedError, match="call the criterion on a batch"):
@@ -325,6 +374,18 @@ class TestBadInput:
         ("gje", {"decay": 1.0}, "decay"),
         ("gje", {"noise": float("nan")}, "noise"),
         ("gje", {"check_every": -1}, "check_every"),
+        ("gmje-mdn", {"covariance_type": "fulll"}, "full"),
+        ("gmje-mdn", {"objective": "likelihood"}, "objective"),
+        ("gmje-mdn", {"hidden": 0}, "hidden"),
+        ("gmje-mdn", {"components": 2.5}, "components must be an integer"),
+        ("gmje-gng", {"capacity": 1}, "at least 2"),
+        ("gmje-gng", {"covariance_type": "low_rank"}, "full, diag, spherical"),
+        ("gmje-gng", {"insert_every": 0}, "insert_every"),
+        ("gmje-gng", {"error_decay": 1.0}, "error_decay"),
+        ("gmje-smc", {"particles": 0}, "particles"),
+        ("gmje-smc", {"weighting": 1.5}, "weighting"),
+        ("gmje-smc", {"direction": "sideways"}, "direction"),
+        ("gmje-smc", {"age_decay": 1.0}, "age_decay"),
     ],
 )
 def test_bad_options_say_what_would_be_right(name, options, words):

@@ -22,6 +22,12 @@ NAMES = (
     "gmje-em-more-than-batch",
     "gmje-gradient-full",
     "gmje-gradient-low-rank",
+    "mdn-pmi-full",
+    "mdn-nll-diag",
+    "gng-spherical",
+    "gng-full",
+    "smc-spherical",
+    "smc-full-resampling",
 )
 
 
