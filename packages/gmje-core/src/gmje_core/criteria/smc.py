@@ -16,7 +16,7 @@ from gmje_core.criteria.checks import check_choice, check_counts, check_positive
 from gmje_core.criteria.online import MomentType
 from gmje_core.criteria.seeding import step_generator
 from gmje_core.diagnostics import component_usage
-from gmje_core.errors import ConfigError
+from gmje_core.errors import ConfigError, NonFiniteError
 from gmje_core.linalg import safe_cholesky
 from gmje_core.mixture import GaussianMixture, JointGaussianMixture
 from gmje_core.objectives import Direction
@@ -248,13 +248,14 @@ class GMJESMC(Criterion):
 
     def _contrast(self, query: Tensor, key: Tensor, offset: int) -> Tensor:
         """Minus the mean pmi of queries and their own keys, among the particles' keys ``bank[:, offset:]``."""
-        context, target = self.channel.variances()
-        variance = (context if offset else target).to(query).clamp_min(torch.finfo(query.dtype).tiny)
-        kernel = SphericalCovariance(variance[None], query.shape[1])
+        # In units of the channel's noise: its square may be beyond float32, and is the same for every kernel.
+        scale = self.channel.variances()[0 if offset else 1].sqrt().to(query)
+        kernel = SphericalCovariance(query.new_ones(1), query.shape[1])
+        query, key = query / scale, key / scale
         own = _log_kernel(query - key, kernel)
         count, rivals = int(self.count), []
         if count:
-            keys = self.bank[:count, offset : offset + query.shape[1]].to(query)
+            keys = self.bank[:count, offset : offset + query.shape[1]].to(query) / scale
             rivals.append(GaussianMixture(self.log_weights[:count].to(query), keys, kernel).log_prob(query))
         total = 1 + count
         parts = [own] + [rival + math.log(count) for rival in rivals]
@@ -265,7 +266,13 @@ class GMJESMC(Criterion):
             itself = torch.eye(len(key), dtype=torch.bool, device=key.device)
             parts.append(others.masked_fill(itself, torch.finfo(others.dtype).min).logsumexp(dim=1))
             total += len(key) - 1
-        return (torch.stack(parts).logsumexp(dim=0) - math.log(total) - own).mean()
+        scores = torch.stack(parts)
+        if not torch.isfinite(scores.detach()).all():
+            raise NonFiniteError(
+                f"GMJESMC at step {int(self.steps)}: embeddings are so far from each other, in units of the running "
+                "noise channel, that squared distances overflow: their scale has jumped"
+            )
+        return (scores.logsumexp(dim=0) - math.log(total) - own).mean()
 
     def _kernel(self) -> Covariance:
         """The bandwidth, shared by all particles."""
