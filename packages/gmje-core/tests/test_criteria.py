@@ -8,8 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from gmje_core import GaussianMixture
+from gmje_core.covariance import DiagonalCovariance
 from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC, NotFittedError, TraceTrapWarning, build_criterion
-from gmje_core.diagnostics import CollapseWarning
+from gmje_core.criteria.moments import batch_moments
+from gmje_core.diagnostics import CollapseWarning, effective_rank, relative_spread
 from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, ShapeError
 from gmje_core.objectives import gaussian_mutual_information
 
@@ -257,6 +260,43 @@ def test_batch_covariance_collapses_and_says_so():
     assert report["verdict"] == "trace trap"
     assert report["relative_spread"] < 1e-3
     assert report["trace_ratio"] < 1.05
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(lambda d: GMJE(d, 8), id="gmje"),
+        pytest.param(lambda d: GMJEMDN(d, 4, hidden=32, objective="nll"), id="mdn"),
+        pytest.param(lambda d: GMJEGNG(d, 8), id="gng"),
+        pytest.param(lambda d: GMJESMC(d, 64), id="smc"),
+    ],
+)
+def test_naive_counterpart_of_each_remedy_collapses(make):
+    """Same components, but their moments fitted on the batch that they score, and the likelihood as the objective."""
+    torch.manual_seed(0)
+    encoder = nn.Sequential(nn.Linear(12, 32), nn.BatchNorm1d(32), nn.ReLU(), nn.Linear(32, 16))
+    optimizer = torch.optim.Adam(encoder.parameters(), lr=3e-3)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(300):
+        x = torch.randn(128, 12, generator=g)
+        z_context, z_target = encoder((x + 0.3 * torch.randn(2, 128, 12, generator=g)).flatten(0, 1)).chunk(2)
+        criterion, z = make(16), torch.cat([z_context, z_target], dim=1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            criterion(z_context.detach(), z_target.detach())
+        density = criterion.density()
+        if isinstance(criterion, GMJEMDN):
+            share = density.condition(z_context.detach()).responsibilities(z_target.detach())
+        else:
+            share = density.joint.responsibilities(z.detach())
+        mass, means, variances = batch_moments(z, share, diagonal=True)
+        covariance = DiagonalCovariance(variances + 1e-3 * variances.detach().mean() + 1e-12)
+        naive = GaussianMixture(mass.clamp_min(1e-6).log(), means, covariance)
+        loss = -naive.log_prob(z).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert relative_spread(z_context) < 0.05 or effective_rank(z_context) < 3
 
 
 def test_trap_has_no_data_gradient():

@@ -1,6 +1,5 @@
 """The code that the READMEs show runs as printed."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -10,8 +9,5 @@ FILES = [PACKAGE / "README.md", PACKAGE.parents[1] / "README.md"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=["gmje-core", "gmje"])
-def test_code_blocks_run(path):
-    blocks = re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL)
-    assert blocks
-    for block in blocks:
-        exec(compile(block, str(path), "exec"), {})
+def test_code_blocks_run(path, run_page):
+    assert run_page(path)

@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from gmje_core import GaussianMixture, JointGaussianMixture
-from gmje_core.covariance import SphericalCovariance
 from torch import Generator, Tensor
 
 from gmje_bench.alignment.truths import BranchTruth, LatentTruth, LiftedTruth, Truth, seeded
 from gmje_bench.errors import OptionError, did_you_mean
+from gmje_core import GaussianMixture, JointGaussianMixture
+from gmje_core.covariance import SphericalCovariance
 
 __all__ = ["TASKS", "Task", "make_truth"]
 

@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Generator, Tensor
+
 from gmje_core import GaussianMixture
 from gmje_core.covariance import DiagonalCovariance, SphericalCovariance
-from torch import Generator, Tensor
 
 __all__ = ["BranchTruth", "LatentTruth", "LiftedTruth", "Truth", "seeded"]
 
@@ -96,17 +97,21 @@ class _MixtureTruth(Truth):
         """The conditional of contexts ``(n, d_c)``, batch shape ``(n,)``."""
 
     def log_prob(self, target: Tensor, context: Tensor) -> Tensor:
+        """See :meth:`Truth.log_prob`."""
         parts = zip(self._split(target.double()), self._split(context.double()), strict=True)
         return torch.cat([self.posterior(c).log_prob(t) for t, c in parts])
 
     def sample_target(self, context: Tensor, count: int, generator: Generator) -> Tensor:
+        """See :meth:`Truth.sample_target`."""
         with seeded(generator):
             return torch.cat([self.posterior(c).sample((count,)) for c in self._split(context.double())], dim=1)
 
     def mean(self, context: Tensor) -> Tensor:
+        """See :meth:`Truth.mean`."""
         return torch.cat([self.posterior(c).mean for c in self._split(context.double())])
 
     def modes(self, context: Tensor) -> Tensor:
+        """See :meth:`Truth.modes`."""
         if self.target_dim == 1:
             return self._peaks(context.double())
         return self.posterior(context.double()).means
@@ -164,10 +169,12 @@ class BranchTruth(_MixtureTruth):
         self._draw_context, self._conditional = draw_context, conditional
 
     def sample(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """See :meth:`Truth.sample`."""
         context = self._draw_context(count, generator)
         return context, self.sample_target(context, 1, generator)[0]
 
     def posterior(self, context: Tensor) -> GaussianMixture:
+        """The conditional of contexts ``(n, d_c)``, batch shape ``(n,)``."""
         return self._conditional(context)
 
 
@@ -213,6 +220,7 @@ class LatentTruth(_MixtureTruth):
         self._context = self._joint.marginal(range(self.context_dim))
 
     def sample(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """See :meth:`Truth.sample`."""
         latent = self._draw_latent(count, generator)
         clean = (function(latent) for function in self._maps)
         context, target = (
@@ -222,14 +230,17 @@ class LatentTruth(_MixtureTruth):
         return context, target
 
     def log_prob(self, target: Tensor, context: Tensor) -> Tensor:
+        """See :meth:`Truth.log_prob`."""
         pairs = self._split(torch.cat([context, target], dim=1).double())
         return torch.cat([self._joint.log_prob(z) - self._context.log_prob(z[:, : self.context_dim]) for z in pairs])
 
     def posterior(self, context: Tensor) -> GaussianMixture:
+        """The conditional of contexts ``(n, d_c)``, batch shape ``(n,)``."""
         spherical = SphericalCovariance(torch.full((1,), self._noise[1] ** 2, dtype=torch.float64), self.target_dim)
         return GaussianMixture(self._context.component_log_prob(context), self._targets, spherical, validate_args=False)
 
     def modes(self, context: Tensor) -> Tensor:
+        """See :meth:`Truth.modes`."""
         return super().modes(context) if self._branches is None else self._branches(context.double())
 
 
@@ -258,6 +269,7 @@ class LiftedTruth(Truth):
         self._context_rotation, self._target_rotation = _rotation(dim, generator), _rotation(dim, generator)
 
     def sample(self, count: int, generator: Generator) -> tuple[Tensor, Tensor]:
+        """See :meth:`Truth.sample`."""
         context, target = self.base.sample(count, generator)
         return (
             self._lift(context, self._context_rotation, generator),
@@ -265,22 +277,27 @@ class LiftedTruth(Truth):
         )
 
     def log_prob(self, target: Tensor, context: Tensor) -> Tensor:
+        """See :meth:`Truth.log_prob`."""
         rest = (target.double() @ self._target_rotation)[:, self.base.target_dim :] / self._noise
         constant = rest.shape[1] * (math.log(self._noise) + 0.5 * math.log(2 * math.pi))
         known = self.base.log_prob(self.project(target), self._base_context(context))
         return known - 0.5 * rest.square().sum(dim=1) - constant
 
     def sample_target(self, context: Tensor, count: int, generator: Generator) -> Tensor:
+        """See :meth:`Truth.sample_target`."""
         target = self.base.sample_target(self._base_context(context), count, generator)
         return self._lift(target, self._target_rotation, generator)
 
     def mean(self, context: Tensor) -> Tensor:
+        """See :meth:`Truth.mean`."""
         return self._lift(self.base.mean(self._base_context(context)), self._target_rotation, None)
 
     def modes(self, context: Tensor) -> Tensor:
+        """See :meth:`Truth.modes`."""
         return self._lift(self.base.modes(self._base_context(context)), self._target_rotation, None)
 
     def project(self, target: Tensor) -> Tensor:
+        """See :meth:`Truth.project`."""
         return (target.double() @ self._target_rotation)[..., : self.base.target_dim]
 
     def _base_context(self, context: Tensor) -> Tensor:
