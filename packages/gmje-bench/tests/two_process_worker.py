@@ -18,6 +18,13 @@ from gmje_core.distributed import rank, world_size
 from gmje_core.networks import build_backbone
 
 BATCH, SIZE, DIM, STEPS = 32, 10, 6, 3
+OPTIONS = {
+    "gmje": {"components": 4},
+    "gmje-mdn": {"components": 3, "hidden": 16},
+    "gmje-gng": {"capacity": 8, "insert_every": 16},
+    "gmje-smc": {"particles": 64},
+    "moco": {"queue": 64},
+}
 
 
 def trained(method: str) -> dict[str, Tensor]:
@@ -27,8 +34,8 @@ def trained(method: str) -> dict[str, Tensor]:
     with torch.no_grad():
         for parameter in encoder.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
-    options = {"components": 4} if method == "gmje" else {}
-    criterion = build_objective(method, DIM, options).criterion
+    torch.manual_seed(0)  # a queue starts with random keys
+    criterion = build_objective(method, DIM, OPTIONS.get(method, {})).criterion.double()
     losses = []
     for _ in range(STEPS):
         x = torch.randn(BATCH, SIZE, generator=generator, dtype=torch.float64)
