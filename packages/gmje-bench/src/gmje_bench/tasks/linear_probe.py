@@ -6,11 +6,11 @@ from typing import NamedTuple
 import numpy as np
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import train_test_split
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from gmje_bench.datasets.selection import validation_split
 from gmje_bench.protocol import PROTOCOL
 
 __all__ = ["LinearProbe", "linear_probe"]
@@ -54,7 +54,9 @@ def linear_probe(
     scaler = StandardScaler().fit(train_features.double().numpy())
     x, y = scaler.transform(train_features.double().numpy()), train_labels.numpy()
     x_test, y_test = scaler.transform(test_features.double().numpy()), test_labels.numpy()
-    fitted, chosen = (part.numpy() for part in validation_split(train_labels, PROTOCOL.validation_fraction))
+    fitted, chosen = train_test_split(
+        np.arange(len(y)), test_size=PROTOCOL.validation_fraction, stratify=y, random_state=0
+    )
     best_c, best = PROTOCOL.probe_c[0], -1.0
     probe = _probe(best_c, warm_start=True)
     for c in PROTOCOL.probe_c:  # from strong to weak: each start is the last solution
