@@ -145,3 +145,29 @@ def test_a_resnet_goes_to_disk_and_back(tmp_path, criterion_options, small_image
     for (name, value), (other, read) in zip(model.state_dict().items(), again.state_dict().items(), strict=True):
         assert name == other
         assert torch.equal(value, read), name
+
+
+@pytest.mark.parametrize("criterion", ["gje", "gmje", "gmje-mdn", "gmje-gng", "gmje-smc"])
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_every_criterion_comes_back_and_continues(tmp_path, criterion, momentum):
+    config = GMJEConfig(
+        backbone="smallconv",
+        in_channels=1,
+        image_size=28,
+        dim=8,
+        hidden=16,
+        momentum=momentum,
+        criterion=criterion,
+        criterion_options={"gmje": {"components": 4}, "gmje-gng": {"insert_every": 8}}.get(criterion, {}),
+    )
+    torch.manual_seed(0)
+    model = GMJEModel(config)
+    for _ in range(3):
+        model(*torch.rand(2, 16, 1, 28, 28))
+    model.save_pretrained(tmp_path / "model")
+    loaded = GMJEModel.from_pretrained(tmp_path / "model").train()
+    views = torch.rand(2, 16, 1, 28, 28)
+    assert loaded(*views).loss.item() == model(*views).loss.item()
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, loaded.state_dict()[key]), key
+    assert torch.equal(loaded.log_prob(*views), model.log_prob(*views))

@@ -20,7 +20,7 @@ from gmje_core.covariance import (
     SphericalCovariance,
 )
 from gmje_core.errors import ConfigError, ShapeError
-from gmje_core.linalg import full_precision, inverse_softplus
+from gmje_core.linalg import full_precision
 from gmje_core.mixture import GaussianMixture
 
 __all__ = ["ConditionalJointMixture", "JointDensity", "MixtureDensityNetwork"]
@@ -131,7 +131,7 @@ class MixtureDensityNetwork(nn.Module):
         nn.init.zeros_(self.head.bias)
         nn.init.eye_(self.skip.weight) if self.context_dim == self.target_dim else nn.init.zeros_(self.skip.weight)
         biases = dict(zip(self.sizes, self.head.bias.split(list(self.sizes.values())), strict=True))
-        biases["deviations"].fill_(float(inverse_softplus(_START_DEVIATION)))
+        biases["deviations"].fill_(math.log(math.expm1(_START_DEVIATION)))  # the inverse of softplus
         if self.components > 1:
             biases["means"].normal_(std=_START_SPREAD)
         if "factor" in biases:  # a factor of zeros would have no gradient

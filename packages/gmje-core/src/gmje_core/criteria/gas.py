@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 __all__ = ["NeuralGas"]
 
+# Age of an edge that is not there: finite, so that every state can be saved.
+_NO_EDGE = -1.0
+
 
 class NeuralGas(nn.Module):
     r"""Units, edges with ages, errors and utilities.
@@ -57,15 +60,15 @@ class NeuralGas(nn.Module):
         self.register_buffer("alive", torch.zeros(capacity, dtype=torch.bool))
         self.register_buffer("errors", torch.zeros(capacity, dtype=torch.float64))
         self.register_buffer("utilities", torch.zeros(capacity, dtype=torch.float64))
-        #: Symmetric ages of the edges; infinite where there is none.
-        self.register_buffer("ages", torch.full((capacity, capacity), torch.inf, dtype=torch.float64))
+        #: Symmetric ages of the edges; below zero where there is none.
+        self.register_buffer("ages", torch.full((capacity, capacity), _NO_EDGE, dtype=torch.float64))
         #: Samples seen since the last insertion.
         self.register_buffer("pending", torch.zeros((), dtype=torch.long))
 
     @property
     def adjacency(self) -> Tensor:
         """``(N, N)`` boolean, symmetric."""
-        return torch.isfinite(self.ages)
+        return self.ages >= 0
 
     @property
     def edges(self) -> Tensor:
@@ -112,11 +115,11 @@ class NeuralGas(nn.Module):
         self.pending += len(z)
 
     def _renew_edges(self, index: Tensor, wins: Tensor) -> None:
-        self.ages += wins[:, None] + wins[None, :]
+        self.ages += (wins[:, None] + wins[None, :]) * self.adjacency
         first, second = index.T
         self.ages[first, second] = 0.0
         self.ages[second, first] = 0.0
-        self.ages[self.ages > self.max_age] = torch.inf
+        self.ages[self.ages > self.max_age] = _NO_EDGE
 
     def _move(self, sums: Tensor, wins: Tensor) -> None:
         """Winners toward the mean of what they won, neighbours toward the mean of what their neighbours won."""
@@ -149,8 +152,8 @@ class NeuralGas(nn.Module):
 
     def _remove(self, unit: int) -> None:
         self.alive[unit] = False
-        self.ages[unit] = torch.inf
-        self.ages[:, unit] = torch.inf
+        self.ages[unit] = _NO_EDGE
+        self.ages[:, unit] = _NO_EDGE
         self.errors[unit] = self.utilities[unit] = 0.0
 
     @torch.no_grad()
@@ -174,7 +177,7 @@ class NeuralGas(nn.Module):
     def _insert_between(self, new: int, worst: int, beside: int) -> None:
         self.units[new] = 0.5 * (self.units[worst] + self.units[beside])
         self.alive[new] = True
-        self.ages[worst, beside] = self.ages[beside, worst] = torch.inf
+        self.ages[worst, beside] = self.ages[beside, worst] = _NO_EDGE
         for unit in (worst, beside):
             self.ages[unit, new] = self.ages[new, unit] = 0.0
             self.errors[unit] *= self.split_factor

@@ -208,7 +208,7 @@ class GMJESMC(Criterion):
         self.channel = NoiseChannel(self.context_dim, self.target_dim, temperature)
         shape = (self.dim, self.dim) if covariance_type == "full" else (self.dim,)
         self.register_buffer("bank", torch.zeros(particles, self.dim))
-        self.register_buffer("log_weights", torch.full((particles,), -math.inf, dtype=torch.float64))
+        self.register_buffer("log_weights", torch.zeros(particles, dtype=torch.float64))
         self.register_buffer("born", torch.zeros(particles, dtype=torch.long))
         self.register_buffer("seen", torch.zeros((), dtype=torch.long))
         self.register_buffer("count", torch.zeros((), dtype=torch.long))
@@ -337,10 +337,12 @@ class GMJESMC(Criterion):
         rounded = (self.log_weights[:count][by_age] / _TIE).round()
         lightest = by_age[torch.argsort(rounded, stable=True)][: len(z) - fresh]
         places = torch.cat([torch.arange(count, total, device=z.device), lightest])
-        self.log_weights[places] = -math.inf
         kept = (1 - self.age_decay) * (total - len(z))
+        old = torch.full_like(self.log_weights[:total], -math.inf)
+        old[:count] = self.log_weights[:count]
+        old[lightest] = -math.inf
         if kept:
-            self.log_weights[:total] = self.log_weights[:total].log_softmax(dim=0) + math.log(kept / (kept + len(z)))
+            self.log_weights[:total] = old.log_softmax(dim=0) + math.log(kept / (kept + len(z)))
         self.bank[places] = z.to(self.bank)
         self.log_weights[places] = -math.log(kept + len(z))
         self.born[places] = self.seen + torch.arange(len(z), device=z.device)
