@@ -11,7 +11,7 @@ from rich.console import Console
 from scipy import stats
 
 from gmje_bench.report import Estimate, draw_accuracy, draw_diagnostics, figures, markdown, rich_table, summarise
-from gmje_bench.runs import METRICS, DatasetRecord, Record, Results
+from gmje_bench.runs import METRICS, Record, Results
 
 ACCURACIES = {"gmje": (83.0, 85.0, 87.0), "gje-batch": (39.0, 40.0, 42.0)}
 
@@ -34,21 +34,8 @@ def record(method: str, seed: int, value: float) -> Record:
 
 
 @pytest.fixture
-def results() -> Results:
-    return Results(
-        suite="vision",
-        options={"network": {"backbone": "smallconv"}, "training": {"epochs": 2, "batch_size": 256}},
-        protocol={"version": "1"},
-        dataset=DatasetRecord(
-            name="d", fingerprint="f", fingerprint_of="content", train=10, test=2, classes=2, image_size=28
-        ),
-        versions={},
-        environment={},
-        command="python -m gmje_bench run",
-        started="2026-01-01T00:00:00+00:00",
-        world_size=1,
-        records=[record(m, seed, v) for m, values in ACCURACIES.items() for seed, v in enumerate(values)],
-    )
+def results(make_results) -> Results:
+    return make_results(*[record(m, seed, v) for m, values in ACCURACIES.items() for seed, v in enumerate(values)])
 
 
 @pytest.fixture

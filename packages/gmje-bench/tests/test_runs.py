@@ -8,7 +8,6 @@ from gmje_bench.errors import RunFolderError
 from gmje_bench.report import Estimate, markdown, summarise
 from gmje_bench.runs import (
     METRICS,
-    DatasetRecord,
     Record,
     Results,
     check_run_folder,
@@ -19,30 +18,13 @@ from gmje_bench.runs import (
 )
 
 
-def results(*records: Record) -> Results:
-    return Results(
-        suite="vision",
-        options={"network": {"backbone": "smallconv"}, "training": {"epochs": 6, "batch_size": 256}},
-        protocol={"version": "1"},
-        dataset=DatasetRecord(
-            name="d", fingerprint="f", fingerprint_of="content", train=10, test=2, classes=2, image_size=28
-        ),
-        versions={},
-        environment={},
-        command="python -m gmje_bench run",
-        started="2026-01-01T00:00:00+00:00",
-        world_size=1,
-        records=list(records),
-    )
-
-
 def record(seed: int = 0, value: float = 80.0, **changes: object) -> Record:
     values = {"method": "gmje", "seed": seed, "status": "ok", "metrics": dict.fromkeys(METRICS, value)} | changes
     return Record.model_validate(values)
 
 
-def test_results_round_trip(tmp_path):
-    written = results(record(), record(1, verdict="healthy"))
+def test_results_round_trip(tmp_path, make_results):
+    written = make_results(record(), record(1, verdict="healthy"))
     write_results(tmp_path, written)
     assert read_results(tmp_path) == written
 
@@ -53,17 +35,17 @@ def test_interval_is_students():
     assert half == pytest.approx(4.302652730 * 2 / 3**0.5)
 
 
-def test_a_failed_seed_leaves_no_mean():
-    (row,) = summarise(results(record(0), record(1, status="failed", error="X", metrics={})))
+def test_a_failed_seed_leaves_no_mean(make_results):
+    (row,) = summarise(make_results(record(0), record(1, status="failed", error="X", metrics={})))
     assert row.estimates == {}
     assert row.seeds == 1
-    assert "failed (seed 1): X" in markdown(results(record(0), record(1, status="failed", error="X", metrics={})))
+    assert "failed (seed 1): X" in markdown(make_results(record(0), record(1, status="failed", error="X", metrics={})))
 
 
-def test_not_a_number_is_never_written(tmp_path):
-    write_results(tmp_path, results(record()))
+def test_not_a_number_is_never_written(tmp_path, make_results):
+    write_results(tmp_path, make_results(record()))
     with pytest.raises(ValueError, match="JSON compliant"):
-        write_results(tmp_path, results(record(value=float("nan"))))
+        write_results(tmp_path, make_results(record(value=float("nan"))))
     assert read_results(tmp_path).records[0].metrics["knn"] == 80
 
 
@@ -88,18 +70,18 @@ def test_foreign_results_are_named(tmp_path, content):
         read_results(tmp_path)
 
 
-def test_unknown_keys_are_refused(tmp_path):
-    write_results(tmp_path, results(record()))
+def test_unknown_keys_are_refused(tmp_path, make_results):
+    write_results(tmp_path, make_results(record()))
     values = json.loads((tmp_path / "results.json").read_text()) | {"extra": 1}
     (tmp_path / "results.json").write_text(json.dumps(values))
     with pytest.raises(RunFolderError, match="extra"):
         read_results(tmp_path)
 
 
-def test_overwrite_replaces_a_run_only(tmp_path):
+def test_overwrite_replaces_a_run_only(tmp_path, make_results):
     folder = tmp_path / "run"
     create_run_folder(folder, overwrite=False)
-    write_results(folder, results(record()))
+    write_results(folder, make_results(record()))
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(RunFolderError, match="--overwrite"):
         create_run_folder(folder, overwrite=False)
@@ -124,16 +106,16 @@ def test_a_run_that_was_killed_before_its_first_result_can_be_replaced(tmp_path)
     assert not list((tmp_path / "models").iterdir())
 
 
-def test_checking_changes_nothing(tmp_path):
-    write_results(tmp_path, results(record()))
+def test_checking_changes_nothing(tmp_path, make_results):
+    write_results(tmp_path, make_results(record()))
     check_run_folder(tmp_path, overwrite=True)
     assert read_results(tmp_path).records
     check_run_folder(tmp_path / "new", overwrite=False)
     assert not (tmp_path / "new").exists()
 
 
-def test_an_error_with_a_bar_stays_one_cell():
-    text = markdown(results(record(0, status="failed", error="a | b", metrics={})))
+def test_an_error_with_a_bar_stays_one_cell(make_results):
+    text = markdown(make_results(record(0, status="failed", error="a | b", metrics={})))
     assert "a \\| b" in text
 
 
