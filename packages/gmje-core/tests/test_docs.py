@@ -1,0 +1,91 @@
+"""The pages of ``docs/``: their code runs as printed, in order, and what they name exists."""
+
+import re
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+
+import gmje_core
+from gmje_core import diagnostics
+
+DOCS = Path(__file__).parents[3] / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+PAGES_WITH_CODE = [page for page in PAGES if page.stem != "README"]
+
+
+@pytest.fixture(autouse=True)
+def _same_numbers_on_every_run():
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def test_the_pages_are_there():
+    assert {page.stem for page in PAGES} >= {"README", "method", "remedies", "diagnostics"}
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda page: page.stem)
+def test_code_blocks_run(page, run_page):
+    assert run_page(page)
+
+
+def test_a_failing_block_is_named_by_file_and_line(tmp_path, run_page):
+    page = tmp_path / "page.md"
+    page.write_text("# Title\n\n```python\nx = 1\n```\n\ntext\n\n```python\nx += 1\nassert x == 3\n```\n")
+    with pytest.raises(AssertionError) as caught:
+        run_page(page)
+    assert caught.value.__notes__ == ["in the code block that begins at page.md:10"]
+    frame = traceback.extract_tb(caught.value.__traceback__)[-1]
+    assert (frame.filename, frame.lineno, frame.line) == (str(page), 11, "assert x == 3")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_lead_to_files_and_headings(page):
+    text = page.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.is_relative_to(DOCS.parent), f"{page.name}: {link} leaves the repository"
+        assert target.exists(), f"{page.name}: {link}"
+        if anchor:
+            assert anchor in _anchors(target), f"{page.name}: {link} is no heading of {target.name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_index_lists_every_page(page):
+    index = (DOCS / "README.md").read_text(encoding="utf-8")
+    assert page.stem == "README" or f"]({page.name})" in index
+
+
+def test_every_verdict_and_gauge_is_explained():
+    text = (DOCS / "diagnostics.md").read_text(encoding="utf-8")
+    verdicts = [value for value in vars(diagnostics).values() if isinstance(value, diagnostics.Verdict)]
+    assert len(verdicts) >= 5
+    for verdict in verdicts:
+        assert f"`{verdict.name}`" in text, verdict.name
+    criterion = gmje_core.GMJE(4, components=2)
+    criterion(*torch.randn(2, 16, 4))
+    for key in criterion.diagnostics():
+        assert f"`{key}`" in text, key
+
+
+def test_thresholds_are_those_of_the_code():
+    text = (DOCS / "diagnostics.md").read_text(encoding="utf-8")
+    named = re.findall(r"`([A-Z_]+) = ([\d.e-]+)`", text)
+    assert {name for name, _ in named} == {"SPREAD_FLOOR", "RANK_FRACTION_FLOOR", "USAGE_FLOOR", "TRAP_TOLERANCE"}
+    for name, value in named:
+        assert getattr(diagnostics, name) == float(value), name
+
+
+def test_every_criterion_has_its_section():
+    text = (DOCS / "remedies.md").read_text(encoding="utf-8")
+    for criterion in gmje_core.criteria.CRITERIA.values():
+        assert re.search(rf"^## .*\b{criterion.__name__}\b", text, re.MULTILINE), criterion.__name__
+
+
+def _anchors(page: Path) -> set[str]:
+    """Anchors that GitHub gives to the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
