@@ -98,8 +98,12 @@ class NeuralGas(nn.Module):
         self.ages[0, 1] = self.ages[1, 0] = 0.0
 
     @torch.no_grad()
-    def observe(self, z: Tensor) -> None:
-        """Adapt units, edges, errors and utilities to a batch ``(B, D)``; the number of units stays."""
+    def observe(self, z: Tensor) -> Tensor:
+        """Adapt units, edges, errors and utilities to a batch ``(B, D)``; the number of units stays.
+
+        Returns:
+            ``(N,)`` samples that each unit won.
+        """
         z = z.to(self.units)
         distances = torch.cdist(z, self.units).square().masked_fill(~self.alive, torch.inf)
         near, index = distances.topk(2, dim=1, largest=False)
@@ -113,6 +117,7 @@ class NeuralGas(nn.Module):
         self.errors *= keep
         self.utilities *= keep
         self.pending += len(z)
+        return wins
 
     def _renew_edges(self, index: Tensor, wins: Tensor) -> None:
         self.ages += (wins[:, None] + wins[None, :]) * self.adjacency

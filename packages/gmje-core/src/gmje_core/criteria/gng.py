@@ -185,7 +185,9 @@ class GMJEGNG(Criterion):
         spread[:, self.gas.alive] = responsibilities
         self.mixture.observe(z, spread, self.step)
         self.channel.observe(z, self.step)
-        self.gas.observe(z)
+        wins = self.gas.observe(z)
+        # Of the units, which share out the samples; the weights that EM gives components inside a cluster need not.
+        self._gauge(component_usage=component_usage(wins[self.gas.alive] / len(z)))
         removed = self.gas.remove_useless()
         if len(removed):
             self.mixture.remove(removed)
@@ -197,6 +199,5 @@ class GMJEGNG(Criterion):
         self._gauge(
             trace_ratio=(responsibilities * distances).sum(dim=1).mean() / self.dim,
             self_scored=0.0,
-            component_usage=component_usage(scored.weights),
             components=float(scored.components),
         )
