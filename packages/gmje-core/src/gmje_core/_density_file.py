@@ -1,0 +1,82 @@
+"""One safetensors file with a JSON header: written whole or not at all, read without unpickling anything.
+
+Whatever is wrong with a file is one typed error that names it.
+"""
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from gmje_core.errors import GMJEError
+
+__all__ = ["DensityFileError", "read_density", "write_density"]
+
+_FORMAT, _VERSION = "gmje.JointEmbeddingMixture", 1
+
+
+class DensityFileError(GMJEError, ValueError):
+    """A file that is damaged, holds something else, or whose parts do not fit each other."""
+
+
+def write_density(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors and a JSON header; the file appears whole (temporary file, fsync, rename).
+
+    Args:
+        path: The file; an old one is replaced.
+        tensors: By name.
+        header: Anything that JSON holds.
+
+    Raises:
+        OSError: it cannot be written there.
+    """
+    target = Path(path)
+    metadata = {"format": _FORMAT, "version": str(_VERSION), "header": json.dumps(header, allow_nan=False)}
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_density(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors, on the CPU, and the header that :func:`write_density` wrote.
+
+    Raises:
+        DensityFileError: a damaged file, or another kind or version.
+        OSError: no such file, or it cannot be read.
+    """
+    with open(path, "rb"):  # the plain error on a file that is not there
+        pass
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+    except (SafetensorError, UnicodeDecodeError) as error:
+        raise DensityFileError(f"{path} is not a whole safetensors file: {error}") from error
+    if metadata.get("format") != _FORMAT:
+        kind = metadata.get("format", "no format")
+        raise DensityFileError(f"{path} is no saved JointEmbeddingMixture: its header says {kind!r}, not {_FORMAT!r}")
+    if metadata.get("version") != str(_VERSION):
+        raise DensityFileError(
+            f"{path} has version {metadata.get('version')!r} of its format, but this library reads version {_VERSION}"
+        )
+    try:
+        header = json.loads(metadata.get("header", ""))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise DensityFileError(f"{path} has a header that is no JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise DensityFileError(f"{path} has a header that is {type(header).__name__} instead of an object")
+    return tensors, header

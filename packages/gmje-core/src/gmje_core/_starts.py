@@ -1,0 +1,205 @@
+"""Where EM begins: centres by k-means, k-means++ or at random, and the mixture of the rows nearest to each.
+
+Parameters that the user gives take the place of what is found here.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gmje_core._pairs import Pairs
+from gmje_core.covariance import Covariance, DiagonalCovariance, SphericalCovariance, covariance_from_dense
+from gmje_core.criteria.seeding import kmeans_plus_plus
+from gmje_core.em import CovarianceForm, block_rows, maximization, moments_of
+from gmje_core.errors import ConfigError, ShapeError
+from gmje_core.linalg import require_finite, safe_cholesky
+from gmje_core.mixture import GaussianMixture
+
+__all__ = ["Given", "Init", "shrink", "start", "subsample"]
+
+Init = Literal["kmeans++", "kmeans", "random"]
+
+# Centres are sought among at most so many rows, or so many for each component.
+_ROWS, _ROWS_PER_COMPONENT = 2**14, 32
+_LLOYD_ROUNDS = 50
+# How far the given weights may be from summing to one.
+_WEIGHT_SUM = 1e-6
+
+
+@dataclass(frozen=True)
+class Given:
+    """Parameters to start from, where the user has them; each may be ``None``.
+
+    Attributes:
+        weights: ``(K,)``.
+        means: ``(K, D)``.
+        precisions: Of the shape of the estimator's ``covariances_``.
+    """
+
+    weights: Any = None
+    means: Any = None
+    precisions: Any = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is left to be found."""
+        return self.weights is not None and self.means is not None and self.precisions is not None
+
+    def read(self, form: CovarianceForm, components: int, dim: int, device: torch.device) -> "_Start":
+        """The parameters as float64 tensors, checked.
+
+        Raises:
+            ConfigError: not numbers, weights that are no distribution, precisions that are not positive definite.
+            ShapeError, NonFiniteError: other shapes; NaN or infinity.
+        """
+        weights = _read("weights_init", self.weights, (components,), device)
+        means = _read("means_init", self.means, (components, dim), device)
+        if weights is not None and (bool((weights < 0).any()) or abs(float(weights.sum()) - 1) > _WEIGHT_SUM):
+            raise ConfigError(
+                "weights_init must not be negative and must sum to 1, but its least is "
+                f"{float(weights.min()):.6g} and its sum {float(weights.sum()):.6g}"
+            )
+        matrix = {"diag": (dim,), "spherical": ()}.get(form.covariance_type, (dim, dim))
+        shape = matrix if form.tied else (components, *matrix)
+        precisions = _read("precisions_init", self.precisions, shape, device)
+        covariance = None if precisions is None else _invert(precisions, form, dim)
+        return _Start(weights, means, covariance)
+
+
+@dataclass(frozen=True)
+class _Start:
+    weights: Tensor | None
+    means: Tensor | None
+    covariance: Covariance | None
+
+
+def subsample(pairs: Pairs, components: int, generator: torch.Generator) -> Tensor:
+    """Rows ``(m, D)`` among which centres are sought: all, or a random part of many."""
+    most = max(_ROWS, _ROWS_PER_COMPONENT * components)
+    if len(pairs) <= most:
+        return pairs.rows(slice(None))
+    return pairs.rows(torch.randperm(len(pairs), generator=generator)[:most].sort().values)
+
+
+def start(
+    pairs: Pairs, form: CovarianceForm, components: int, init: Init, given: Given, generator: torch.Generator
+) -> tuple[GaussianMixture, int]:
+    """The mixture that EM starts from.
+
+    Args:
+        pairs: The rows.
+        form: Of the covariances.
+        components: ``K``.
+        init: How centres are found.
+        given: What the user wants instead.
+        generator: CPU generator of everything drawn.
+
+    Returns:
+        It, and how many of its components have rows.
+    """
+    wanted = given.read(form, components, pairs.dim, pairs.device)
+    if given.whole:
+        assert wanted.weights is not None
+        assert wanted.means is not None
+        assert wanted.covariance is not None
+        return GaussianMixture(wanted.weights.log(), wanted.means, wanted.covariance), components
+    centres = wanted.means
+    if centres is None:
+        centres = _centres(subsample(pairs, components, generator).double(), components, init, generator)
+
+    def nearest(x: Tensor) -> Tensor:
+        return F.one_hot(_nearest(x.double(), centres), components)
+
+    mass, means, second = moments_of(pairs, nearest, block_rows(components, pairs.dim), form.diagonal)
+    second = shrink(mass * len(pairs), second)
+    found = maximization((mass, means, second), form) if wanted.covariance is None else None
+    covariance = wanted.covariance if found is None else found.covariance
+    assert covariance is not None
+    weights = mass if wanted.weights is None else wanted.weights
+    mixture = GaussianMixture(weights.log(), means if wanted.means is None else wanted.means, covariance)
+    return mixture, int((weights > 0).sum())
+
+
+def shrink(counts: Tensor, second: Tensor) -> Tensor:
+    """Second moments drawn to the isotropic pooled one, so that components with few rows are not singular.
+
+    The prior weighs as much as ``D`` rows, or 2 where the moments are diagonals.
+
+    Args:
+        counts: ``(K,)`` rows of each component.
+        second: ``(K, D, D)`` or ``(K, D)``.
+    """
+    shape = (-1, *[1] * (second.ndim - 1))
+    pooled = (counts.view(shape) * second).sum(dim=0) / counts.sum()
+    dim = second.shape[-1]
+    if second.ndim == 2:
+        prior, weight = pooled.mean().expand(dim), 2.0
+    else:
+        prior, weight = pooled.diagonal().mean() * torch.eye(dim).to(second), float(dim)
+    return (counts.view(shape) * second + weight * prior) / (counts.view(shape) + weight)
+
+
+def _centres(rows: Tensor, components: int, init: Init, generator: torch.Generator) -> Tensor:
+    """``(K or fewer, D)``: fewer where there are fewer distinct rows."""
+    if init == "random":
+        return rows[torch.randperm(len(rows), generator=generator)[:components].to(rows.device)]
+    index, _ = kmeans_plus_plus(rows, components, generator=generator)
+    centres = rows[index]
+    if init == "kmeans":
+        centres = _lloyd(rows, centres)
+    return centres
+
+
+def _lloyd(rows: Tensor, centres: Tensor) -> Tensor:
+    """Lloyd's rounds until no row changes its centre; a centre without rows stays."""
+    before: Tensor | None = None
+    for _ in range(_LLOYD_ROUNDS):
+        chosen = _nearest(rows, centres)
+        if before is not None and torch.equal(chosen, before):
+            break
+        before = chosen
+        count = torch.zeros(len(centres)).to(rows).index_add_(0, chosen, torch.ones_like(rows[:, 0]))
+        total = torch.zeros_like(centres).index_add_(0, chosen, rows - rows.mean(dim=0))
+        mean = total / count.clamp_min(1).unsqueeze(1) + rows.mean(dim=0)
+        centres = torch.where(count.unsqueeze(1) > 0, mean, centres)
+    return centres
+
+
+def _nearest(rows: Tensor, centres: Tensor) -> Tensor:
+    """Index of the nearest centre of each row; the expansion of the square is safe after centring."""
+    origin = centres.mean(dim=0)
+    rows, centres = rows - origin, centres - origin
+    return torch.addmm(centres.square().sum(dim=1), rows, centres.T, alpha=-2).argmin(dim=1)
+
+
+def _read(name: str, value: Any, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
+    if value is None:
+        return None
+    try:
+        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        tensor = torch.from_numpy(np.array(array, dtype=np.float64)).to(device)
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{name} must be an array of numbers of shape {shape}, got {value!r}") from error
+    if tuple(tensor.shape) != shape:
+        raise ShapeError(f"{name} must have shape {shape}, but has {tuple(tensor.shape)}")
+    require_finite(name, tensor)
+    return tensor
+
+
+def _invert(precisions: Tensor, form: CovarianceForm, dim: int) -> Covariance:
+    """Covariance with these precisions."""
+    if form.tied:
+        precisions = precisions.unsqueeze(0)
+    if form.diagonal:
+        if bool((precisions <= 0).any()):
+            raise ConfigError(f"precisions_init must be positive, but its least is {float(precisions.min()):.6g}")
+        diagonal = form.covariance_type == "diag"
+        return DiagonalCovariance(1 / precisions) if diagonal else SphericalCovariance(1 / precisions, dim)
+    if not torch.allclose(precisions, precisions.mT):
+        raise ConfigError("precisions_init must be symmetric matrices")
+    factor = safe_cholesky(precisions, name="precisions_init")
+    return covariance_from_dense(torch.cholesky_inverse(factor), form.covariance_type, rank=form.rank)
