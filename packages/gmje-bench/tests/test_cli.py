@@ -9,6 +9,7 @@ import pytest
 
 from gmje_bench import cli
 from gmje_bench.cli import main
+from gmje_bench.methods import METHODS
 from gmje_bench.runs import read_results
 
 TINY = ("--suite", "smoke", "--limit", "300", "--batch-size", "64")
@@ -203,3 +204,9 @@ def test_a_launch_that_silently_became_one_process_is_refused(tmp_path, capsys, 
     assert "--nproc_per_node 2" in capsys.readouterr().err
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert main(["run", "--dry-run", "--output", str(tmp_path / "run")]) == 0
+
+
+def test_all_names_every_method(capsys, tmp_path):
+    assert main(["run", "--dry-run", "--methods", "all", "--output", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in METHODS)

@@ -27,7 +27,7 @@ app = typer.Typer(
 def run(
     suite: Annotated[str, typer.Option(help="A suite by name, or a path that ends in .toml.")] = "vision",
     dataset: Annotated[str | None, typer.Option(help="A dataset by name; `list` shows them.")] = None,
-    methods: Annotated[str | None, typer.Option(help="Methods, separated by commas.")] = None,
+    methods: Annotated[str | None, typer.Option(help="Methods, separated by commas, or 'all'.")] = None,
     backbone: Annotated[str | None, typer.Option(help="smallconv, resnet18, resnet34, resnet50, timm:NAME.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a global batch, over all processes.")] = None,
@@ -48,7 +48,7 @@ def run(
 
     chosen = load_suite(suite).replace(
         dataset=dataset,
-        methods=None if methods is None else [name.strip() for name in methods.split(",") if name.strip()],
+        methods=None if methods is None else _methods(methods),
         backbone=backbone,
         epochs=epochs,
         batch_size=batch_size,
@@ -149,6 +149,13 @@ def _fail(text: str, label: str = "error: ") -> int:
 
 def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
+
+
+def _methods(text: str) -> list[str]:
+    from gmje_bench.methods import METHODS
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return list(METHODS) if names == ["all"] else names
 
 
 def _integers(option: str, text: str) -> list[int]:
