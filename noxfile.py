@@ -13,7 +13,9 @@ nox.options.reuse_existing_virtualenvs = True
 ROOT = Path(__file__).parent
 CONSTRAINTS = ROOT / "constraints.txt"
 PACKAGES = ("core", "bench", "hub")
-TEST_TOOLS = ("pytest", "scipy")
+TEST_TOOLS = ("pytest>=8.3", "pytest-xdist>=3.6", "scipy>=1.13")
+#: What the tests of a package compare it with, or try with it.
+PEERS = {"core": ("scikit-learn>=1.6",)}
 #: The tests' tensors are small: with more threads they would mostly wait for each other.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
 
@@ -39,7 +41,8 @@ def run_tests(session: nox.Session, package: str) -> None:
     """Unit tests and doctests of a package, or what the caller asks for instead."""
     source = folder(package) / "src" / f"gmje_{package}"
     targets = session.posargs or [str(folder(package) / "tests"), str(source)]
-    session.run("pytest", "--doctest-modules", *targets, env=ENVIRONMENT)
+    parallel = ("-n", "auto", "--dist", "loadgroup")
+    session.run("pytest", "--doctest-modules", *parallel, *targets, env=ENVIRONMENT)
 
 
 def local(package: str) -> list[str]:
@@ -51,7 +54,7 @@ def local(package: str) -> list[str]:
 def tests(session: nox.Session, package: str) -> None:
     """Tests of every package, each installed alone with its declared siblings; arguments go to pytest."""
     extra = ["timm"] if package == "core" else []
-    install(session, *local(package), *TEST_TOOLS, *extra)
+    install(session, *local(package), *TEST_TOOLS, *PEERS.get(package, ()), *extra)
     run_tests(session, package)
 
 
@@ -59,7 +62,7 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def tests_lowest(session: nox.Session, package: str) -> None:
     """The same tests on the lowest versions that each pyproject.toml allows."""
-    install(session, *local(package), "pytest>=8.3", "scipy>=1.13", constrained=False)
+    install(session, *local(package), *TEST_TOOLS, *PEERS.get(package, ()), constrained=False)
     run_tests(session, package)
 
 

@@ -12,6 +12,8 @@ from safetensors.torch import load_file
 from gmje_bench.methods import METHODS
 from gmje_bench.runs import read_results
 
+pytestmark = pytest.mark.xdist_group("processes")  # one fixture runs them all
+
 WORKER = Path(__file__).with_name("two_process_worker.py")
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 

@@ -12,6 +12,8 @@ import torch
 
 from gmje_core.distributed import all_gather_with_grad, gather_pairs
 
+pytestmark = pytest.mark.xdist_group("processes")  # one fixture runs them all
+
 WORKER = Path(__file__).with_name("distributed_worker.py")
 NAMES = (
     "gje-running",
