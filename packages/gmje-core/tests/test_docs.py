@@ -1,5 +1,6 @@
 """The pages of ``docs/``: their code runs as printed, in order, and what they name exists."""
 
+import inspect
 import re
 import traceback
 from pathlib import Path
@@ -7,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-import gmje_core
 from gmje_core import diagnostics
+from gmje_core.criteria import CRITERIA, build_criterion
+from gmje_core.estimator import JointEmbeddingMixture
 
 DOCS = Path(__file__).parents[3] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+FACES = [*CRITERIA.values(), JointEmbeddingMixture]
 PAGES_WITH_CODE = [page for page in PAGES if page.stem != "README"]
 
 
@@ -65,10 +68,11 @@ def test_every_verdict_and_gauge_is_explained():
     assert len(verdicts) >= 5
     for verdict in verdicts:
         assert f"`{verdict.name}`" in text, verdict.name
-    criterion = gmje_core.GMJE(4, components=2)
-    criterion(*torch.randn(2, 16, 4))
-    for key in criterion.diagnostics():
-        assert f"`{key}`" in text, key
+    for name in CRITERIA:
+        criterion = build_criterion(name, 4)
+        criterion(*torch.randn(2, 16, 4))
+        for key in criterion.diagnostics():
+            assert f"`{key}`" in text, (name, key)
 
 
 def test_thresholds_are_those_of_the_code():
@@ -81,8 +85,26 @@ def test_thresholds_are_those_of_the_code():
 
 def test_every_criterion_has_its_section():
     text = (DOCS / "remedies.md").read_text(encoding="utf-8")
-    for criterion in gmje_core.criteria.CRITERIA.values():
-        assert re.search(rf"^## .*\b{criterion.__name__}\b", text, re.MULTILINE), criterion.__name__
+    for face in FACES:
+        assert re.search(rf"^## .*\b{face.__name__}\b", text, re.MULTILINE), face.__name__
+
+
+@pytest.mark.parametrize("face", FACES, ids=lambda face: face.__name__)
+def test_printed_signatures_are_those_of_the_code(face):
+    text = (DOCS / "remedies.md").read_text(encoding="utf-8")
+    (printed,) = re.findall(rf"^```\n({face.__name__}\(.*?\))\n```", text, re.MULTILINE | re.DOTALL)
+    theirs = inspect.signature(eval(f"(lambda {printed[len(face.__name__) + 1 : -1]}: None)"))
+    mine = inspect.signature(face)
+    kinds = [[(p.name, p.kind, p.default) for p in signature.parameters.values()] for signature in (theirs, mine)]
+    assert kinds[0] == kinds[1]
+
+
+def test_every_method_of_the_estimator_is_named():
+    text = (DOCS / "remedies.md").read_text(encoding="utf-8")
+    section = text[text.index("## JointEmbeddingMixture") :]
+    methods = {name for name in vars(JointEmbeddingMixture) if not name.startswith("_")} - {"get_params", "set_params"}
+    for name in methods:
+        assert re.search(rf"`{name}[`(]", section), name
 
 
 def _anchors(page: Path) -> set[str]:
