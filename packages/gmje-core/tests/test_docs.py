@@ -57,6 +57,15 @@ def test_links_lead_to_files_and_headings(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_inline_maths_survives_markdown(page):
+    # Outside of ```math blocks a backslash before punctuation is Markdown's, and a formula ends with its line.
+    prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    assert prose.count("$") % 2 == 0
+    for formula in re.findall(r"\$(.+?)\$", prose, re.DOTALL):
+        assert not re.search(r"\n|\\[,;!| {}\\]", formula), formula
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_the_index_lists_every_page(page):
     index = (DOCS / "README.md").read_text(encoding="utf-8")
     assert page.stem == "README" or f"]({page.name})" in index
