@@ -63,3 +63,20 @@ def test_kmeans_plus_plus_with_fewer_distinct_rows_than_asked():
     index, distances = kmeans_plus_plus(torch.ones(5, 2), 3, generator=torch.Generator().manual_seed(0))
     assert len(index) == 1
     assert distances.tolist() == [0] * 5
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+@pytest.mark.parametrize("apart", [1.0, 1e3, 1e6, 1e8])
+def test_components_far_apart_lose_no_digits(apart, diagonal):
+    """A difference of squares about the batch's mean is wrong by 40 where clusters of unit width are 1e8 apart."""
+    g = torch.Generator().manual_seed(0)
+    offsets = apart * torch.tensor([-1.0, 1.0], dtype=torch.float64)[torch.arange(200) % 2]
+    x = torch.randn(200, 3, generator=g, dtype=torch.float64) + offsets[:, None]
+    share = torch.nn.functional.one_hot(torch.arange(200) % 2, 3)  # the third component owns nothing
+    mass, mean, covariance = batch_moments(x, share.double(), diagonal=diagonal)
+    for k in (0, 1):
+        expected = torch.cov(x[k::2].T, correction=0)
+        torch.testing.assert_close(covariance[k], expected.diagonal() if diagonal else expected, rtol=1e-7, atol=1e-7)
+        torch.testing.assert_close(mean[k], x[k::2].mean(dim=0))
+    assert mass.tolist() == [0.5, 0.5, 0.0]
+    assert covariance.isfinite().all()

@@ -12,6 +12,8 @@ Moments = tuple[Tensor, Tensor, Tensor]
 
 # Elements of the largest temporary of a batch's full second moments: components are taken in chunks of it.
 _CHUNK = 2**24
+# Relative error of a variance that is still taken from a difference of squares.
+_LOSS = 1e-8
 
 
 def batch_moments(x: Tensor, responsibilities: Tensor | None = None, *, diagonal: bool = False) -> Moments:
@@ -48,7 +50,7 @@ def batch_moments(x: Tensor, responsibilities: Tensor | None = None, *, diagonal
         covariance = (share.T @ centred.square() - mean.square()).clamp_min(0)
     else:
         covariance = torch.cat(list(_second_moments(centred, share))) - mean[:, :, None] * mean[:, None, :]
-    return total / x.shape[0], mean + shift, covariance
+    return total / x.shape[0], mean + shift, _without_cancellation(covariance, centred, share, mean)
 
 
 def merge_moments(old: Moments, new: Moments, step: float | Tensor) -> Moments:
@@ -83,6 +85,21 @@ def merge_moments(old: Moments, new: Moments, step: float | Tensor) -> Moments:
         outer, rho_c = delta.unsqueeze(-1) * delta.unsqueeze(-2), rho.unsqueeze(-1)
     spread = rho_c * (1 - rho_c) * outer
     return merged, mean + rho * delta, (1 - rho_c) * covariance + rho_c * new_covariance + spread
+
+
+def _without_cancellation(covariance: Tensor, centred: Tensor, share: Tensor, mean: Tensor) -> Tensor:
+    """Covariances again about the component's own mean, where that is so far from the batch's that digits were lost."""
+    variance = covariance if covariance.ndim == mean.ndim else covariance.diagonal(dim1=-2, dim2=-1)
+    lost = torch.finfo(mean.dtype).eps * mean.detach().square() > _LOSS * variance.detach()
+    far = (lost.any(dim=1) & (share.detach().sum(dim=0) > 0)).nonzero().flatten()
+    if not len(far):
+        return covariance
+    exact = []
+    for index in far.split(max(1, _CHUNK // max(1, centred.numel()))):
+        own = centred - mean[index].unsqueeze(1)
+        weighted = share.T[index].unsqueeze(-1) * own
+        exact.append((weighted * own).sum(dim=1) if covariance.ndim == mean.ndim else weighted.mT @ own)
+    return covariance.index_copy(0, far, torch.cat(exact))
 
 
 def _second_moments(centred: Tensor, share: Tensor) -> Iterator[Tensor]:
