@@ -1,9 +1,11 @@
 """The alignment benchmark: every rival on every task, measured against the truth and against the truth's own noise."""
 
+import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,7 +30,18 @@ from gmje_bench.errors import OptionError
 from gmje_bench.runs import Metric
 from gmje_core import GMJEError
 
-__all__ = ["METRICS", "TRUTH", "AlignmentRecord", "AlignmentResults", "Options", "evaluate", "run", "theory"]
+__all__ = [
+    "METRICS",
+    "TRUTH",
+    "AlignmentRecord",
+    "AlignmentResults",
+    "Options",
+    "Picture",
+    "evaluate",
+    "evaluation_sizes",
+    "run",
+    "theory",
+]
 
 #: The name under which the truth is measured against itself.
 TRUTH = "truth"
@@ -47,8 +60,10 @@ METRICS: dict[str, Metric] = {
 }
 
 # Held-out pairs of the KL, pairs of the distances, contexts and samples of the modes, and of the calibration.
-_HELD_OUT, _PAIRS, _MODES, _RANKS = 10_000, 2000, (256, 512), (1000, 100)
+_HELD_OUT, _PAIRS, _MODES, _RANKS = 10_000, 2000, (256, 2000), (1000, 100)
 _MOMENTS = 100_000
+# Samples in a panel of the picture, and contexts at which the mean of a one-dimensional target is drawn.
+_SHOWN, _CURVE = 2000, 200
 
 
 class Asked(Protocol):
@@ -56,6 +71,27 @@ class Asked(Protocol):
 
     def sample_target(self, context: Tensor, count: int, generator: Generator) -> Tensor:
         """Draw targets ``(count, n, d_t)``."""
+
+    def mean(self, context: Tensor) -> Tensor:
+        """Conditional means ``(n, d_t)``."""
+
+
+class Picture(NamedTuple):
+    """What a row of the figure shows.
+
+    Attributes:
+        task: Its name.
+        context: ``(n, d_c)``, of the samples.
+        samples: By method, the truth first: ``(n, d_t)``.
+        curve: ``(m, d_c)``, contexts of the means.
+        means: By method: ``(m, d_t)``.
+    """
+
+    task: str
+    context: Tensor
+    samples: dict[str, Tensor]
+    curve: Tensor
+    means: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -142,33 +178,66 @@ class AlignmentResults(BaseModel):
         return [record for record in self.records if record.status == "failed"]
 
 
-def run(options: Options, tell: Callable[[str], None] = lambda line: None) -> list[AlignmentRecord]:
+def run(
+    options: Options, jobs: int = 1, tell: Callable[[str], None] = lambda line: None
+) -> tuple[list[AlignmentRecord], list[Picture]]:
     """Fit and measure every method on every task; a failure is recorded and does not stop the rest.
 
     Args:
         options: What to run.
+        jobs: Tasks at a time, each in a process of one thread; the numbers do not depend on it.
         tell: Given a line after every method.
 
     Returns:
-        Records in the order of dimensions, tasks, methods (the truth first), seeds.
+        Records in the order of dimensions, tasks, seeds, methods (the truth first); and the pictures of the first
+        seed of every task in its own dimensions.
     """
-    records = []
-    for dim in options.dims:
-        for task in options.tasks:
-            for seed in options.seeds:
-                for record in _run_task(options, task, dim, seed):
-                    records.append(record)
-                    tell(_line(record))
-    order = (TRUTH, *options.methods)
-    places = {key: index for index, key in enumerate((d, t) for d in options.dims for t in options.tasks)}
-    return sorted(records, key=lambda r: (places[r.dim, r.task], order.index(r.method), options.seeds.index(r.seed)))
+    records: list[AlignmentRecord] = []
+    pictures: list[Picture] = []
+    work = [(options, task, dim, seed) for dim in options.dims for task in options.tasks for seed in options.seeds]
+    for found, picture in _each(work, min(jobs, len(work))):
+        records += found
+        for record in found:
+            tell(_line(record))
+        if picture is not None:
+            pictures.append(picture)
+    return records, pictures
 
 
-def _run_task(options: Options, task: str, dim: int | None, seed: int) -> list[AlignmentRecord]:
+_Work = tuple[Options, str, int | None, int]
+_Found = tuple[list[AlignmentRecord], Picture | None]
+
+
+def _each(work: list[_Work], jobs: int) -> Iterator[_Found]:
+    """Results in the order of the work."""
+    if jobs == 1:
+        yield from map(_run_single_threaded, work)
+        return
+    # Spawned: a forked child of a process that has used torch's threads may hang.
+    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+        try:
+            yield from pool.map(_run_single_threaded, work)
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run_single_threaded(work: _Work) -> _Found:
+    """One thread, because networks this small gain nothing from more, and sums then never change their order."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _run_task(*work)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _run_task(options: Options, task: str, dim: int | None, seed: int) -> _Found:
     truth = make_truth(task, seed, dim)
     context, target = (z.float() for z in truth.sample(options.training_pairs(dim), _generator(seed, 1)))
     judge = _Judge(truth, seed)
     records = [AlignmentRecord(task=task, dim=dim, method=TRUTH, seed=seed, metrics=judge.floor())]
+    fitted: dict[str, Asked] = {TRUTH: truth}
     limits = judge.theory()
     for method in options.methods:
         record = AlignmentRecord(task=task, dim=dim, method=method, seed=seed)
@@ -179,10 +248,11 @@ def _run_task(options: Options, task: str, dim: int | None, seed: int) -> list[A
             record.metrics = judge.measure(conditional)
             if method in limits:
                 record.metrics["theory"] = limits[method]
+            fitted[method] = conditional
         except GMJEError as error:
             record.status, record.error = "failed", " ".join(f"{type(error).__name__}: {error}".split())
         records.append(record)
-    return records
+    return records, judge.picture(task, fitted) if dim is None and seed == options.seeds[0] else None
 
 
 def _line(record: AlignmentRecord) -> str:
@@ -246,13 +316,16 @@ class _Judge:
         self.reference = truth.project(truth.sample_target(self.context[:contexts], samples, _generator(seed, 3)))
 
     def theory(self) -> dict[str, float]:
-        residuals = self.target.double() - self.truth.mean(self.context)
         context, target = self.truth.sample(_MOMENTS, _generator(self.seed, 4))
-        covariance, size = torch.cov(torch.cat([context, target], dim=1).T), context.shape[1]
+        center_c, center_t, size = context.mean(dim=0), target.mean(dim=0), context.shape[1]
+        covariance = torch.cov(torch.cat([context, target], dim=1).T)
         gain = torch.linalg.solve(covariance[:size, :size], covariance[:size, size:])
         schur = covariance[size:, size:] - covariance[size:, :size] @ gain
-        second_moment = residuals.T @ residuals / len(residuals)
-        return {"mse": gaussian_kl(self.log_prob, second_moment), "gje": gaussian_kl(self.log_prob, schur)}
+        linear = center_t + (self.context.double() - center_c) @ gain
+        return {
+            "mse": gaussian_kl(self.log_prob, self.target - self.truth.mean(self.context)),
+            "gje": gaussian_kl(self.log_prob, self.target - linear, schur),
+        }
 
     def measure(self, conditional: Conditional) -> dict[str, float]:
         kl, error = conditional_kl(self.log_prob, conditional.log_prob(self.target, self.context))
@@ -273,6 +346,19 @@ class _Judge:
         """The same, of the truth; its ranks are uniform by definition and not worth its slow densities."""
         ranks = torch.rand(_RANKS[0], generator=_generator(self.seed, 6))
         return {"kl": 0.0, "kl_standard_error": 0.0, "hpd": uniformity_error(ranks), **self._shared(self.truth)}
+
+    def picture(self, task: str, fitted: dict[str, Asked]) -> Picture:
+        """Samples of the truth and of every method at the same contexts."""
+        shown = torch.tensor(TASKS[task].shown)
+        if len(shown):
+            context, curve = shown.repeat_interleave(_SHOWN // len(shown), dim=0), shown
+        else:
+            context = self.context[:_SHOWN]
+            curve = torch.linspace(float(self.context.min()), float(self.context.max()), _CURVE)[:, None]
+        generator = _generator(self.seed, 8)
+        samples = {name: asked.sample_target(context, 1, generator)[0].double() for name, asked in fitted.items()}
+        means = {name: asked.mean(curve).double() for name, asked in fitted.items()}
+        return Picture(task, context, samples, curve, means)
 
     def _shared(self, asked: Asked) -> dict[str, float]:
         generator = _generator(self.seed, 7)

@@ -35,8 +35,8 @@ class Conditional:
 
     Args:
         posterior: Of contexts ``(n, d_c)``, to the mixture of ``w``, of batch shape ``(n,)``.
-        center: ``(d_t,)``; with ``matrix``, where the mixture is of whitened targets.
-        matrix: ``A``, ``(d_t, d_t)``, invertible.
+        affine: The centre ``(d_t,)`` and the invertible ``A``, ``(d_t, d_t)``, where the mixture is of whitened
+            targets.
 
     Examples:
         >>> joint = JointGaussianMixture.from_moments(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None], 1)
@@ -45,22 +45,17 @@ class Conditional:
     """
 
     def __init__(
-        self,
-        posterior: Callable[[Tensor], GaussianMixture],
-        center: Tensor | None = None,
-        matrix: Tensor | None = None,
+        self, posterior: Callable[[Tensor], GaussianMixture], affine: tuple[Tensor, Tensor] | None = None
     ) -> None:
-        self._posterior, self._center, self._matrix = posterior, center, matrix
+        self._posterior, self._affine = posterior, affine
 
     @torch.no_grad()
     def log_prob(self, target: Tensor, context: Tensor) -> Tensor:
         """Log-density ``(..., n)`` in nats of targets ``(..., n, d_t)`` given contexts ``(n, d_c)``."""
         constant: Tensor | float = 0.0
-        if self._matrix is not None:
-            target = torch.linalg.solve(self._matrix, (target - self._center).unsqueeze(-1).to(self._matrix)).squeeze(
-                -1
-            )
-            constant = torch.linalg.slogdet(self._matrix).logabsdet
+        if self._affine is not None:
+            target = _whiten(target, *self._affine)
+            constant = torch.linalg.slogdet(self._affine[1]).logabsdet
         parts = zip(target.split(_ROWS, dim=-2), context.split(_ROWS), strict=True)
         return torch.cat([self._posterior(c).log_prob(t.to(c.dtype)) for t, c in parts], dim=-1) - constant
 
@@ -76,9 +71,10 @@ class Conditional:
         return self._restore(torch.cat([self._posterior(c).mean for c in context.split(_ROWS)]))
 
     def _restore(self, w: Tensor) -> Tensor:
-        return (
-            w if self._matrix is None or self._center is None else self._center + w.to(self._matrix) @ self._matrix.mT
-        )
+        if self._affine is None:
+            return w
+        center, matrix = self._affine
+        return center + w.to(matrix) @ matrix.mT
 
 
 class Rival(NamedTuple):
@@ -163,7 +159,7 @@ def fit_gmje(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditi
     for components in _GMJE_COMPONENTS:
         if components * (context.shape[1] + target.shape[1] + 1) > len(context):
             break
-        density = JointEmbeddingMixture(components, max_iter=200, random_state=seed)
+        density = JointEmbeddingMixture(components, max_iter=200, tol=1e-4, random_state=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # a density that could still gain is a density
             density.fit(context, target)
@@ -185,12 +181,12 @@ def fit_mdn(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditio
     """
     size = target.shape[1]
     large = size > _FULL
-    center, matrix = _principal_axes(target)
-    whitened = torch.linalg.solve(matrix, (target - center).mT.to(matrix)).mT.to(target.dtype)
+    affine = _principal_axes(target)
+    whitened = _whiten(target, *affine).to(target.dtype)
     criterion = GMJEMDN(
         dim=(context.shape[1], size),
         components=8 if large else 12,
-        covariance_type="low_rank" if large else "full",
+        covariance_type="low_rank" if large else "full" if size > 1 else "diag",
         rank=2,
         hidden=_HIDDEN,
         layers=_LAYERS,
@@ -200,7 +196,7 @@ def fit_mdn(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditio
         check_every=0,
     )
     _train(criterion, criterion, context, whitened, epochs, seed, batch=512 if large else 256)
-    return Conditional(criterion.condition, center, matrix)
+    return Conditional(criterion.condition, affine)
 
 
 def _principal_axes(z: Tensor) -> tuple[Tensor, Tensor]:
@@ -208,6 +204,11 @@ def _principal_axes(z: Tensor) -> tuple[Tensor, Tensor]:
     center = z.double().mean(dim=0)
     variances, axes = torch.linalg.eigh(torch.cov(z.double().T, correction=0).view(z.shape[1], z.shape[1]))
     return center, axes * variances.clamp_min(1e-12 * variances.max()).sqrt()
+
+
+def _whiten(z: Tensor, center: Tensor, matrix: Tensor) -> Tensor:
+    whitened: Tensor = torch.linalg.solve(matrix, (z - center).to(matrix).unsqueeze(-1)).squeeze(-1)
+    return whitened
 
 
 def _train(

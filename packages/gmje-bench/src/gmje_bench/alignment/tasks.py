@@ -34,6 +34,7 @@ class Task(NamedTuple):
         gaussian_mixture: Whether the joint is a Gaussian mixture.
         axes: Words for the axes of its picture, the first of the context where both views have one dimension, of
             the target otherwise.
+        shown: Contexts at which its picture shows the target, where the target has two dimensions.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Task(NamedTuple):
     make: Callable[[int], Truth]
     gaussian_mixture: bool = False
     axes: tuple[str, str] = ("context", "target")
+    shown: tuple[tuple[float, ...], ...] = ()
 
 
 def make_truth(name: str, seed: int = 0, dim: int | None = None) -> Truth:
@@ -246,6 +248,7 @@ TASKS: dict[str, Task] = {
             _mixture,
             gaussian_mixture=True,
             axes=("target 1", "target 2"),
+            shown=((0.0, 0.0), (1.0, -1.0)),
         ),
         Task("inverse-sine", "inverse sine", "x = t + 0.3 sin(2 pi t) inverted: up to three answers", _inverse_sine),
         Task("crossing", "crossing branches", "two equally likely answers that meet and part", _crossing),
@@ -257,6 +260,7 @@ TASKS: dict[str, Task] = {
             "eight answers of unequal weight that turn with the context",
             _ring,
             axes=("target 1", "target 2"),
+            shown=((0.0,),),
         ),
         Task("band", "heteroscedastic band", "one answer whose spread grows tenfold", _band),
         Task(
@@ -265,6 +269,7 @@ TASKS: dict[str, Task] = {
             "joint angles from the hand's place: elbow up or down",
             _robot_arm,
             axes=("shoulder angle [rad]", "elbow angle [rad]"),
+            shown=((1.0, 0.0), (1.5, 0.5), (1.7, -0.4)),
         ),
     )
 }

@@ -117,7 +117,7 @@ class _MixtureTruth(Truth):
         return self.posterior(context.double()).means
 
     def _split(self, rows: Tensor) -> tuple[Tensor, ...]:
-        return rows.split(max(1, _CHUNK // self._components))
+        return torch.split(rows, max(1, _CHUNK // self._components))
 
     def _peaks(self, context: Tensor) -> Tensor:
         """Local maxima of one-dimensional conditionals, at least a tenth of the highest."""
@@ -336,4 +336,5 @@ def seeded(generator: Generator) -> Iterator[None]:
 def _rotation(dim: int, generator: Generator) -> Tensor:
     """Orthogonal, Haar-distributed: signs of the diagonal of R make the QR unique."""
     q, r = torch.linalg.qr(torch.randn(dim, dim, generator=generator, dtype=torch.float64))
-    return q * r.diagonal().sign()
+    rotation: Tensor = q * r.diagonal().sign()
+    return rotation
