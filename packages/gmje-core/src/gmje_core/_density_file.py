@@ -3,12 +3,14 @@
 Whatever is wrong with a file is one typed error that names it.
 """
 
+import hashlib
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -36,8 +38,10 @@ def write_density(path: str | os.PathLike[str], tensors: dict[str, Tensor], head
         OSError: it cannot be written there.
     """
     target = Path(path)
-    metadata = {"format": _FORMAT, "version": str(_VERSION), "header": json.dumps(header, allow_nan=False)}
-    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, metadata)
+    text = json.dumps(header, allow_nan=False)
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    metadata = {"format": _FORMAT, "version": str(_VERSION), "header": text, "sha256": _digest(stored, text)}
+    content = save(stored, metadata)
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
         with os.fdopen(descriptor, "wb") as stream:
@@ -73,6 +77,8 @@ def read_density(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
         raise DensityFileError(
             f"{path} has version {metadata.get('version')!r} of its format, but this library reads version {_VERSION}"
         )
+    if metadata.get("sha256") != _digest(tensors, metadata.get("header", "")):
+        raise DensityFileError(f"{path} is damaged: its contents have another checksum than when it was written")
     try:
         header = json.loads(metadata.get("header", ""))
     except (json.JSONDecodeError, RecursionError) as error:
@@ -80,3 +86,13 @@ def read_density(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
     if not isinstance(header, dict):
         raise DensityFileError(f"{path} has a header that is {type(header).__name__} instead of an object")
     return tensors, header
+
+
+def _digest(tensors: dict[str, Tensor], header: str) -> str:
+    """Checksum of everything that a file holds."""
+    digest = hashlib.sha256(header.encode("utf-8", "surrogatepass"))
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

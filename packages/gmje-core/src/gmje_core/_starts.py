@@ -14,7 +14,7 @@ from torch import Tensor
 from gmje_core._pairs import Pairs
 from gmje_core.covariance import Covariance, DiagonalCovariance, SphericalCovariance, covariance_from_dense
 from gmje_core.criteria.seeding import kmeans_plus_plus
-from gmje_core.em import CovarianceForm, block_rows, maximization, moments_of
+from gmje_core.em import CovarianceForm, maximization, moments_of
 from gmje_core.errors import ConfigError, ShapeError
 from gmje_core.linalg import require_finite, safe_cholesky
 from gmje_core.mixture import GaussianMixture
@@ -114,7 +114,9 @@ def start(
     def nearest(x: Tensor) -> Tensor:
         return F.one_hot(_nearest(x.double(), centres), components)
 
-    mass, means, second = moments_of(pairs, nearest, block_rows(components, pairs.dim), form.diagonal)
+    # Fewer centres than components leave the last ones empty.
+    about = torch.cat([centres, centres[:1].expand(components - len(centres), -1)])
+    mass, means, second = moments_of(pairs, nearest, about, diagonal=form.diagonal)
     second = shrink(mass * len(pairs), second)
     found = maximization((mass, means, second), form) if wanted.covariance is None else None
     covariance = wanted.covariance if found is None else found.covariance
@@ -125,22 +127,27 @@ def start(
 
 
 def shrink(counts: Tensor, second: Tensor) -> Tensor:
-    """Second moments drawn to the isotropic pooled one, so that components with few rows are not singular.
+    """Second moments in which every component has enough rows: those it lacks are isotropic, of the pooled variance.
 
-    The prior weighs as much as ``D`` rows, or 2 where the moments are diagonals.
+    Enough are ``2 D`` rows, or 4 where the moments are diagonals; components that have them are left as they are.
 
     Args:
         counts: ``(K,)`` rows of each component.
         second: ``(K, D, D)`` or ``(K, D)``.
+
+    Examples:
+        >>> shrink(torch.tensor([4.0, 1.0]), torch.tensor([[2.0], [0.0]]))   # pooled: 1.6
+        tensor([[2.0000], [1.2000]])
     """
     shape = (-1, *[1] * (second.ndim - 1))
     pooled = (counts.view(shape) * second).sum(dim=0) / counts.sum()
     dim = second.shape[-1]
     if second.ndim == 2:
-        prior, weight = pooled.mean().expand(dim), 2.0
+        prior, enough = pooled.mean().expand(dim), 4
     else:
-        prior, weight = pooled.diagonal().mean() * torch.eye(dim).to(second), float(dim)
-    return (counts.view(shape) * second + weight * prior) / (counts.view(shape) + weight)
+        prior, enough = pooled.diagonal().mean() * torch.eye(dim).to(second), 2 * dim
+    lacking = (enough - counts).clamp_min(0).view(shape)
+    return (counts.view(shape) * second + lacking * prior) / (counts.view(shape) + lacking)
 
 
 def _centres(rows: Tensor, components: int, init: Init, generator: torch.Generator) -> Tensor:
@@ -201,5 +208,7 @@ def _invert(precisions: Tensor, form: CovarianceForm, dim: int) -> Covariance:
         return DiagonalCovariance(1 / precisions) if diagonal else SphericalCovariance(1 / precisions, dim)
     if not torch.allclose(precisions, precisions.mT):
         raise ConfigError("precisions_init must be symmetric matrices")
+    if bool((precisions.diagonal(dim1=-2, dim2=-1) <= 0).any()):
+        raise ConfigError("precisions_init must have positive diagonals")
     factor = safe_cholesky(precisions, name="precisions_init")
     return covariance_from_dense(torch.cholesky_inverse(factor), form.covariance_type, rank=form.rank)

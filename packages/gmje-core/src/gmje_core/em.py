@@ -21,16 +21,19 @@ from gmje_core.covariance import (
     SphericalCovariance,
 )
 from gmje_core.criteria.moments import Moments, batch_moments, merge_moments
-from gmje_core.errors import ConfigError, NonFiniteError
+from gmje_core.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError
 from gmje_core.linalg import safe_cholesky
 from gmje_core.mixture import GaussianMixture
 
 __all__ = ["CovarianceForm", "block_rows", "expectation", "maximization", "moments_of", "total_moments"]
 
-# Elements of a block's largest tensors, rows x (components + dimensions): a few megabytes stay in cache.
-_BLOCK = 2**17
-# Steps of EM for factor analysis in each M-step; each raises the likelihood.
-_FACTOR_STEPS = 10
+# Elements of a block's tensors, rows x (components + dimensions), within a range of rows that runs fast.
+_BLOCK, _FEWEST, _MOST = 2**20, 256, 8192
+# Rounds of factor analysis in an M-step, and the relative change of the variances that ends them. Few rounds, or steps
+# of EM in their place, crawl: EM then stops nats below what it can reach.
+_FACTOR_ROUNDS, _FACTOR_TOLERANCE = 100, 1e-3
+
+Responsibilities = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ class CovarianceForm:
 
 def block_rows(components: int, dim: int) -> int:
     """Rows to read at a time."""
-    return max(128, _BLOCK // (components + dim))
+    return min(_MOST, max(_FEWEST, _BLOCK // (components + dim)))
 
 
 def total_moments(pairs: Pairs, *, diagonal: bool) -> tuple[Tensor, Tensor]:
@@ -91,24 +94,54 @@ def total_moments(pairs: Pairs, *, diagonal: bool) -> tuple[Tensor, Tensor]:
     Raises:
         NonFiniteError: NaN or infinity in the rows, or squares beyond float64.
     """
-    _, mean, covariance = moments_of(pairs, lambda x: x.new_ones(len(x), 1), block_rows(1, pairs.dim), diagonal)
+    _, mean, covariance = _merged_moments(pairs, lambda x: x.new_ones(len(x), 1), block_rows(1, pairs.dim), diagonal)
     if not bool(torch.isfinite(covariance).all()):
         raise NonFiniteError("the variance of the embeddings is beyond what float64 can represent: scale them down")
     return mean[0], covariance[0]
 
 
-def moments_of(pairs: Pairs, responsibilities: Callable[[Tensor], Tensor], size: int, diagonal: bool) -> Moments:
+def moments_of(pairs: Pairs, responsibilities: Responsibilities, about: Tensor, *, diagonal: bool) -> Moments:
     """Moments of each component's share of all rows, in float64.
 
     Args:
         pairs: The rows.
         responsibilities: Of a block ``(b, D)``, to ``(b, K)``.
-        size: Rows of a block.
+        about: ``(K, D)`` points near the means: squares are taken about them, so that few digits cancel.
         diagonal: Only the diagonals of the second moments.
 
     Returns:
         ``(K,)`` shares of the rows, ``(K, D)`` and ``(K, D, D)`` or ``(K, D)``.
+
+    Examples:
+        >>> pairs = Pairs({"rows": [[0.0], [2.0], [9.0]]}, torch.float64)
+        >>> mass, means, second = moments_of(
+        ...     pairs, lambda x: torch.eye(2)[(x[:, 0] > 5).long()], torch.tensor([[0.0], [8.0]]), diagonal=False
+        ... )
+        >>> means.flatten().tolist(), second.flatten().tolist()
+        ([1.0, 9.0], [1.0, 0.0])
     """
+    size = block_rows(len(about), pairs.dim)
+    if diagonal:
+        return _merged_moments(pairs, responsibilities, size, diagonal=True)
+    about = about.double()
+    mass, first = torch.zeros_like(about[:, 0]), torch.zeros_like(about)
+    second = about.new_zeros(*about.shape, pairs.dim)
+    for block in pairs.blocks(size):
+        x, share = block.double(), responsibilities(block).double()
+        mass += share.sum(dim=0)
+        # One component at a time is faster here than a batched product, and needs no more than the rows again.
+        for k, centre in enumerate(about):
+            difference = x - centre
+            weighted = difference * share[:, k : k + 1]
+            first[k] += weighted.sum(dim=0)
+            second[k].addmm_(weighted.T, difference)
+    total = mass.clamp_min(torch.finfo(mass.dtype).tiny)
+    shift = first / total[:, None]
+    second = second / total[:, None, None] - shift[:, :, None] * shift[:, None, :]
+    return mass / len(pairs), about + shift, second
+
+
+def _merged_moments(pairs: Pairs, responsibilities: Responsibilities, size: int, diagonal: bool) -> Moments:
     moments: Moments | None = None
     seen = 0
     for block in pairs.blocks(size):
@@ -144,8 +177,7 @@ def expectation(
         return joint.sub_(evidence).exp_()
 
     pooled = form.tied and not form.diagonal
-    size = block_rows(mixture.components, pairs.dim)
-    mass, means, second = moments_of(pairs, responsibilities, size, form.diagonal or pooled)
+    mass, means, second = moments_of(pairs, responsibilities, mixture.means, diagonal=form.diagonal or pooled)
     if pooled:
         spread = means - total[0]
         second = (total[1] - (mass.unsqueeze(1) * spread).T @ spread).unsqueeze(0)
@@ -160,8 +192,9 @@ def expectation(
 def maximization(moments: Moments, form: CovarianceForm, previous: Covariance | None = None) -> GaussianMixture:
     r"""M-step: the mixture with these moments, :math:`\Sigma_k = C_k + \epsilon I`.
 
-    A component without mass gets the pooled covariance and stays without weight. ``low_rank`` covariances take steps
-    of EM for factor analysis (Rubin and Thayer, 1982) from the previous ones, none of which lowers the likelihood.
+    A component without mass gets the pooled covariance and stays without weight. ``low_rank`` covariances are the
+    maximum-likelihood factor analysis of :math:`\Sigma_k`, by the fixed point of
+    :meth:`~gmje_core.covariance.LowRankCovariance.from_dense` from the previous one.
 
     Args:
         moments: ``(K,)``, ``(K, D)`` and second moments ``(K or 1, D, D)``, or ``(K, D)`` for diagonal forms.
@@ -192,12 +225,22 @@ def maximization(moments: Moments, form: CovarianceForm, previous: Covariance | 
         )
     else:
         dense = second + form.reg_covar * torch.eye(second.shape[-1]).to(second)
+        _require_variance(dense)
         covariance = (
             FullCovariance(safe_cholesky(dense), validate=False)
             if form.covariance_type == "full"
             else _factor_analysis(dense, form, previous)
         )
     return GaussianMixture(mass.log(), means, covariance)
+
+
+def _require_variance(dense: Tensor) -> None:
+    bad = (dense.diagonal(dim1=-2, dim2=-1) <= 0).nonzero()
+    if len(bad):
+        component, dimension = (int(index) for index in bad[0])
+        raise NotPositiveDefiniteError(
+            f"component {component} has no variance in dimension {dimension}: raise reg_covar, or drop what is constant"
+        )
 
 
 def _factor_analysis(dense: Tensor, form: CovarianceForm, previous: Covariance | None) -> LowRankCovariance:
@@ -207,15 +250,13 @@ def _factor_analysis(dense: Tensor, form: CovarianceForm, previous: Covariance |
         return LowRankCovariance.from_dense(dense, form.rank)
     total = dense.diagonal(dim1=-2, dim2=-1)
     floor = (1e-6 * total).clamp_min(form.reg_covar)
-    factor, variance = previous.factor.to(dense), previous.diagonal_variance.to(dense)
-    eye = torch.eye(factor.shape[-1]).to(dense)
-    for _ in range(_FACTOR_STEPS):
-        # With M = I + W^T v^-1 W and b = M^-1 W^T v^-1: W <- S b^T (M^-1 + b S b^T)^-1, v <- diag(S - W b S).
-        scaled = (factor / variance.unsqueeze(-1)).mT
-        inverse = torch.cholesky_inverse(safe_cholesky(eye + scaled @ factor, name="capacitance matrix"))
-        gain = inverse @ scaled
-        cross = dense @ gain.mT
-        latent = safe_cholesky(inverse + gain @ cross, name="second moment of the factors")
-        factor = torch.cholesky_solve(cross.mT, latent).mT
-        variance = (total - (factor * cross).sum(dim=-1)).maximum(floor)
+    variance = previous.diagonal_variance.to(dense)
+    for _ in range(_FACTOR_ROUNDS):
+        scale = variance.sqrt()
+        values, vectors = torch.linalg.eigh(dense / (scale.unsqueeze(-1) * scale.unsqueeze(-2)))
+        strength = (values[..., -form.rank :] - 1).clamp_min(0).sqrt()
+        factor = scale.unsqueeze(-1) * vectors[..., -form.rank :] * strength.unsqueeze(-2)
+        before, variance = variance, (total - factor.square().sum(dim=-1)).maximum(floor)
+        if bool(((variance - before).abs() <= _FACTOR_TOLERANCE * before).all()):
+            break
     return LowRankCovariance(factor, variance)
