@@ -1,4 +1,4 @@
-"""The command line: ``run`` and ``list``. Nothing heavy is imported before there is something heavy to do."""
+"""The command line: ``run``, ``align``, ``list`` and ``schema``. Nothing heavy is imported before there is something heavy to do."""
 
 import os
 import shlex
@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from gmje_bench.align_cli import align
 from gmje_bench.errors import BenchError, OptionError
 
 __all__ = ["app", "main"]
@@ -84,6 +85,9 @@ def run(
         typer.echo(f"results in {folder}")
     if results.failed():
         raise typer.Exit(1)
+
+
+app.command("align")(align)
 
 
 @app.command("list")

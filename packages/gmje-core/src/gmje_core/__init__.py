@@ -1,7 +1,7 @@
 """Gaussian (Mixture) Joint Embeddings: joint densities of two views, criteria to train on them, models.
 
 Densities are :mod:`gmje_core.mixture`, losses :mod:`gmje_core.criteria` over the equations of
-:mod:`gmje_core.objectives`, models :mod:`gmje_core.model`.
+:mod:`gmje_core.objectives`, models :mod:`gmje_core.model`; :mod:`gmje_core.estimator` is for embeddings that you have.
 """
 
 from gmje_core import diagnostics
@@ -15,6 +15,7 @@ from gmje_core.errors import (
     NotPositiveDefiniteError,
     ShapeError,
 )
+from gmje_core.estimator import JointEmbeddingMixture
 from gmje_core.mixture import GaussianMixture, JointGaussianMixture
 from gmje_core.model import GMJEModel, GMJEOutput
 from gmje_core.objectives import info_nce, nt_xent, pmi
@@ -35,6 +36,7 @@ __all__ = [
     "GMJEModel",
     "GMJEOutput",
     "GaussianMixture",
+    "JointEmbeddingMixture",
     "JointGaussianMixture",
     "NonFiniteError",
     "NotFittedError",

@@ -3,6 +3,7 @@ r"""A Gaussian mixture of paired embeddings that anyone already has, with the ma
 The encoders stay frozen: embeddings of both views go in as arrays; densities, predictions and samples come out.
 """
 
+import copy
 import inspect
 import math
 import numbers
@@ -27,6 +28,7 @@ from gmje_core._fitting import (
     resume,
     start_online,
 )
+from gmje_core._growing import grow
 from gmje_core._pairs import Array, Embeddings, InputTypeError, Kind, Pairs, to_kind
 from gmje_core._starts import Given, Init
 from gmje_core.covariance import (
@@ -238,6 +240,59 @@ class JointEmbeddingMixture:
             generator = step_generator(seed, rounds + 1)
             run = online_step(run, pairs.rows(slice(None)), settings, generator)
         self._take(run, pairs, settings, rounds=rounds + 1)
+        return self
+
+    @torch.no_grad()
+    def fit_gng(self, Z_context: Embeddings, Z_target: Embeddings, *, capacity: int = 64, steps: int = 300) -> Self:
+        """Fit the density with a number of components that Growing Neural Gas proposes.
+
+        A gas with utility (Fritzke, 1997) grows on the pairs. EM then starts once from its clusters (the connected
+        components of its graph) and once from all its units; the fit of lower :meth:`bic` is kept. The option
+        ``components`` is not used and stays as it is.
+
+        Args:
+            Z_context: ``(N, d_c)``.
+            Z_target: ``(N, d_t)``.
+            capacity: Most components.
+            steps: Batches of up to 256 pairs that the gas sees.
+
+        Returns:
+            The estimator, also with ``units_`` (n, D), ``edges_`` (E, 2) and ``unit_clusters_`` (n,).
+
+        Raises:
+            ConfigError: an option out of range.
+            BatchSizeError, InputTypeError, ShapeError, NonFiniteError: as of :meth:`fit`.
+
+        Examples:
+            >>> rng = np.random.default_rng(0)
+            >>> centers = np.array([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])[rng.integers(3, size=1500)]
+            >>> rows = centers + rng.normal(size=(1500, 2))
+            >>> density = JointEmbeddingMixture(random_state=0).fit_gng(rows[:, :1], rows[:, 1:])
+            >>> len(density.weights_)
+            3
+        """
+        check_counts(steps=_integer("steps", steps), capacity=_integer("capacity", capacity))
+        if capacity < 2:
+            raise ConfigError(f"capacity must be at least 2, the units that a gas starts with, got {capacity!r}")
+        settings, seed = self._settings(), self._draw_seed()
+        pairs = self._pairs(Z_context, Z_target, settings)
+        _require_rows(pairs, 2)
+        grown = grow(pairs, min(capacity, len(pairs)), steps, step_generator(seed, 0))
+        best: Self | None = None
+        for centres in (grown.centres(), grown.units):
+            trial = copy.copy(self).set_params(
+                components=len(centres), means_init=centres, weights_init=None, precisions_init=None, random_state=seed
+            )
+            trial.fit(Z_context, Z_target)
+            if best is None or trial.bic(Z_context, Z_target) < best.bic(Z_context, Z_target):
+                best = trial
+        assert best is not None
+        options = self.get_params()
+        vars(self).update(vars(best))
+        self.set_params(**options)
+        self.units_ = to_kind(grown.units, self._kind, pairs.device)
+        self.edges_ = to_kind(grown.edges, self._kind, pairs.device)
+        self.unit_clusters_ = to_kind(grown.clusters, self._kind, pairs.device)
         return self
 
     def score_samples(self, Z_context: Embeddings, Z_target: Embeddings) -> Array:
