@@ -6,8 +6,6 @@ Whatever is wrong with a file is one typed error that names it.
 import hashlib
 import json
 import os
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gmje_core.errors import GMJEError
+from gmje_core.files import write_atomic
 
 __all__ = ["DensityFileError", "read_density", "write_density"]
 
@@ -37,22 +36,11 @@ def write_density(path: str | os.PathLike[str], tensors: dict[str, Tensor], head
     Raises:
         OSError: it cannot be written there.
     """
-    target = Path(path)
     text = json.dumps(header, allow_nan=False)
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     metadata = {"format": _FORMAT, "version": str(_VERSION), "header": text, "sha256": _digest(stored, text)}
     content = save(stored, metadata)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    write_atomic(path, content)
 
 
 def read_density(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -1,7 +1,6 @@
 """The model of gmje_core, with a folder form: ``config.json`` and ``model.safetensors``."""
 
 import os
-import tempfile
 from pathlib import Path
 from typing import Self
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 import gmje_core
 from gmje_core import ConfigError, GMJEConfig
+from gmje_core.files import write_atomic
 from gmje_hub.errors import CorruptModelError, ModelNotFoundError, UnsafeWeightsError, UnsavableModelError
 
 __all__ = ["CONFIG", "WEIGHTS", "GMJEModel"]
@@ -61,8 +61,8 @@ class GMJEModel(gmje_core.GMJEModel):
             )
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        _write_atomic(path / WEIGHTS, save(state))
-        _write_atomic(path / CONFIG, self.config.to_json().encode())
+        write_atomic(path / WEIGHTS, save(state))
+        write_atomic(path / CONFIG, self.config.to_json().encode())
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
@@ -121,16 +121,3 @@ def _mismatch(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
     more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
     return "; ".join(sorted(problems)[:3]) + more
 
-
-def _write_atomic(path: Path, content: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
