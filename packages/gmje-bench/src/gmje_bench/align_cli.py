@@ -74,6 +74,9 @@ def align(
     _write(folder, results, pictures)
     Console(width=None if sys.stdout.isatty() else 150).print(rich_table(results))
     typer.echo(f"results in {folder}")
+    for record in results.failed():
+        place = record.task if record.dim is None else f"{record.task} in {record.dim} dimensions"
+        typer.echo(f"failed: {record.method} on {place}, seed {record.seed}: {record.error}")
     if results.failed():
         raise typer.Exit(1)
 

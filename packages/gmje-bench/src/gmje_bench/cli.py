@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``align``, ``list`` and ``schema``. Nothing heavy is imported before there is something heavy to do."""
+"""The command line: ``run``, ``align``, ``list`` and ``schema``. Heavy modules are imported where they are needed."""
 
 import os
 import shlex

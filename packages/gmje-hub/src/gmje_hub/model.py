@@ -120,4 +120,3 @@ def _mismatch(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
             problems.append(f"{key} holds NaN or infinity")
     more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
     return "; ".join(sorted(problems)[:3]) + more
-

@@ -223,7 +223,8 @@ def _train(
     """Adam with a cosine to zero; keeps the parameters that were best on the pairs set aside, which it returns."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(context), generator=generator)
-    aside, rest = order.split([held := max(2, int(_VALIDATION * len(order))), len(order) - held])
+    held = max(2, int(_VALIDATION * len(order)))
+    aside, rest = order[:held], order[held:]
     batch = min(batch, len(rest))
     steps = epochs * (len(rest) // batch)
     optimizer = torch.optim.Adam(module.parameters(), lr=_RATE)
