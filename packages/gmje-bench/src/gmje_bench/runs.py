@@ -14,6 +14,8 @@ from gmje_bench.errors import RunFolderError
 
 __all__ = [
     "METRICS",
+    "SOURCES",
+    "AlignmentRecord",
     "DatasetRecord",
     "Metric",
     "Record",
@@ -29,7 +31,7 @@ RESULTS = "results.json"
 _FILES = (RESULTS, "results.md", "accuracy.png", "diagnostics.png", "models")
 # What write_atomic leaves where it is killed between its first byte and its last.
 _TEMPORARY = (".probe", *(f".{name}." for name in _FILES[:-1]))
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class _Model(BaseModel):
@@ -40,15 +42,84 @@ class Metric(_Model):
     """What a number is."""
 
     title: str = Field(description="Words for tables and axes.")
-    unit: str = Field(description="Empty for a pure number.")
+    unit: str = Field(default="", description="Empty for a pure number.")
     higher_is_better: bool
+    task: str = Field(description="The task that measures it.")
+    headline: bool = Field(default=False, description="Whether short tables show it.")
+
+
+def _metrics(task: str, **metrics: tuple[str, str, bool, bool]) -> dict[str, Metric]:
+    return {
+        name: Metric(title=title, unit=unit, higher_is_better=higher, task=task, headline=headline)
+        for name, (title, unit, higher, headline) in metrics.items()
+    }
+
+
+#: Densities of embeddings: the one learned in training, and those fitted afterwards to any method's embeddings.
+SOURCES = {
+    "learned": "learned density",
+    "gaussian": "one Gaussian",
+    "kde": "kernel density",
+    "mixture": "full-covariance mixture",
+}
+
+
+def _sampling() -> dict[str, Metric]:
+    """Every measure of samples, for every source of them."""
+    measures = {
+        "frechet": ("Fréchet distance", "", False),
+        "precision": ("precision", "", True),
+        "recall": ("recall", "", True),
+        "density": ("density", "", True),
+        "coverage": ("coverage", "", True),
+        "mmd": ("MMD", "", False),
+        "nll": ("held-out NLL", "nats", False),
+        "image_frechet": ("Fréchet distance of pictures", "", False),
+    }
+    return {
+        f"{measure}.{source}": Metric(
+            title=f"{title}, {words}",
+            unit=unit,
+            higher_is_better=higher,
+            task="sampling",
+            headline=(measure, source) in (("frechet", "learned"), ("frechet", "mixture"), ("coverage", "learned")),
+        )
+        for source, words in {**SOURCES, "real": "real embeddings (floor)"}.items()
+        for measure, (title, unit, higher) in measures.items()
+        if (measure, source) != ("nll", "real")
+    }
 
 
 #: Every metric that a record may hold.
 METRICS: dict[str, Metric] = {
-    "linear_probe": Metric(title="linear probe", unit="%", higher_is_better=True),
-    "knn": Metric(title="kNN", unit="%", higher_is_better=True),
-    "effective_rank": Metric(title="effective rank", unit="", higher_is_better=True),
+    **_metrics("linear_probe", linear_probe=("linear probe", "%", True, True)),
+    **_metrics("knn", knn=("kNN", "%", True, True)),
+    **_metrics("effective_rank", effective_rank=("effective rank", "", True, True)),
+    **_metrics(
+        "uncertainty",
+        ood_auroc=("out-of-distribution AUROC, learned density", "", True, True),
+        ood_auroc_fitted=("out-of-distribution AUROC, fitted mixture", "", True, False),
+        aurc=("area under risk-coverage, learned density", "", False, False),
+        aurc_fitted=("area under risk-coverage, fitted mixture", "", False, False),
+        aurc_softmax=("area under risk-coverage, probe's softmax", "", False, False),
+        conditional_hpd=("HPD error of the conditional, learned density", "", False, False),
+        conditional_hpd_fitted=("HPD error of the conditional, fitted mixture", "", False, False),
+        conditional_ece=("calibration error of the conditional, learned density", "", False, True),
+        conditional_ece_fitted=("calibration error of the conditional, fitted mixture", "", False, False),
+    ),
+    **_sampling(),
+    **_metrics(
+        "synthetic",
+        kl=("KL to truth", "nats", False, True),
+        kl_standard_error=("its standard error", "nats", False, False),
+        theory=("KL by theory", "nats", False, False),
+        energy=("energy distance", "", False, False),
+        wasserstein=("sliced Wasserstein", "", False, False),
+        recall=("mode recall", "", True, True),
+        weights=("weight error", "", False, False),
+        hpd=("HPD error", "", False, False),
+        pit=("PIT error", "", False, False),
+    ),
 }
 
 
@@ -79,9 +150,25 @@ class Record(_Model):
     advice: str | None = None
     history: list[dict[str, float | str]] = Field(default=[], description="Loss and diagnostics after every epoch.")
     seconds: dict[str, float] = Field(default={}, description="Wall-clock of every stage.")
+    artifacts: str | None = Field(
+        default=None, description="File of the run folder with the tensors that figures are drawn from."
+    )
     peak_memory_mib: float | None = Field(
         default=None, description="Of the main process so far; on a GPU, of its allocator during this record."
     )
+
+
+class AlignmentRecord(_Model):
+    """One method on one synthetic task with one seed."""
+
+    task: str
+    dim: int | None = Field(description="Size that both views are lifted to; null for the task's own.")
+    method: str = Field(description="'truth' is the noise floor: the truth measured against itself.")
+    seed: int
+    status: Literal["ok", "failed"] = "ok"
+    error: str | None = Field(default=None, description="Why it failed, in one line.")
+    metrics: dict[str, float] = Field(default={}, description="By the names in 'metrics' of the results.")
+    seconds: float = Field(default=0.0, description="Of the fit, wall-clock.")
 
 
 class Results(_Model):
@@ -91,7 +178,7 @@ class Results(_Model):
     suite: str
     options: dict[str, Any] = Field(description="The validated suite with all command-line options applied.")
     protocol: dict[str, Any] = Field(description="Constants of the evaluation, with their version.")
-    dataset: DatasetRecord
+    dataset: DatasetRecord | None = Field(default=None, description="Null where a suite has synthetic tasks only.")
     versions: dict[str, str]
     environment: dict[str, str | int]
     command: str
@@ -99,10 +186,12 @@ class Results(_Model):
     world_size: int = Field(description="Processes that took part.")
     metrics: dict[str, Metric] = Field(default=METRICS, description="Units and directions.")
     records: list[Record] = []
+    alignment: list[AlignmentRecord] = Field(default=[], description="Of the synthetic tasks.")
 
-    def failed(self) -> list[Record]:
+    def failed(self) -> list[Record | AlignmentRecord]:
         """Records without results."""
-        return [record for record in self.records if record.status == "failed"]
+        every: list[Record | AlignmentRecord] = [*self.records, *self.alignment]
+        return [record for record in every if record.status == "failed"]
 
 
 def check_run_folder(folder: Path, *, overwrite: bool) -> None:
