@@ -145,7 +145,7 @@ def _merged_moments(pairs: Pairs, responsibilities: Responsibilities, size: int,
     moments: Moments | None = None
     seen = 0
     for block in pairs.blocks(size):
-        part = batch_moments(block.double(), responsibilities(block).double(), diagonal=diagonal)
+        part = batch_moments(block.double(), responsibilities(block).double(), diagonal=diagonal, centred=True)
         seen += len(block)
         moments = part if moments is None else merge_moments(moments, part, len(block) / seen)
     assert moments is not None  # pairs are never empty

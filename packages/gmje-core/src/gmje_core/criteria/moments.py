@@ -16,7 +16,9 @@ _CHUNK = 2**24
 _LOSS = 1e-8
 
 
-def batch_moments(x: Tensor, responsibilities: Tensor | None = None, *, diagonal: bool = False) -> Moments:
+def batch_moments(
+    x: Tensor, responsibilities: Tensor | None = None, *, diagonal: bool = False, centred: bool = False
+) -> Moments:
     r"""Mass, mean and covariance of a batch, or of each component's share of it.
 
     .. math::
@@ -27,6 +29,8 @@ def batch_moments(x: Tensor, responsibilities: Tensor | None = None, *, diagonal
         x: ``(B, D)``.
         responsibilities: ``(B, K)``, or ``None`` for one component that owns every row.
         diagonal: Only the diagonal of each :math:`C_k`.
+        centred: Take covariances about each component's own mean wherever a difference of squares about the batch's
+            would lose digits: exact for components far apart, and ten times slower for hundreds that own a row each.
 
     Returns:
         ``(K,)``, ``(K, D)`` and ``(K, D, D)`` or ``(K, D)``; without ``K`` where ``responsibilities`` is
@@ -39,18 +43,20 @@ def batch_moments(x: Tensor, responsibilities: Tensor | None = None, *, diagonal
         (tensor([0.5000, 0.5000]), tensor([[1.], [3.]]), tensor([[0.], [0.]]))
     """
     if responsibilities is None:
-        mass, mean, covariance = batch_moments(x, x.new_ones(x.shape[0], 1), diagonal=diagonal)
+        mass, mean, covariance = batch_moments(x, x.new_ones(x.shape[0], 1), diagonal=diagonal, centred=centred)
         return mass[0], mean[0], covariance[0]
     shift = x.mean(dim=0)
-    centred = x - shift
+    rows = x - shift
     total = responsibilities.sum(dim=0)
     share = responsibilities / total.clamp_min(torch.finfo(x.dtype).tiny)
-    mean = share.T @ centred
+    mean = share.T @ rows
     if diagonal:
-        covariance = (share.T @ centred.square() - mean.square()).clamp_min(0)
+        covariance = (share.T @ rows.square() - mean.square()).clamp_min(0)
     else:
-        covariance = torch.cat(list(_second_moments(centred, share))) - mean[:, :, None] * mean[:, None, :]
-    return total / x.shape[0], mean + shift, _without_cancellation(covariance, centred, share, mean)
+        covariance = torch.cat(list(_second_moments(rows, share))) - mean[:, :, None] * mean[:, None, :]
+    if centred:
+        covariance = _without_cancellation(covariance, rows, share, mean)
+    return total / x.shape[0], mean + shift, covariance
 
 
 def merge_moments(old: Moments, new: Moments, step: float | Tensor) -> Moments:
