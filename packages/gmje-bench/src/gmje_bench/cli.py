@@ -1,16 +1,18 @@
-"""The command line: ``run``, ``align``, ``list`` and ``schema``. Heavy modules are imported where they are needed."""
+"""The command line: ``run``, ``list``, ``validate`` and ``schema``. Heavy modules are imported where needed."""
 
 import os
 import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmje_bench.align_cli import align
 from gmje_bench.errors import BenchError, OptionError
+
+if TYPE_CHECKING:
+    from gmje_bench.suite import Suite
 
 __all__ = ["app", "main"]
 
@@ -29,27 +31,39 @@ def run(
     suite: Annotated[str, typer.Option(help="A suite by name, or a path that ends in .toml.")] = "vision",
     dataset: Annotated[str | None, typer.Option(help="A dataset by name; `list` shows them.")] = None,
     methods: Annotated[str | None, typer.Option(help="Methods, separated by commas, or 'all'.")] = None,
+    tasks: Annotated[str | None, typer.Option(help="Tasks, separated by commas, or 'all'.")] = None,
     backbone: Annotated[str | None, typer.Option(help="smallconv, resnet18, resnet34, resnet50, timm:NAME.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a global batch, over all processes.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas; one run of every method each.")] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/SUITE-TIME]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")] = False,
-    limit: Annotated[int | None, typer.Option(help="At most so many training images.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of --output.")] = False,
+    limit: Annotated[int | None, typer.Option(help="At most so many training images, or pairs.")] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see.")] = None,
     mixed_precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16; densities stay in float32.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
     processes: Annotated[int | None, typer.Option(help="Fail unless launched with so many processes.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Synthetic tasks at a time.  [default: one a core]")] = None,
+    method_file: Annotated[
+        list[Path] | None, typer.Option(help="A Python file with a method of your own; may be repeated.")
+    ] = None,
+    track: Annotated[str | None, typer.Option(help="tensorboard, trackio, wandb or another of Accelerate.")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Write a profiler trace of every method.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
 ) -> None:
     """Train and evaluate the methods of a suite, and write a run folder."""
     from gmje_bench.datasets import check_name
-    from gmje_bench.runs import check_run_folder
+    from gmje_bench.runs import check_resumable, check_run_folder
     from gmje_bench.suite import load_suite
 
-    chosen = load_suite(suite).replace(
+    _register(method_file)
+    loaded = load_suite(suite)
+    synthetic = loaded.dataset is None
+    chosen = loaded.replace(
         dataset=dataset,
-        methods=None if methods is None else _methods(methods),
+        methods=_chosen(methods, "methods", synthetic=synthetic),
+        tasks=_chosen(tasks, "tasks", synthetic=synthetic),
         backbone=backbone,
         epochs=epochs,
         batch_size=batch_size,
@@ -59,53 +73,111 @@ def run(
         mixed_precision=mixed_precision,
         workers=workers,
     )
-    check_name(chosen.dataset)
+    if chosen.dataset is not None:
+        check_name(chosen.dataset)
+    if jobs is not None and jobs < 1:
+        raise OptionError(f"--jobs must be at least 1, got {jobs}")
+    if resume and (overwrite or output is None):
+        raise OptionError("--resume goes with the --output of the run to go on with, and without --overwrite")
     _check_launch()
     name = Path(suite).stem
     folder = output or Path("runs") / f"{name}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     if _is_main():
-        check_run_folder(folder, overwrite=overwrite)
+        if resume:
+            check_resumable(folder)
+        else:
+            check_run_folder(folder, overwrite=overwrite)
     if dry_run:
         if _is_main():
             typer.echo(_describe(name, chosen.model_dump(), folder))
         return
+    _run(
+        chosen,
+        name=name,
+        output=folder,
+        command=shlex.join(["python", "-m", "gmje_bench", *sys.argv[1:]]),
+        mode="resume" if resume else "overwrite" if overwrite else "new",
+        processes=processes,
+        track=track,
+        profile=profile,
+        jobs=jobs,
+    )
 
+
+def _run(suite: "Suite", **launch: Any) -> None:
+    """Run, and print the tables."""
     from rich.console import Console
 
     from gmje_bench import engine, report
+    from gmje_bench.interrupts import Interrupted
 
-    command = shlex.join(["python", "-m", "gmje_bench", *sys.argv[1:]])
     try:
-        results = engine.run(chosen, name, folder, overwrite=overwrite, processes=processes, command=command)
-    except KeyboardInterrupt:  # here, because what typer makes of it differs between its versions
-        _fail(f"stopped; what had finished is in {folder}", "")
-        raise typer.Exit(130) from None
+        results = engine.run(suite, engine.Launch(**launch))
+    except (KeyboardInterrupt, Interrupted) as stop:
+        folder = launch["output"]
+        _fail(
+            f"stopped; what had finished is in {folder}, and the same command with --output {folder} --resume goes on",
+            "",
+        )
+        raise typer.Exit(128 + getattr(stop, "signal", 2)) from None
     if _is_main():
-        Console(width=None if sys.stdout.isatty() else 120).print(report.rich_table(results))
-        typer.echo(f"results in {folder}")
+        console = Console(width=None if sys.stdout.isatty() else 120)
+        if results.records:
+            console.print(report.rich_table(results))
+        if results.alignment:
+            from gmje_bench.alignment.report import rich_table
+
+            console.print(rich_table(results))
+        for record in results.failed():
+            typer.echo(f"failed: {record.describe()}: {record.error}")
+        typer.echo(f"results in {launch['output']}")
     if results.failed():
         raise typer.Exit(1)
 
 
-app.command("align")(align)
+@app.command()
+def validate(
+    run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
+    suite: Annotated[str | None, typer.Option(help="A suite by name, or a path that ends in .toml.")] = None,
+) -> None:
+    """Check that a run folder's results, or a suite's file, are whole and of this version's form."""
+    if (run is None) == (suite is None):
+        raise OptionError("validate takes a run folder, or --suite FILE.toml")
+    if suite is not None:
+        from gmje_bench.suite import load_suite
+
+        chosen = load_suite(suite)
+        typer.echo(f"{suite} is valid: {chosen.summary}")
+    if run is not None:
+        from gmje_bench.runs import validate_run
+
+        results = validate_run(run)
+        typer.echo(
+            f"{run} is valid: suite {results.suite}, protocol v{results.protocol['version']}, "
+            f"{len(results.records) + len(results.alignment)} records, {len(results.failed())} failed"
+        )
 
 
 @app.command("list")
 def list_() -> None:
-    """List suites, methods and datasets."""
+    """List suites, methods, tasks and datasets."""
     from gmje_bench.datasets import DATASETS
     from gmje_bench.methods import METHODS
-    from gmje_bench.suite import load_suite, suite_names
+    from gmje_bench.suite import SYNTHETIC_TASKS, load_suite, suite_names
+    from gmje_bench.tasks import TASKS
 
+    _register(None)
     sections = {
         "suites": [(name, load_suite(name).summary) for name in suite_names()],
         "methods": [(method.name, method.summary) for method in METHODS.values()],
+        "tasks": [(task.name, task.summary) for task in TASKS.values()],
+        "synthetic tasks": [(name, "") for name in SYNTHETIC_TASKS],
         "datasets": [(d.name, d.summary + (" (downloads)" if d.needs_network else "")) for d in DATASETS],
     }
     for title, rows in sections.items():
         typer.echo(title)
         for name, summary in rows:
-            typer.echo(f"  {name:<20} {summary}")
+            typer.echo(f"  {name:<20} {summary}".rstrip())
 
 
 @app.command()
@@ -155,11 +227,27 @@ def _is_main() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _methods(text: str) -> list[str]:
+def _chosen(text: str | None, kind: str, *, synthetic: bool) -> list[str] | None:
+    """The names of an option, those of images or of synthetic tasks."""
+    if text is None:
+        return None
     from gmje_bench.methods import METHODS
+    from gmje_bench.suite import RIVALS, SYNTHETIC_TASKS
+    from gmje_bench.tasks import TASKS
 
     names = [name.strip() for name in text.split(",") if name.strip()]
-    return list(METHODS) if names == ["all"] else names
+    if names != ["all"]:
+        return names
+    images = {"methods": list(METHODS), "tasks": list(TASKS)}
+    return {"methods": list(RIVALS), "tasks": list(SYNTHETIC_TASKS)}[kind] if synthetic else images[kind]
+
+
+def _register(files: list[Path] | None) -> None:
+    from gmje_bench.methods.plugins import register_entry_points, register_file
+
+    register_entry_points()
+    for path in files or []:
+        register_file(path)
 
 
 def _integers(option: str, text: str) -> list[int]:
@@ -207,16 +295,22 @@ def _parent_command() -> list[str]:
 
 
 def _describe(name: str, options: dict[str, Any], folder: Path) -> str:
-    training, network = options["training"], options["network"]
-    runs = len(options["methods"]) * len(options["seeds"])
-    lines = [
-        f"suite     {name}",
-        f"dataset   {options['dataset']}" + (f", at most {options['limit']} images" if options["limit"] else ""),
-        f"methods   {', '.join(options['methods'])}",
-        f"seeds     {', '.join(map(str, options['seeds']))} ({runs} runs)",
-        f"network   {network['backbone']}, embeddings of size {network['dim']}",
-        f"training  {training['epochs']} epochs, batch {training['batch_size']}, {training['optimizer']}, "
-        f"learning rate {training['learning_rate']:g}",
-        f"output    {folder}",
-    ]
-    return "\n".join(lines)
+    training, network, synthetic = options["training"], options["network"], options["synthetic"]
+    seeds = f"seeds      {', '.join(map(str, options['seeds']))}"
+    lines = [f"suite      {name}", seeds]
+    if options["dataset"]:
+        lines += [
+            f"dataset    {options['dataset']}" + (f", at most {options['limit']} images" if options["limit"] else ""),
+            f"methods    {', '.join(options['methods'])} ({len(options['methods']) * len(options['seeds'])} runs)",
+            f"tasks      {', '.join(options['tasks'])}",
+            f"network    {network['backbone']}, embeddings of size {network['dim']}",
+            f"training   {training['epochs']} epochs, batch {training['batch_size']}, {training['optimizer']}, "
+            f"learning rate {training['learning_rate']:g}",
+        ]
+    if synthetic:
+        dims = ", ".join("their own" if dim == 0 else str(dim) for dim in synthetic["dims"])
+        lines += [
+            f"synthetic  {', '.join(synthetic['tasks'])}; dimensions: {dims}",
+            f"           {', '.join(synthetic['methods'])}; {synthetic['samples']} pairs, {synthetic['epochs']} epochs",
+        ]
+    return "\n".join([*lines, f"output     {folder}"])

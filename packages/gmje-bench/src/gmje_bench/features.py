@@ -1,44 +1,107 @@
-"""Frozen features of a split, the same numbers on any number of processes."""
+"""What frozen encoders make of a split, the same numbers on any number of processes."""
+
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmje_bench.datasets.base import ImageData, Split
+from gmje_bench.module import JointEmbedding
 from gmje_bench.protocol import PROTOCOL
-from gmje_bench.views import evaluation_view, preset
+from gmje_bench.tasks.subject import Embedded
+from gmje_bench.views import TwoViews, evaluation_view, preset
 from gmje_core.distributed import rank, world_size
 
-__all__ = ["extract_features"]
+__all__ = ["embed_split", "extract_features"]
+
+
+class _Chunks(NamedTuple):
+    """A split in chunks of constant composition, dealt to the processes, so that no batch differs with their number."""
+
+    split: Split
+    device: torch.device
+    workers: int
+
+    def apply(self, function: Callable[[Tensor, int], list[Tensor]]) -> list[Tensor]:
+        """What the function gives for every image of the split, in order, on the CPU of every process.
+
+        Args:
+            function: Of images uint8 ``(b, C, S, S)`` and the number of the chunk, to tensors of ``b`` rows each.
+        """
+        chunks = torch.arange(len(self.split)).split(PROTOCOL.feature_batch)
+        own = list(range(len(chunks)))[rank() :: world_size()]
+        numbers = own or [0]  # a process without chunks still has to know the shapes
+        batches = self.split.batches([chunks[number] for number in numbers], self.workers)
+        results: list[Tensor] = []
+        for number, (images, _, index) in zip(numbers, batches, strict=True):
+            for position, rows in enumerate(function(images.to(self.device), number)):
+                if position == len(results):
+                    results.append(torch.zeros(len(self.split), *rows.shape[1:], dtype=rows.dtype))
+                if own:
+                    results[position][index] = rows.cpu()
+        return [self._shared(result) for result in results]
+
+    def _shared(self, own: Tensor) -> Tensor:
+        if world_size() == 1:
+            return own
+        shared = own.to(self.device)  # every row is zero on all processes but one: the sum is exact
+        dist.all_reduce(shared)
+        return shared.cpu()
 
 
 @torch.no_grad()
 def extract_features(
-    backbone: nn.Module, split: Split, data: ImageData, *, device: torch.device, workers: int = 0
+    module: JointEmbedding, split: Split, data: ImageData, *, device: torch.device, workers: int = 0
 ) -> Tensor:
     """Backbone features of every image, in order.
 
-    Chunks of constant composition are dealt to the processes, so that no batch differs with their number.
-
     Args:
-        backbone: In any mode; it is put in evaluation mode.
+        module: In any mode; it is put in evaluation mode.
         split: Whose images.
         data: Says how images are presented.
-        device: Where the backbone is.
+        device: Where the module is.
         workers: Decoding processes.
 
     Returns:
         float32 ``(N, num_features)`` on the CPU, on every process.
     """
-    backbone.eval()
+    module.eval()
     config = preset(data.image_size, data.channels)
-    chunks = torch.arange(len(split)).split(PROTOCOL.feature_batch)
-    own = list(chunks[rank() :: world_size()])
-    features = torch.zeros(len(split), int(backbone.num_features))  # type: ignore[arg-type]
-    for index, (images, *_) in zip(own, split.batches(own, workers), strict=True):
-        features[index] = backbone(evaluation_view(images.to(device), config)).float().cpu()
-    if world_size() > 1:  # every row is zero on all processes but one: the sum is exact
-        shared = features.to(device)
-        dist.all_reduce(shared)
-        features = shared.cpu()
+    (features,) = _Chunks(split, device, workers).apply(
+        lambda images, _: [module.backbone(evaluation_view(images, config)).float()]
+    )
     return features
+
+
+@torch.no_grad()
+def embed_split(
+    module: JointEmbedding, split: Split, data: ImageData, *, device: torch.device, workers: int = 0
+) -> Embedded:
+    """Features, embeddings and embeddings of two random views of every image, in order.
+
+    The views are drawn with the protocol's seed, the same for every method and number of processes.
+
+    Args:
+        module: In any mode; it is put in evaluation mode.
+        split: Whose images.
+        data: Says how images are presented.
+        device: Where the module is.
+        workers: Decoding processes.
+
+    Returns:
+        It, on every process.
+    """
+    module.eval()
+    config = preset(data.image_size, data.channels)
+    views = TwoViews(config, PROTOCOL.view_seed)
+
+    def pass_through(images: Tensor, number: int) -> list[Tensor]:
+        context, target = views(images, epoch=0, step=number)
+        features = module.backbone(evaluation_view(images, config))
+        embedded = [features, module.projector(features), module.embed(context), module.embed_target(target)]
+        return [images, *(z.float() for z in embedded)]
+
+    images, features, embeddings, z_context, z_target = _Chunks(split, device, workers).apply(pass_through)
+    return Embedded(images, split.labels, features, embeddings, z_context, z_target)

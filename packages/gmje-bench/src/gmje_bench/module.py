@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from gmje_bench.methods import build_objective
+from gmje_bench.methods import Objective, Setting, build_objective
 from gmje_bench.suite import Suite
 from gmje_core import Criterion, diagnostics
+from gmje_core.conditional import JointDensity
 from gmje_core.distributed import gather_pairs
 from gmje_core.networks import MomentumEncoder, ProjectionHead, build_backbone
 
@@ -18,51 +19,65 @@ class JointEmbedding(nn.Module):
     Args:
         backbone: Images to features; has ``num_features``.
         projector: Features to embeddings.
-        criterion: Two views' embeddings to the loss of the global batch.
-        trains: Whether there is anything to train.
-        momentum: Of the target view's encoder, a moving average of the context's; 0 for one encoder of both.
+        objective: What is trained on, and how.
         name: The method's, for messages.
     """
 
-    def __init__(
-        self,
-        backbone: nn.Module,
-        projector: nn.Module,
-        criterion: nn.Module,
-        trains: bool = True,
-        momentum: float = 0.0,
-        name: str = "",
-    ) -> None:
+    def __init__(self, backbone: nn.Module, projector: nn.Module, objective: Objective, name: str = "") -> None:
         super().__init__()
         self.name = name
-        self.backbone, self.projector, self.criterion, self.trains = backbone, projector, criterion, trains
+        self.backbone, self.projector, self.criterion = backbone, projector, objective.criterion
+        self.trains, self._labels, self._symmetric = objective.trains, objective.labels, objective.symmetric
+        momentum = objective.momentum
         self.target_encoder = MomentumEncoder(nn.Sequential(backbone, projector), momentum) if momentum else None
         self._last: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, context: Tensor, target: Tensor) -> Tensor:
+    def forward(self, context: Tensor, target: Tensor, labels: Tensor) -> Tensor:
         """The loss of the global batch; both views pass the network together, save where the target has its own.
 
         Args:
             context: ``(b, C, S, S)``, this process's share of the global batch.
             target: The other view of the same images.
+            labels: int64 ``(b,)``, for the methods that use them.
 
         Returns:
             Scalar, float32 or float64: only the network runs in mixed precision, the loss of every method does not.
         """
-        z_context, z_target = self._embed(context, target)
-        self._last = (z_context.detach(), z_target.detach())
-        dtype = torch.promote_types(z_context.dtype, torch.float32)
+        pairs = self._pairs(context, target)
+        self._last = (pairs[0][0].detach(), pairs[0][1].detach())
+        more = (labels,) if self._labels else ()
         with torch.autocast(context.device.type, enabled=False):
-            loss: Tensor = self.criterion(z_context.to(dtype), z_target.to(dtype))
-        return loss
+            losses = [self.criterion(*(_at_least_float32(z) for z in pair), *more) for pair in pairs]
+        return torch.stack(losses).mean() if len(losses) > 1 else losses[0]
 
-    def _embed(self, context: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _pairs(self, context: Tensor, target: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Embeddings of context and target, ``(b, dim)`` each; two such pairs where views change places."""
         if self.target_encoder is None:
-            z_context, z_target = self.projector(self.backbone(torch.cat([context, target]))).chunk(2)
-            return z_context, z_target
+            z_context, z_target = self.embed(torch.cat([context, target])).chunk(2)
+            return [(z_context, z_target)]
         if self.training and torch.is_grad_enabled():
             self.target_encoder.update(nn.Sequential(self.backbone, self.projector))
-        return self.projector(self.backbone(context)), self.target_encoder(target)
+        if not self._symmetric:
+            return [(self.embed(context), self.target_encoder(target))]
+        both = torch.cat([context, target])
+        (first, second), (first_target, second_target) = self.embed(both).chunk(2), self.target_encoder(both).chunk(2)
+        return [(first, second_target), (second, first_target)]
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Embeddings ``(b, dim)`` of context views."""
+        z: Tensor = self.projector(self.backbone(images))
+        return z
+
+    def embed_target(self, images: Tensor) -> Tensor:
+        """Embeddings ``(b, dim)`` of target views, by the moving average where there is one."""
+        if self.target_encoder is None:
+            return self.embed(images)
+        z: Tensor = self.target_encoder(images)
+        return z
+
+    def density(self) -> JointDensity | None:
+        """The joint density learned in training; ``None`` of a method without one."""
+        return self.criterion.density() if isinstance(self.criterion, Criterion) else None
 
     def diagnostics(self) -> dict[str, float | str]:
         """Gauges of the last global batch with their verdict; every process must call it."""
@@ -75,14 +90,20 @@ class JointEmbedding(nn.Module):
         return {**values, "verdict": verdict.name, "advice": verdict.advice}
 
 
-def build_module(method: str, suite: Suite, channels: int, seed: int, image_size: int | None = None) -> JointEmbedding:
+def _at_least_float32(z: Tensor) -> Tensor:
+    return z.to(torch.promote_types(z.dtype, torch.float32))
+
+
+def build_module(
+    method: str, suite: Suite, channels: int, seed: int, *, classes: int = 10, image_size: int | None = None
+) -> JointEmbedding:
     """The module of a method; the encoder starts from the same weights for every method of a seed."""
     network = suite.network
     torch.manual_seed(seed)
     backbone = build_backbone(
         network.backbone, in_channels=channels, small_images=network.small_images, image_size=image_size
     )
-    objective = build_objective(method, network.dim, suite.method.get(method, {}))
+    objective = build_objective(method, Setting(network.dim, classes), suite.method.get(method, {}))
     torch.manual_seed(seed + 1)
     projector = ProjectionHead(
         int(backbone.num_features),  # type: ignore[arg-type]
@@ -91,6 +112,4 @@ def build_module(method: str, suite: Suite, channels: int, seed: int, image_size
         layers=network.layers,
         normalize=objective.normalize,
     )
-    return JointEmbedding(
-        backbone, projector, objective.criterion, objective.trains, momentum=objective.momentum, name=method
-    )
+    return JointEmbedding(backbone, projector, objective, name=method)

@@ -8,8 +8,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from gmje_bench.checkpoint import Checkpoint, History, Progress
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.errors import OptionError
+from gmje_bench.interrupts import Interrupted, Interrupts
 from gmje_bench.module import JointEmbedding
 from gmje_bench.suite import Training
 from gmje_bench.views import TwoViews, preset
@@ -69,7 +71,10 @@ def pretrain(
     seed: int,
     accelerator: Accelerator,
     on_epoch: Callable[[int, float, Diagnostics], None],
-) -> list[Diagnostics]:
+    on_step: Callable[[], None] = lambda: None,
+    checkpoint: Checkpoint | None = None,
+    interrupts: Interrupts | None = None,
+) -> History:
     """Train the module in place.
 
     Args:
@@ -79,13 +84,18 @@ def pretrain(
         seed: Of the order of images and of the views.
         accelerator: Knows devices, processes and precision.
         on_epoch: Called with the epoch from 1, its mean loss, and the diagnostics at its end.
+        on_step: Called after every step.
+        checkpoint: Where to go on from, and what to write after every epoch and before an interruption.
+        interrupts: Asked after every step whether to stop.
 
     Returns:
         Diagnostics at the end of every epoch, with ``epoch`` and ``loss``.
 
     Raises:
         OptionError: a batch larger than the data or not divisible by the processes, or gradient accumulation.
+        RunFolderError: a checkpoint that is damaged or of another run.
         DivergedError: the loss is NaN or infinite.
+        Interrupted: a signal came; the checkpoint is written.
     """
     schedule = plan(len(data.train), training, accelerator)
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
@@ -93,13 +103,16 @@ def pretrain(
     module.to(accelerator.device).train()
     wrapped, optimizer = accelerator.prepare(module, build_optimizer(module, training))
     views = TwoViews(preset(data.image_size, data.channels), seed)
-    history: list[Diagnostics] = []
-    for epoch in range(schedule.epochs):
-        losses: list[Tensor] = []
-        batches = data.train.batches(
-            _order(len(data.train), schedule, training, seed, epoch, accelerator), training.workers
-        )
-        for step, (images, *_) in enumerate(batches):
+    progress = checkpoint.restore(module, optimizer, accelerator.scaler) if checkpoint else Progress()
+
+    def save() -> None:
+        if checkpoint and accelerator.is_main_process:
+            checkpoint.save(module, optimizer, progress, accelerator.scaler)
+
+    for epoch in range(progress.epoch, schedule.epochs):
+        order = _order(len(data.train), schedule, training, seed, epoch, accelerator)
+        batches = data.train.batches(order[progress.step :], training.workers)
+        for step, (images, labels, _) in enumerate(batches, start=progress.step):
             rate = learning_rate(
                 epoch * schedule.steps_per_epoch + step, schedule.total, training.learning_rate, training.warmup_steps
             )
@@ -113,19 +126,38 @@ def pretrain(
                 world_size=accelerator.num_processes,
             )
             try:
-                loss = wrapped(*pair)
+                loss = wrapped(*pair, labels.to(accelerator.device, non_blocking=True))
             except NonFiniteError as error:
                 raise DivergedError(f"{module.name} diverged at epoch {epoch + 1}, step {step + 1}: {error}") from error
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             optimizer.step()
-            losses.append(loss.detach())
-        mean = _mean_loss(torch.stack(losses), module.name, epoch, accelerator)
+            on_step()
+            progress.losses.append(loss.detach())
+            progress.step = step + 1
+            if progress.step < schedule.steps_per_epoch and interrupts:
+                _stop_where_asked(interrupts, accelerator, save)
+        mean = _mean_loss(torch.stack(progress.losses), module.name, epoch, accelerator)
         report = module.diagnostics()
-        history.append({"epoch": float(epoch + 1), "loss": mean, **report})
+        progress = Progress(epoch + 1, history=[*progress.history, {"epoch": float(epoch + 1), "loss": mean, **report}])
+        save()
         on_epoch(epoch + 1, mean, report)
+        if interrupts:
+            _stop_where_asked(interrupts, accelerator, lambda: None)
     accelerator.free_memory()
-    return history
+    return progress.history
+
+
+def _stop_where_asked(interrupts: Interrupts, accelerator: Accelerator, save: Callable[[], None]) -> None:
+    """Stop all processes after the same step, whichever of them got the signal."""
+    number = interrupts.pending
+    if accelerator.num_processes > 1:
+        numbers = torch.as_tensor(accelerator.gather(torch.tensor([number], device=accelerator.device)))
+        number = int(numbers.max())
+    if number:
+        save()
+        accelerator.wait_for_everyone()
+        raise Interrupted(number)
 
 
 def plan(images: int, training: Training, accelerator: Accelerator) -> Schedule:

@@ -60,6 +60,12 @@ class Reporter:
         else:
             self.line(text)
 
+    def skip(self, epochs: int, text: str) -> None:
+        """So many epochs need not be done."""
+        if self._bars:
+            self._bars.advance(self._run, epochs)
+        self.line(text)
+
     def epoch(self, method: str, seed: int, epoch: int, epochs: int, loss: float, verdict: str) -> None:
         """An epoch is over."""
         if self._bars:

@@ -11,7 +11,7 @@ __all__ = ["PROTOCOL", "Protocol"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Version 1: frozen backbone features, last epoch, no choice made on the test split.
+    """Version 2: frozen backbone features, last epoch, no choice made on the test split.
 
     Attributes:
         version: Of the whole protocol.
@@ -20,15 +20,31 @@ class Protocol:
         probe_c: Inverse regularisation strengths that the linear probe chooses from.
         probe_max_iter: Iterations of L-BFGS at most.
         validation_fraction: Share of train, stratified, that the probe's choice is made on.
+        view_seed: Of the random views that densities are evaluated on.
+        outliers: Images of no class that the density is asked about.
+        held_out_pairs: Of the KL of synthetic tasks.
+        distance_pairs: Of their distances between samples.
+        mode_contexts: Contexts at which their modes are counted.
+        mode_samples: Samples at each of them.
+        calibration_pairs: Of their calibration.
+        calibration_samples: Samples that each is ranked among.
         feature_batch: Images in a chunk of feature extraction, the same for any number of processes.
     """
 
-    version: str = "1"
+    version: str = "2"
     knn_k: int = 20
     knn_temperature: float = 0.1
     probe_c: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     probe_max_iter: int = 300
     validation_fraction: float = 0.1
+    view_seed: int = 2**20
+    outliers: int = 1000
+    held_out_pairs: int = 10_000
+    distance_pairs: int = 2000
+    mode_contexts: int = 256
+    mode_samples: int = 2000
+    calibration_pairs: int = 1000
+    calibration_samples: int = 100
     feature_batch: int = 250
 
     def to_dict(self) -> dict[str, Any]:

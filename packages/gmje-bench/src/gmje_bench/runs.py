@@ -20,17 +20,29 @@ __all__ = [
     "Metric",
     "Record",
     "Results",
+    "check_resumable",
     "check_run_folder",
     "create_run_folder",
     "read_results",
+    "validate_run",
     "write_atomic",
     "write_results",
 ]
 
 RESULTS = "results.json"
-_FILES = (RESULTS, "results.md", "accuracy.png", "diagnostics.png", "models")
+_FOLDERS = ("models", "artifacts", "checkpoints", "profile")
+_FILES = (
+    RESULTS,
+    "results.md",
+    "results.csv",
+    "results.parquet",
+    "report.html",
+    "accuracy.png",
+    "diagnostics.png",
+    "alignment.png",
+)
 # What write_atomic leaves where it is killed between its first byte and its last.
-_TEMPORARY = (".probe", *(f".{name}." for name in _FILES[:-1]))
+_TEMPORARY = (".probe", *(f".{name}." for name in _FILES))
 SCHEMA_VERSION = 2
 
 
@@ -157,6 +169,10 @@ class Record(_Model):
         default=None, description="Of the main process so far; on a GPU, of its allocator during this record."
     )
 
+    def describe(self) -> str:
+        """What it is a record of."""
+        return f"{self.method} seed {self.seed}"
+
 
 class AlignmentRecord(_Model):
     """One method on one synthetic task with one seed."""
@@ -170,6 +186,11 @@ class AlignmentRecord(_Model):
     metrics: dict[str, float] = Field(default={}, description="By the names in 'metrics' of the results.")
     seconds: float = Field(default=0.0, description="Of the fit, wall-clock.")
 
+    def describe(self) -> str:
+        """What it is a record of."""
+        place = self.task if self.dim is None else f"{self.task} in {self.dim} dimensions"
+        return f"{self.method} on {place}, seed {self.seed}"
+
 
 class Results(_Model):
     """Everything that a run's numbers depend on, and the numbers."""
@@ -177,6 +198,7 @@ class Results(_Model):
     schema_version: int = SCHEMA_VERSION
     suite: str
     options: dict[str, Any] = Field(description="The validated suite with all command-line options applied.")
+    sources: dict[str, str] = Field(default={}, description="Methods from outside this package: what they are.")
     protocol: dict[str, Any] = Field(description="Constants of the evaluation, with their version.")
     dataset: DatasetRecord | None = Field(default=None, description="Null where a suite has synthetic tasks only.")
     versions: dict[str, str]
@@ -213,8 +235,48 @@ def check_run_folder(folder: Path, *, overwrite: bool) -> None:
     if entries and not overwrite:
         raise RunFolderError(f"{folder} exists and is not empty; choose another --output or add --overwrite")
     # A run that was killed before its first result has no results.json, yet holds nothing but a run's files.
-    if RESULTS not in entries and not all(name in _FILES or name.startswith(_TEMPORARY) for name in entries):
+    if RESULTS not in entries and not all(_is_ours(name) for name in entries):
         raise RunFolderError(f"{folder} holds no {RESULTS}: it is not a run, and --overwrite leaves it alone")
+
+
+def _is_ours(name: str) -> bool:
+    return name in _FILES or name in _FOLDERS or name.startswith(_TEMPORARY)
+
+
+def check_resumable(folder: Path) -> None:
+    """Check, changing nothing, that a run can go on in the folder: its results, where there are any, can be read.
+
+    Raises:
+        RunFolderError: there is no such folder, or it holds something other than a run.
+    """
+    if not folder.is_dir():
+        raise RunFolderError(f"cannot resume {folder}: there is no such folder")
+    if (folder / RESULTS).exists():
+        read_results(folder)
+    else:
+        check_run_folder(folder, overwrite=True)
+
+
+def validate_run(folder: Path) -> Results:
+    """The results of a run folder, once the files that they name are found whole.
+
+    Raises:
+        RunFolderError: not a run, of another form, or a file that is missing or damaged; the text names it.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    results = read_results(folder)
+    for record in results.records:
+        if unknown := sorted(record.metrics.keys() - results.metrics.keys()):
+            raise RunFolderError(f"{folder}: {record.method} seed {record.seed} has unknown metrics {unknown}")
+        names = [f"models/{record.method}-seed{record.seed}.safetensors"] if record.status == "ok" else []
+        for name in [*names, *([record.artifacts] if record.artifacts else [])]:
+            try:
+                with safe_open(folder / name, "np"):
+                    pass
+            except (SafetensorError, OSError) as error:
+                raise RunFolderError(f"{folder / name} is missing or damaged ({error})") from error
+    return results
 
 
 def create_run_folder(folder: Path, *, overwrite: bool) -> None:
@@ -230,10 +292,9 @@ def create_run_folder(folder: Path, *, overwrite: bool) -> None:
     check_run_folder(folder, overwrite=overwrite)
     try:
         if folder.is_dir():
-            for entry in [*folder.iterdir(), *(folder / "models").glob("*.safetensors")]:
-                if entry.is_file() and (
-                    entry.parent != folder or entry.name in _FILES or entry.name.startswith(_TEMPORARY)
-                ):
+            inside = [entry for name in _FOLDERS for entry in (folder / name).glob("*")]
+            for entry in [*(entry for entry in folder.iterdir() if _is_ours(entry.name)), *inside]:
+                if entry.is_file():
                     entry.unlink()
         folder.mkdir(parents=True, exist_ok=True)
         write_atomic(folder / ".probe", lambda stream: stream.write(b"\0" * 4096))

@@ -3,20 +3,35 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from gmje_bench.errors import BenchError, OptionError, SuiteError, did_you_mean
 from gmje_bench.methods import check_methods
+from gmje_bench.tasks import TASKS
 
-__all__ = ["BACKBONES", "MixedPrecision", "Network", "Suite", "Training", "load_suite", "suite_names"]
+__all__ = [
+    "BACKBONES",
+    "RIVALS",
+    "SYNTHETIC_TASKS",
+    "MixedPrecision",
+    "Network",
+    "Suite",
+    "Synthetic",
+    "Training",
+    "load_suite",
+    "suite_names",
+]
 
 MixedPrecision = Literal["no", "bf16", "fp16"]
 Positive = Annotated[int, Field(ge=1)]
 
 #: What ``gmje_core.networks.backbone_names`` gives, known without torch; a test compares them.
 BACKBONES = ("smallconv", "resnet18", "resnet34", "resnet50")
+#: What ``gmje_bench.alignment`` has, likewise.
+SYNTHETIC_TASKS = ("mixture", "inverse-sine", "crossing", "two-moons", "pinwheel", "ring", "band", "robot-arm")
+RIVALS = ("mse", "gje", "gmje", "mdn")
 
 
 class _Strict(BaseModel):
@@ -72,30 +87,91 @@ class Training(_Strict):
     workers: Annotated[int, Field(ge=0)] = 0
 
 
+def _choice(name: str, kind: str, choices: tuple[str, ...]) -> str:
+    if name not in choices:
+        raise ValueError(f"unknown {kind} {name!r}{did_you_mean(name, choices)}")
+    return name
+
+
+class Synthetic(_Strict):
+    """Conditional densities on fixed embeddings, measured against a known truth.
+
+    Attributes:
+        tasks: Of :data:`SYNTHETIC_TASKS`.
+        methods: Of :data:`RIVALS`.
+        dims: Sizes that both views are lifted to; 0 for the tasks' own one or two dimensions.
+        samples: Training pairs; lifted tasks get two and a half times as many.
+        epochs: Of the networks.
+    """
+
+    tasks: Annotated[list[str], Field(min_length=1)] = list(SYNTHETIC_TASKS)
+    methods: Annotated[list[str], Field(min_length=1)] = list(RIVALS)
+    dims: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
+    samples: Annotated[int, Field(ge=100)] = 20_000
+    epochs: Positive = 20
+
+    @field_validator("tasks")
+    @classmethod
+    def _known_tasks(cls, names: list[str]) -> list[str]:
+        return [_choice(name, "task", SYNTHETIC_TASKS) for name in names]
+
+    @field_validator("methods")
+    @classmethod
+    def _known_methods(cls, names: list[str]) -> list[str]:
+        return [_choice(name, "method", RIVALS) for name in names]
+
+    @field_validator("dims")
+    @classmethod
+    def _room(cls, dims: list[int]) -> list[int]:
+        for dim in dims:
+            if dim == 1:
+                raise ValueError("tasks are lifted to at least 2 dimensions (0 leaves their own)")
+        return dims
+
+
 class Suite(_Strict):
-    """A validated suite.
+    """A validated suite: methods trained on images and evaluated by tasks, or synthetic tasks, or both.
 
     Attributes:
         summary: One line for ``list``.
-        dataset: A name that ``gmje_bench.datasets.load_dataset`` takes.
+        dataset: A name that ``gmje_bench.datasets.load_dataset`` takes; missing where all tasks are synthetic.
         methods: What is compared, in the order of running.
+        tasks: What trained encoders are measured by.
         seeds: One run of every method each.
         limit: At most so many training images.
         image_size: Side in pixels that networks see; the dataset's own where missing.
         network: See :class:`Network`.
         training: See :class:`Training`.
         method: Options of a method, by its name.
+        synthetic: See :class:`Synthetic`.
     """
 
     summary: str
-    dataset: str
-    methods: Annotated[list[str], Field(min_length=1)]
+    dataset: str | None = None
+    methods: list[str] = []
+    tasks: list[str] = ["linear_probe", "knn"]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     limit: Positive | None = None
     image_size: Positive | None = None
     network: Network = Network()
     training: Training = Training()
     method: dict[str, dict[str, str | int | float | bool]] = {}
+    synthetic: Synthetic | None = None
+
+    @field_validator("tasks")
+    @classmethod
+    def _known_tasks(cls, names: list[str]) -> list[str]:
+        return [_choice(name, "task", tuple(TASKS)) for name in names]
+
+    @model_validator(mode="after")
+    def _something_to_do(self) -> Self:
+        if self.dataset is None and self.synthetic is None:
+            raise ValueError("a suite needs a dataset or a [synthetic] section")
+        if self.dataset is not None and not (self.methods and self.tasks):
+            raise ValueError("a suite with a dataset needs at least one of methods and of tasks")
+        if self.dataset is None and self.methods:
+            raise ValueError("methods are trained on a dataset, and there is none")
+        return self
 
     def replace(self, **changes: Any) -> "Suite":
         """A validated copy with top-level, ``network`` or ``training`` keys changed; ``None`` changes nothing.
@@ -118,9 +194,23 @@ class Suite(_Strict):
         for key, value in changes.items():
             if value is None:
                 continue
-            section = next((s for s in ("network", "training") if key in values[s]), None)
-            (values[section] if section else values)[key] = value
+            self._section(values, key)[_SYNTHETIC_KEYS.get(key, key) if self.dataset is None else key] = value
         return _validated(values, None)
+
+    def _section(self, values: dict[str, Any], key: str) -> dict[str, Any]:
+        """Where a key belongs: in a suite without images, the synthetic section has what it can."""
+        if self.dataset is None and key != "seeds":
+            if key not in _SYNTHETIC_KEYS:
+                raise OptionError(f"--{key.replace('_', '-')} means nothing where all tasks are synthetic")
+            synthetic: dict[str, Any] = values["synthetic"]
+            return synthetic
+        section = next((s for s in ("network", "training") if key in values[s]), None)
+        found: dict[str, Any] = values[section] if section else values
+        return found
+
+
+#: Options of the command line that a suite of synthetic tasks takes, and what it calls them.
+_SYNTHETIC_KEYS = {"tasks": "tasks", "methods": "methods", "epochs": "epochs", "limit": "samples"}
 
 
 def suite_names() -> list[str]:
@@ -128,7 +218,7 @@ def suite_names() -> list[str]:
 
     Examples:
         >>> suite_names()
-        ['smoke', 'vision']
+        ['all', 'sampling', 'smoke', 'synthetic', 'vision']
     """
     folder = resources.files("gmje_bench") / "suites"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
@@ -173,8 +263,12 @@ def _validated(values: dict[str, Any], source: str | None) -> Suite:
     except ValidationError as error:
         raise kind(prefix + _explain(error, options=source is None)) from error
     check_methods([*suite.methods, *suite.method])
-    for key, chosen in (("methods", suite.methods), ("seeds", suite.seeds)):
+    lists: dict[str, list[Any]] = {"methods": suite.methods, "tasks": suite.tasks, "seeds": suite.seeds}
+    if suite.synthetic:
+        lists |= {f"synthetic.{key}": getattr(suite.synthetic, key) for key in ("methods", "tasks", "dims")}
+    for key, chosen in lists.items():
         if len(set(chosen)) < len(chosen):
+            key = key if source else key.removeprefix("synthetic.")
             key = f"--{key}" if source is None else key
             raise kind(f"{prefix}{key} must not repeat, got {', '.join(map(str, chosen))}")
     return suite
@@ -184,19 +278,20 @@ def _explain(error: ValidationError, *, options: bool) -> str:
     """The first mistake, in one line that names the key and what would be right."""
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
-    if place[0] == "method":
+    if place[:1] == ["method"]:
         place = place[:3]  # what follows are the types that an option may have
     key = ".".join(place)
     if first["type"] == "extra_forbidden":
-        sections: dict[str, type[BaseModel]] = {"network": Network, "training": Training}
+        sections: dict[str, type[BaseModel]] = {"network": Network, "training": Training, "synthetic": Synthetic}
         fields = (sections.get(place[0], Suite) if len(place) > 1 else Suite).model_fields
         return f"unknown key {key!r}{did_you_mean(place[-1], fields)}"
     if first["type"] == "missing":
         return f"missing key {key!r}"
     if options:  # the keys that the command line sets are top-level or in a section, and lists have numbered entries
-        key = "--" + next(part for part in place if part not in ("network", "training")).replace("_", "-")
+        key = next((part for part in place if part not in ("network", "training", "synthetic")), "")
+        key = "--" + {"samples": "limit"}.get(key, key).replace("_", "-")
     if len(place) == 3 and place[0] == "method":
         return f"{key} must be a number, a text, true or false, got {first['input']!r}"
     if first["type"] == "value_error":
-        return f"{key}: {first['ctx']['error']}"
+        return f"{key}: {first['ctx']['error']}" if place else str(first["ctx"]["error"])
     return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"

@@ -1,14 +1,14 @@
 """The alignment benchmark: every rival on every task, measured against the truth and against the truth's own noise."""
 
 import multiprocessing
+import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol
+from concurrent.futures.process import BrokenProcessPool
+from typing import NamedTuple, Protocol
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Generator, Tensor
 
 from gmje_bench.alignment.metrics import (
@@ -23,44 +23,33 @@ from gmje_bench.alignment.metrics import (
     uniformity_error,
     weight_error,
 )
-from gmje_bench.alignment.rivals import RIVALS, Conditional, get_rival
+from gmje_bench.alignment.rivals import Conditional, get_rival
 from gmje_bench.alignment.tasks import TASKS, make_truth
 from gmje_bench.alignment.truths import Truth
-from gmje_bench.errors import OptionError
-from gmje_bench.runs import Metric
+from gmje_bench.errors import BenchError
+from gmje_bench.protocol import PROTOCOL
+from gmje_bench.runs import AlignmentRecord
+from gmje_bench.suite import Synthetic
 from gmje_core import GMJEError
 
 __all__ = [
-    "METRICS",
     "TRUTH",
-    "AlignmentRecord",
-    "AlignmentResults",
-    "Options",
+    "Found",
     "Picture",
+    "Unit",
+    "describe",
     "evaluate",
-    "evaluation_sizes",
     "run",
     "theory",
+    "units",
 ]
 
 #: The name under which the truth is measured against itself.
 TRUTH = "truth"
 
-#: What a record may hold.
-METRICS: dict[str, Metric] = {
-    "kl": Metric(title="KL to truth", unit="nats", higher_is_better=False),
-    "kl_standard_error": Metric(title="its standard error", unit="nats", higher_is_better=False),
-    "theory": Metric(title="KL by theory", unit="nats", higher_is_better=False),
-    "energy": Metric(title="energy distance", unit="", higher_is_better=False),
-    "wasserstein": Metric(title="sliced Wasserstein", unit="", higher_is_better=False),
-    "recall": Metric(title="mode recall", unit="", higher_is_better=True),
-    "weights": Metric(title="weight error", unit="", higher_is_better=False),
-    "hpd": Metric(title="HPD error", unit="", higher_is_better=False),
-    "pit": Metric(title="PIT error", unit="", higher_is_better=False),
-}
-
-# Held-out pairs of the KL, pairs of the distances, contexts and samples of the modes, and of the calibration.
-_HELD_OUT, _PAIRS, _MODES, _RANKS = 10_000, 2000, (256, 2000), (1000, 100)
+_HELD_OUT, _PAIRS = PROTOCOL.held_out_pairs, PROTOCOL.distance_pairs
+_MODES = PROTOCOL.mode_contexts, PROTOCOL.mode_samples
+_RANKS = PROTOCOL.calibration_pairs, PROTOCOL.calibration_samples
 _MOMENTS = 100_000
 # Samples in a panel of the picture, and contexts at which the mean of a one-dimensional target is drawn.
 _SHOWN, _CURVE = 2000, 200
@@ -93,157 +82,117 @@ class Picture(NamedTuple):
     curve: Tensor
     means: dict[str, Tensor]
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it but the name, by names for a file."""
+        named = {f"samples.{name}": z for name, z in self.samples.items()}
+        named |= {f"means.{name}": z for name, z in self.means.items()}
+        return {"context": self.context, "curve": self.curve, **named}
 
-@dataclass(frozen=True)
-class Options:
-    """What to run.
+    @classmethod
+    def from_tensors(cls, task: str, tensors: dict[str, Tensor]) -> "Picture":
+        """What :meth:`tensors` gave."""
+        samples, means = (
+            {name.removeprefix(prefix): z for name, z in tensors.items() if name.startswith(prefix)}
+            for prefix in ("samples.", "means.")
+        )
+        return cls(task, tensors["context"], samples, tensors["curve"], means)
+
+
+class Unit(NamedTuple):
+    """What is run, recorded and resumed as a whole: every method on one task with one seed.
 
     Attributes:
-        tasks: Names of :data:`~gmje_bench.alignment.tasks.TASKS`.
-        methods: Names of :data:`~gmje_bench.alignment.rivals.RIVALS`.
-        seeds: Each a new training set, and a new random mixture and rotation.
-        dims: Sizes to lift to; ``None`` among them for the tasks' own one or two dimensions.
-        samples: Training pairs in the tasks' own dimensions; lifted tasks get two and a half times as many.
-        epochs: Of the networks.
-
-    Raises:
-        OptionError: an unknown name or a number out of range.
-
-    Examples:
-        >>> Options(tasks=("two-mons",))
-        Traceback (most recent call last):
-        gmje_bench.errors.OptionError: unknown alignment task 'two-mons'; did you mean two-moons? ...
+        task: Its name.
+        dim: Size that both views are lifted to; ``None`` for the task's own.
+        seed: Of a new training set, and of a new random mixture and rotation.
     """
 
-    tasks: tuple[str, ...] = tuple(TASKS)
-    methods: tuple[str, ...] = tuple(RIVALS)
-    seeds: tuple[int, ...] = (0,)
-    dims: tuple[int | None, ...] = (None, 16)
-    samples: int = 20_000
-    epochs: int = 20
-
-    def __post_init__(self) -> None:
-        for option in ("tasks", "methods", "seeds", "dims"):
-            values = getattr(self, option)
-            if not values:
-                raise OptionError(f"alignment needs at least one of {option}")
-            if len(set(values)) < len(values):
-                raise OptionError(f"{option} must be distinct, got {', '.join(map(str, values))}")
-        for method in self.methods:
-            get_rival(method)
-        for task in self.tasks:
-            for dim in self.dims:
-                make_truth(task, dim=dim)
-        if self.samples < 100:
-            raise OptionError(f"samples must be at least 100 pairs, got {self.samples}")
-        if self.epochs < 1:
-            raise OptionError(f"epochs must be at least 1, got {self.epochs}")
-        if min(self.seeds) < 0:
-            raise OptionError(f"seeds must not be negative, got {min(self.seeds)}")
-
-    def training_pairs(self, dim: int | None) -> int:
-        """Number of training pairs of a task lifted to ``dim``."""
-        return self.samples if dim is None else self.samples * 5 // 2
-
-
-class AlignmentRecord(BaseModel):
-    """One method on one task with one seed."""
-
-    model_config = ConfigDict(extra="forbid")
     task: str
-    dim: int | None = Field(description="Size that both views are lifted to; null for the task's own.")
-    method: str = Field(description="'truth' is the noise floor: the truth measured against itself.")
+    dim: int | None
     seed: int
-    status: Literal["ok", "failed"] = "ok"
-    error: str | None = Field(default=None, description="Why it failed, in one line.")
-    metrics: dict[str, float] = Field(default={}, description="By the names in 'metrics' of the results.")
-    seconds: float = Field(default=0.0, description="Of the fit, wall-clock.")
 
 
-class AlignmentResults(BaseModel):
-    """Everything that the numbers depend on, and the numbers."""
+class Found(NamedTuple):
+    """What a unit gave.
 
-    model_config = ConfigDict(extra="forbid")
-    schema_version: int = 1
-    options: dict[str, Any]
-    evaluation: dict[str, int] = Field(description="Sizes of the evaluation.")
-    versions: dict[str, str]
-    command: str
-    started: str = Field(description="UTC, ISO 8601.")
-    metrics: dict[str, Metric] = Field(default=METRICS, description="Units and directions.")
-    records: list[AlignmentRecord] = []
+    Attributes:
+        records: The truth's first, then one a method.
+        picture: Of a task in its own dimensions.
+    """
 
-    def failed(self) -> list[AlignmentRecord]:
-        """Records without results."""
-        return [record for record in self.records if record.status == "failed"]
+    records: list[AlignmentRecord]
+    picture: Picture | None
 
 
-def run(
-    options: Options, jobs: int = 1, tell: Callable[[str], None] = lambda line: None
-) -> tuple[list[AlignmentRecord], list[Picture]]:
+def units(options: Synthetic, seeds: Sequence[int]) -> list[Unit]:
+    """All units in the order of running."""
+    return [Unit(task, dim or None, seed) for dim in options.dims for task in options.tasks for seed in seeds]
+
+
+def run(options: Synthetic, work: Sequence[Unit], jobs: int = 1) -> Iterator[Found]:
     """Fit and measure every method on every task; a failure is recorded and does not stop the rest.
 
     Args:
         options: What to run.
-        jobs: Tasks at a time, each in a process of one thread; the numbers do not depend on it.
-        tell: Given a line after every method.
+        work: Of :func:`units`, what is left to do.
+        jobs: Units at a time, each in a process of one thread; the numbers do not depend on it.
 
-    Returns:
-        Records in the order of dimensions, tasks, seeds, methods (the truth first); and the pictures of the first
-        seed of every task in its own dimensions.
+    Yields:
+        What was found, in the order of the work, as soon as it is known.
+
+    Raises:
+        BenchError: a process was killed.
     """
-    records: list[AlignmentRecord] = []
-    pictures: list[Picture] = []
-    work = [(options, task, dim, seed) for dim in options.dims for task in options.tasks for seed in options.seeds]
-    for found, picture in _each(work, min(jobs, len(work))):
-        records += found
-        for record in found:
-            tell(_line(record))
-        if picture is not None:
-            pictures.append(picture)
-    return records, pictures
-
-
-_Work = tuple[Options, str, int | None, int]
-_Found = tuple[list[AlignmentRecord], Picture | None]
-
-
-def _each(work: list[_Work], jobs: int) -> Iterator[_Found]:
-    """Results in the order of the work."""
-    if jobs == 1:
-        yield from map(_run_single_threaded, work)
+    arguments = [(options, unit) for unit in work]
+    if min(jobs, len(work)) <= 1:
+        yield from map(_run_single_threaded, arguments)
         return
     # Spawned: a forked child of a process that has used torch's threads may hang.
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context, initializer=_die_quietly) as pool:
         try:
-            yield from pool.map(_run_single_threaded, work)
+            yield from pool.map(_run_single_threaded, arguments)
+        except BrokenProcessPool as error:
+            raise BenchError(
+                "a process that fitted a synthetic task was killed (out of memory?); --resume goes on from what had "
+                "finished"
+            ) from error
         except BaseException:
+            for child in multiprocessing.active_children():
+                child.terminate()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
 
 
-def _run_single_threaded(work: _Work) -> _Found:
+def _die_quietly() -> None:
+    """Ctrl-C reaches every process of a terminal: only the main one has something to say."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _run_single_threaded(work: tuple[Synthetic, Unit]) -> Found:
     """One thread, because networks this small gain nothing from more, and sums then never change their order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return _run_task(*work)
+        return _run_unit(*work)
     finally:
         torch.set_num_threads(threads)
 
 
-def _run_task(options: Options, task: str, dim: int | None, seed: int) -> _Found:
-    truth = make_truth(task, seed, dim)
-    context, target = (z.float() for z in truth.sample(options.training_pairs(dim), _generator(seed, 1)))
-    judge = _Judge(truth, seed)
-    records = [AlignmentRecord(task=task, dim=dim, method=TRUTH, seed=seed, metrics=judge.floor())]
+def _run_unit(options: Synthetic, unit: Unit) -> Found:
+    truth = make_truth(unit.task, unit.seed, unit.dim)
+    pairs = options.samples if unit.dim is None else options.samples * 5 // 2
+    context, target = (z.float() for z in truth.sample(pairs, _generator(unit.seed, 1)))
+    judge = _Judge(truth, unit.seed)
+    place = unit._asdict()
+    records = [AlignmentRecord(**place, method=TRUTH, metrics=judge.floor())]
     fitted: dict[str, Asked] = {TRUTH: truth}
     limits = judge.theory()
     for method in options.methods:
-        record = AlignmentRecord(task=task, dim=dim, method=method, seed=seed)
+        record = AlignmentRecord(**place, method=method)
         start = time.perf_counter()
         try:
-            conditional = get_rival(method).fit(context, target, options.epochs, seed)
+            conditional = get_rival(method).fit(context, target, options.epochs, unit.seed)
             record.seconds = round(time.perf_counter() - start, 3)
             record.metrics = judge.measure(conditional)
             if method in limits:
@@ -252,17 +201,20 @@ def _run_task(options: Options, task: str, dim: int | None, seed: int) -> _Found
         except GMJEError as error:
             record.status, record.error = "failed", " ".join(f"{type(error).__name__}: {error}".split())
         records.append(record)
-    return records, judge.picture(task, fitted) if dim is None and seed == options.seeds[0] else None
+    return Found(records, judge.picture(unit.task, fitted) if unit.dim is None else None)
 
 
-def _line(record: AlignmentRecord) -> str:
-    place = record.task if record.dim is None else f"{record.task} in {record.dim} dimensions"
+def describe(record: AlignmentRecord) -> str:
+    """A line about a record.
+
+    Examples:
+        >>> describe(AlignmentRecord(task="ring", dim=16, method="gje", seed=0, status="failed", error="no"))
+        'gje on ring in 16 dimensions, seed 0: failed: no'
+    """
     if record.status == "failed":
-        return f"{place}, seed {record.seed}, {record.method}: failed: {record.error}"
-    return (
-        f"{place}, seed {record.seed}, {record.method}: KL {record.metrics['kl']:.3f} nats, "
-        f"mode recall {record.metrics['recall']:.2f} ({record.seconds:.1f} s)"
-    )
+        return f"{record.describe()}: failed: {record.error}"
+    numbers = f"KL {record.metrics['kl']:.3f} nats, mode recall {record.metrics['recall']:.2f}"
+    return f"{record.describe()}: {numbers} ({record.seconds:.1f} s)"
 
 
 def evaluate(truth: Truth, conditional: Conditional, seed: int = 0) -> dict[str, float]:
@@ -274,7 +226,7 @@ def evaluate(truth: Truth, conditional: Conditional, seed: int = 0) -> dict[str,
         seed: Of the held-out pairs and of all samples.
 
     Returns:
-        By the names of :data:`METRICS`, without the theory.
+        By the names of :data:`gmje_bench.runs.METRICS`, without the theory.
 
     Examples:
         >>> truth = make_truth("crossing")
@@ -386,15 +338,3 @@ class _Judge:
 def _generator(seed: int, stream: int) -> Generator:
     """Independent streams of one seed: training, held-out pairs, and so on."""
     return torch.Generator().manual_seed(1000 * seed + stream)
-
-
-def evaluation_sizes() -> dict[str, int]:
-    """What the evaluation draws, for the results."""
-    return {
-        "held_out_pairs": _HELD_OUT,
-        "distance_pairs": _PAIRS,
-        "mode_contexts": _MODES[0],
-        "mode_samples": _MODES[1],
-        "calibration_pairs": _RANKS[0],
-        "calibration_samples": _RANKS[1],
-    }

@@ -6,10 +6,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from gmje_bench.alignment.engine import TRUTH, AlignmentRecord, Picture
+from gmje_bench.alignment.engine import TRUTH, Picture
 from gmje_bench.alignment.rivals import RIVALS
 from gmje_bench.alignment.tasks import TASKS
-from gmje_bench.runs import write_atomic
+from gmje_bench.runs import AlignmentRecord, write_atomic
 
 __all__ = ["draw_alignment"]
 

@@ -1,19 +1,18 @@
-"""The alignment results as a table for the terminal, and as a file for spreadsheets."""
+"""The synthetic tasks' results as a table for the terminal."""
 
-import csv
-import io
-import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 from rich.table import Table
 
-from gmje_bench.alignment.engine import TRUTH, AlignmentRecord, AlignmentResults
+from gmje_bench.alignment.engine import TRUTH
 from gmje_bench.alignment.rivals import RIVALS
 from gmje_bench.alignment.tasks import TASKS
+from gmje_bench.protocol import PROTOCOL
 from gmje_bench.report import Estimate
+from gmje_bench.runs import AlignmentRecord, Results
 
-__all__ = ["rich_table", "to_csv"]
+__all__ = ["rich_table"]
 
 _COLUMNS = ("kl", "theory", "energy", "wasserstein", "recall", "weights", "hpd", "pit")
 
@@ -40,18 +39,17 @@ class _Row(NamedTuple):
         return f"{estimate.mean:.3f}" + ("" if half_width is None else f" ± {half_width:.3f}")
 
 
-def rich_table(results: AlignmentResults) -> Table:
+def rich_table(results: Results) -> Table:
     """The table for a terminal: a block a task, its first row the noise floor. Why a method failed is not in it.
 
     Args:
         results: Of one run.
     """
-    sizes = results.evaluation
     table = Table(
         title="alignment on fixed embeddings with known truth",
         caption=(
             "KL in nats, held out; its theory: unlimited data and capacity. Distances in units of the embeddings; "
-            f"errors of calibration are Kolmogorov-Smirnov distances over {sizes['calibration_pairs']} pairs. "
+            f"errors of calibration are Kolmogorov-Smirnov distances over {PROTOCOL.calibration_pairs} pairs. "
             "± is the 95 % interval over seeds, for one seed over held-out pairs (KL only). "
             "The truth's own rows are the noise floor."
         ),
@@ -76,26 +74,10 @@ def rich_table(results: AlignmentResults) -> Table:
     return table
 
 
-def to_csv(results: AlignmentResults) -> str:
-    """One line a record, in the order of the results; metrics that a record lacks are empty.
-
-    Args:
-        results: Of one run.
-    """
-    stream = io.StringIO()
-    keys = ["task", "dim", "method", "seed", "status", "error"]
-    writer = csv.DictWriter(stream, [*keys, *results.metrics, "seconds"], lineterminator="\n")
-    writer.writeheader()
-    for record in results.records:
-        fields = record.model_dump(include={*keys, "seconds"})
-        writer.writerow(fields | {key: value for key, value in record.metrics.items() if math.isfinite(value)})
-    return stream.getvalue()
-
-
-def _rows(results: AlignmentResults) -> Iterator[_Row]:
-    keys = dict.fromkeys((r.dim, r.task) for r in results.records)
+def _rows(results: Results) -> Iterator[_Row]:
+    keys = dict.fromkeys((r.dim, r.task) for r in results.alignment)
     for dim, task in keys:
-        here = [r for r in results.records if (r.dim, r.task) == (dim, task)]
+        here = [r for r in results.alignment if (r.dim, r.task) == (dim, task)]
         for method in dict.fromkeys(r.method for r in here):
             yield _Row(task, dim, method, [r for r in here if r.method == method])
 

@@ -1,13 +1,13 @@
 """The registry of methods: what each is called, and where it is built. Free of torch.
 
-A method is a function ``build(dim, options) -> Objective`` in a module of this package: ``dim`` is the embedding
-size, ``options`` the keys that the suite gives the method. The objective holds a module that maps the two views'
-embeddings ``(B, dim)`` to a scalar loss of the global batch.
+A method is a function ``build(setting, options) -> Objective``; :class:`Objective` holds a module that maps the two
+views' embeddings to the loss of the global batch. Methods of other packages come by entry point, those of a user's
+file by :func:`register_file`; see :mod:`gmje_bench.methods.plugins`.
 """
 
 import importlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,20 @@ from gmje_bench.errors import OptionError, did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["METHODS", "Method", "Objective", "build_objective", "check_methods"]
+__all__ = ["METHODS", "Method", "Objective", "Setting", "build_objective", "check_methods", "take_options"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method may know before it is built.
+
+    Args:
+        dim: Embedding size.
+        classes: Number of classes of the data, which only methods with labels may use.
+    """
+
+    dim: int
+    classes: int
 
 
 @dataclass(frozen=True)
@@ -24,16 +37,24 @@ class Objective:
     """What a method trains with.
 
     Args:
-        criterion: Maps ``z_context`` and ``z_target`` to the loss.
+        criterion: Maps ``z_context`` and ``z_target``, each ``(b, dim)`` of this process's share of the batch, to
+            the loss of the global batch.
         normalize: Whether the projection head scales embeddings to unit norm.
         trains: Whether there is anything to train; a random encoder is only evaluated.
         momentum: Of the target view's encoder, a moving average of the context's; 0 for one encoder of both.
+        symmetric: With a momentum encoder: whether each view is the context once, and the loss their mean.
+        labels: Whether the criterion takes the labels ``(b,)`` as a third argument.
     """
 
     criterion: "nn.Module"
     normalize: bool = True
     trains: bool = True
     momentum: float = 0.0
+    symmetric: bool = False
+    labels: bool = False
+
+
+Build = Callable[[Setting, Mapping[str, Any]], Objective]
 
 
 @dataclass(frozen=True)
@@ -43,29 +64,43 @@ class Method:
     Args:
         name: What users type.
         summary: One line for ``list``.
-        module: Where it is built, relative to this package.
-        build: Name of the function that builds it.
+        load: Imports what builds it.
+        source: Where a method that is not of this package comes from.
     """
 
     name: str
     summary: str
-    module: str
-    build: str
+    load: Callable[[], Build]
+    source: str = ""
+
+
+def _own(name: str, summary: str, module: str) -> Method:
+    def load() -> Build:
+        build: Build = getattr(importlib.import_module(f"{__name__}.{module}"), name.replace("-", "_"))
+        return build
+
+    return Method(name, summary, load)
 
 
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (
-        Method("gmje", "Gaussian mixture joint embeddings: prototypes, pointwise mutual information", "joint", "gmje"),
-        Method("gmje-mdn", "mixture density network: a conditional mixture as critic", "joint", "gmje_mdn"),
-        Method("gmje-gng", "Growing Neural Gas: components grown and removed in training", "joint", "gmje_gng"),
-        Method("gmje-smc", "Sequential Monte Carlo: a weighted memory bank of past pairs", "joint", "gmje_smc"),
-        Method("gje", "Gaussian joint embeddings: running covariance, trap-free", "joint", "gje"),
-        Method("gje-batch", "the Mahalanobis Trace Trap, shown on purpose: collapses", "joint", "gje_batch"),
-        Method("simclr", "SimCLR: NT-Xent (lightly)", "baselines", "simclr"),
-        Method("moco", "MoCo: a queue of past targets, momentum encoder (lightly)", "baselines", "moco"),
-        Method("vicreg", "VICReg: variance, invariance, covariance (lightly)", "baselines", "vicreg"),
-        Method("random", "an untrained encoder: the floor", "baselines", "random"),
+        _own("gmje", "Gaussian mixture joint embeddings: prototypes, pointwise mutual information", "joint"),
+        _own("gmje-mdn", "mixture density network: a conditional mixture as critic", "joint"),
+        _own("gmje-gng", "Growing Neural Gas: components grown and removed in training", "joint"),
+        _own("gmje-smc", "Sequential Monte Carlo: a weighted memory bank of past pairs", "joint"),
+        _own("gje", "Gaussian joint embeddings: running covariance, trap-free", "joint"),
+        _own("gje-batch", "the Mahalanobis Trace Trap, shown on purpose: collapses", "joint"),
+        _own("simclr", "SimCLR: NT-Xent (lightly)", "baselines"),
+        _own("moco", "MoCo: a queue of past targets, momentum encoder (lightly)", "baselines"),
+        _own("byol", "BYOL: predict a momentum encoder's embedding, by cosine (lightly)", "baselines"),
+        _own("simsiam", "SimSiam: predict the other view, gradient stopped (lightly)", "baselines"),
+        _own("vicreg", "VICReg: variance, invariance, covariance (lightly)", "baselines"),
+        _own("barlow", "Barlow Twins: cross-correlation near the identity (lightly)", "baselines"),
+        _own("swav", "SwaV: swapped assignments to prototypes, two crops (lightly)", "baselines"),
+        _own("jepa", "deterministic joint-embedding predictor: squared error, momentum encoder", "baselines"),
+        _own("supervised", "trained on the labels: a ceiling for the same budget", "baselines"),
+        _own("random", "an untrained encoder: the floor", "baselines"),
     )
 }
 
@@ -84,19 +119,16 @@ def check_methods(names: Iterable[str]) -> None:
             raise OptionError(f"unknown method {name!r}{did_you_mean(name, METHODS)}")
 
 
-def build_objective(name: str, dim: int, options: Mapping[str, Any]) -> Objective:
+def build_objective(name: str, setting: Setting, options: Mapping[str, Any]) -> Objective:
     """The objective of a method.
 
     Args:
         name: A key of :data:`METHODS`.
-        dim: Embedding size.
+        setting: What it may know.
         options: The method's own; unknown ones are an :class:`OptionError`.
     """
     check_methods([name])
-    method = METHODS[name]
-    module = importlib.import_module(f"{__name__}.{method.module}")
-    objective: Objective = getattr(module, method.build)(dim, dict(options))
-    return objective
+    return METHODS[name].load()(setting, dict(options))
 
 
 def take_options(method: str, options: Mapping[str, Any], **defaults: float) -> dict[str, float]:
@@ -113,9 +145,16 @@ def take_options(method: str, options: Mapping[str, Any], **defaults: float) -> 
         ...
         gmje_bench.errors.OptionError: method simclr: temperature must be a number of at least 0, got 'low'
     """
+    check_known(method, options, defaults)
     for key, value in options.items():
-        if key not in defaults:
-            raise OptionError(f"method {method} has no option {key!r}{did_you_mean(key, defaults)}")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise OptionError(f"method {method}: {key} must be a number of at least 0, got {value!r}")
     return defaults | dict(options)
+
+
+def check_known(method: str, options: Iterable[str], known: Iterable[str]) -> None:
+    """Raise an :class:`OptionError` with the closest name unless every option is known."""
+    known = list(known)
+    for key in options:
+        if key not in known:
+            raise OptionError(f"method {method} has no option {key!r}{did_you_mean(key, known)}")

@@ -1,47 +1,143 @@
-"""The baselines, with lightly's losses, and an encoder without any."""
+"""The baselines, with lightly's losses and heads, one of each family; and encoders trained on labels or not at all.
+
+Every loss is taken of the gathered global batch, so that N processes train as one does.
+"""
 
 from typing import Any
 
 import torch
-from lightly.loss import NTXentLoss, VICRegLoss
+import torch.nn.functional as F
+from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss, SwaVLoss, VICRegLoss
+from lightly.models.modules.heads import BYOLPredictionHead, SimSiamPredictionHead, SwaVPrototypes
 from torch import Tensor, nn
 
 from gmje_bench.errors import OptionError
-from gmje_bench.methods import Objective, take_options
-from gmje_core.distributed import world_size
+from gmje_bench.methods import Objective, Setting, take_options
+from gmje_core.distributed import all_gather_with_grad, gather_pairs
 
-__all__ = ["moco", "random", "simclr", "vicreg"]
+__all__ = ["barlow", "byol", "jepa", "moco", "random", "simclr", "simsiam", "supervised", "swav", "vicreg"]
 
 
-def simclr(dim: int, options: dict[str, Any]) -> Objective:
-    """NT-Xent over the views of the global batch (Chen et al., 2020)."""
+class GlobalLoss(nn.Module):
+    """A loss of two views' embeddings, taken of all processes' pairs.
+
+    Args:
+        loss: Of ``(B, dim)`` and ``(B, dim)``.
+    """
+
+    def __init__(self, loss: nn.Module) -> None:
+        super().__init__()
+        self.loss = loss
+
+    def forward(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        """The loss of the global batch, scalar."""
+        value: Tensor = self.loss(*gather_pairs(z_context, z_target))
+        return value
+
+
+def simclr(setting: Setting, options: dict[str, Any]) -> Objective:
+    """NT-Xent over the views of the batch (Chen et al., 2020)."""
     chosen = take_options("simclr", options, temperature=0.1)
-    if chosen["temperature"] < 1e-6:  # a softmax of infinities
-        raise OptionError(f"method simclr: temperature must be at least 1e-6, got {chosen['temperature']}")
-    return Objective(NTXentLoss(**chosen, gather_distributed=world_size() > 1))
+    return Objective(GlobalLoss(NTXentLoss(_temperature("simclr", chosen))))
 
 
-def moco(dim: int, options: dict[str, Any]) -> Objective:
+def moco(setting: Setting, options: dict[str, Any]) -> Objective:
     """InfoNCE against a queue of past targets, with a momentum encoder of the target (He et al., 2020)."""
     chosen = take_options("moco", options, temperature=0.1, queue=4096, momentum=0.99)
-    if chosen["temperature"] < 1e-6:
-        raise OptionError(f"method moco: temperature must be at least 1e-6, got {chosen['temperature']}")
-    if chosen["queue"] < 1 or chosen["queue"] != int(chosen["queue"]):
-        raise OptionError(f"method moco: queue must be an integer of at least 1, got {chosen['queue']}")
-    if not chosen["momentum"] < 1:
-        raise OptionError(f"method moco: momentum must lie in [0, 1), got {chosen['momentum']}")
-    loss = NTXentLoss(
-        chosen["temperature"],
-        memory_bank_size=(int(chosen["queue"]), dim),
-        gather_distributed=world_size() > 1,
-    )
-    return Objective(loss, momentum=chosen["momentum"])
+    queue = _integer("moco", chosen, "queue")
+    loss = NTXentLoss(_temperature("moco", chosen), memory_bank_size=(queue, setting.dim))
+    return Objective(GlobalLoss(loss), momentum=_momentum("moco", chosen))
 
 
-def vicreg(dim: int, options: dict[str, Any]) -> Objective:
+def vicreg(setting: Setting, options: dict[str, Any]) -> Objective:
     """Variance, invariance and covariance of unnormalised embeddings (Bardes et al., 2022)."""
     chosen = take_options("vicreg", options, lambda_param=25.0, mu_param=25.0, nu_param=1.0)
-    return Objective(VICRegLoss(**chosen, gather_distributed=world_size() > 1), normalize=False)
+    return Objective(GlobalLoss(VICRegLoss(**chosen)), normalize=False)
+
+
+def barlow(setting: Setting, options: dict[str, Any]) -> Objective:
+    """Barlow Twins: the cross-correlation of the views near the identity (Zbontar et al., 2021)."""
+    chosen = take_options("barlow", options, lambda_param=5e-3)
+    return Objective(GlobalLoss(BarlowTwinsLoss(**chosen)), normalize=False)
+
+
+class _Predicted(nn.Module):
+    """A predictor of the context's embedding, compared with the target's, which takes no gradient."""
+
+    def __init__(self, predictor: nn.Module, compare: nn.Module, *, both: bool) -> None:
+        super().__init__()
+        self.predictor, self.compare, self.both = predictor, compare, both
+
+    def forward(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        loss: Tensor = self.compare(self.predictor(z_context), z_target.detach())
+        if not self.both:
+            return loss
+        return (loss + self.compare(self.predictor(z_target), z_context.detach())) / 2
+
+
+def byol(setting: Setting, options: dict[str, Any]) -> Objective:
+    """Predict the other view's embedding by a momentum encoder, by cosine, both ways (Grill et al., 2020)."""
+    chosen = take_options("byol", options, hidden=256, momentum=0.99)
+    head = BYOLPredictionHead(setting.dim, _integer("byol", chosen, "hidden"), setting.dim)
+    criterion = GlobalLoss(_Predicted(head, NegativeCosineSimilarity(), both=False))
+    return Objective(criterion, normalize=False, momentum=_momentum("byol", chosen), symmetric=True)
+
+
+def simsiam(setting: Setting, options: dict[str, Any]) -> Objective:
+    """Predict the other view's embedding by the same encoder, its gradient stopped (Chen and He, 2021)."""
+    chosen = take_options("simsiam", options, hidden=64)
+    head = SimSiamPredictionHead(setting.dim, _integer("simsiam", chosen, "hidden"), setting.dim)
+    return Objective(GlobalLoss(_Predicted(head, NegativeCosineSimilarity(), both=True)), normalize=False)
+
+
+def jepa(setting: Setting, options: dict[str, Any]) -> Objective:
+    """A deterministic joint-embedding predictor: squared error to a momentum encoder (LeCun, 2022)."""
+    chosen = take_options("jepa", options, hidden=256, momentum=0.99)
+    head = BYOLPredictionHead(setting.dim, _integer("jepa", chosen, "hidden"), setting.dim)
+    criterion = GlobalLoss(_Predicted(head, nn.MSELoss(), both=False))
+    return Objective(criterion, normalize=False, momentum=_momentum("jepa", chosen), symmetric=True)
+
+
+class _Swapped(nn.Module):
+    """SwaV's swapped prediction of the views' assignments to prototypes."""
+
+    def __init__(self, prototypes: SwaVPrototypes, loss: SwaVLoss) -> None:
+        super().__init__()
+        self.prototypes, self.loss = prototypes, loss
+
+    def forward(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        if self.training:
+            self.prototypes.normalize()
+        views = [self.prototypes(F.normalize(z, dim=1)) for z in (z_context, z_target)]
+        loss: Tensor = self.loss(views, []).squeeze()
+        return loss
+
+
+def swav(setting: Setting, options: dict[str, Any]) -> Objective:
+    """Predict the other view's assignment to prototypes, balanced by Sinkhorn (Caron et al., 2020); two crops."""
+    chosen = take_options("swav", options, prototypes=300, temperature=0.1, epsilon=0.05)
+    prototypes = SwaVPrototypes(setting.dim, _integer("swav", chosen, "prototypes"))
+    loss = SwaVLoss(_temperature("swav", chosen), sinkhorn_epsilon=_temperature("swav", chosen, "epsilon"))
+    return Objective(GlobalLoss(_Swapped(prototypes, loss)))
+
+
+class _Classifier(nn.Module):
+    """Cross-entropy of a linear classifier of both views' embeddings."""
+
+    def __init__(self, dim: int, classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(dim, classes)
+
+    def forward(self, z_context: Tensor, z_target: Tensor, labels: Tensor) -> Tensor:
+        embeddings = torch.cat(gather_pairs(z_context, z_target))
+        labels = all_gather_with_grad(labels).repeat(2)
+        return F.cross_entropy(self.head(embeddings), labels)
+
+
+def supervised(setting: Setting, options: dict[str, Any]) -> Objective:
+    """Trained on the labels: what the same budget reaches with them."""
+    take_options("supervised", options)
+    return Objective(_Classifier(setting.dim, setting.classes), normalize=False, labels=True)
 
 
 class _Zero(nn.Module):
@@ -51,7 +147,25 @@ class _Zero(nn.Module):
         return torch.zeros((), device=z_context.device)
 
 
-def random(dim: int, options: dict[str, Any]) -> Objective:
+def random(setting: Setting, options: dict[str, Any]) -> Objective:
     """The initial encoder, as it is."""
     take_options("random", options)
     return Objective(_Zero(), trains=False)
+
+
+def _temperature(method: str, options: dict[str, float], key: str = "temperature") -> float:
+    if options[key] < 1e-6:  # a softmax of infinities
+        raise OptionError(f"method {method}: {key} must be at least 1e-6, got {options[key]}")
+    return options[key]
+
+
+def _integer(method: str, options: dict[str, float], key: str) -> int:
+    if options[key] < 1 or options[key] != int(options[key]):
+        raise OptionError(f"method {method}: {key} must be an integer of at least 1, got {options[key]}")
+    return int(options[key])
+
+
+def _momentum(method: str, options: dict[str, float]) -> float:
+    if not options["momentum"] < 1:
+        raise OptionError(f"method {method}: momentum must lie in [0, 1), got {options['momentum']}")
+    return options["momentum"]

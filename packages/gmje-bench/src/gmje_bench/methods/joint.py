@@ -3,46 +3,46 @@
 from typing import Any
 
 from gmje_bench.errors import OptionError
-from gmje_bench.methods import Objective, take_options
+from gmje_bench.methods import Objective, Setting, take_options
 from gmje_core import GMJEError, build_criterion
 
 __all__ = ["gje", "gje_batch", "gmje", "gmje_gng", "gmje_mdn", "gmje_smc"]
 
 
-def gje(dim: int, options: dict[str, Any]) -> Objective:
+def gje(setting: Setting, options: dict[str, Any]) -> Objective:
     """One joint Gaussian with running moments."""
-    return _objective("gje", dim, options)
+    return _objective("gje", setting, options)
 
 
-def gje_batch(dim: int, options: dict[str, Any]) -> Objective:
+def gje_batch(setting: Setting, options: dict[str, Any]) -> Objective:
     """One joint Gaussian fitted on the batch that it scores."""
-    return _objective("gje", dim, {"covariance": "batch"} | options)
+    return _objective("gje", setting, {"covariance": "batch"} | options)
 
 
-def gmje(dim: int, options: dict[str, Any]) -> Objective:
+def gmje(setting: Setting, options: dict[str, Any]) -> Objective:
     """A mixture of prototypes."""
-    return _objective("gmje", dim, options)
+    return _objective("gmje", setting, options)
 
 
-def gmje_mdn(dim: int, options: dict[str, Any]) -> Objective:
+def gmje_mdn(setting: Setting, options: dict[str, Any]) -> Objective:
     """A mixture density network."""
-    return _objective("gmje-mdn", dim, options)
+    return _objective("gmje-mdn", setting, options)
 
 
-def gmje_gng(dim: int, options: dict[str, Any]) -> Objective:
+def gmje_gng(setting: Setting, options: dict[str, Any]) -> Objective:
     """Growing Neural Gas."""
-    return _objective("gmje-gng", dim, options)
+    return _objective("gmje-gng", setting, options)
 
 
-def gmje_smc(dim: int, options: dict[str, Any]) -> Objective:
+def gmje_smc(setting: Setting, options: dict[str, Any]) -> Objective:
     """A Sequential Monte Carlo memory bank."""
-    return _objective("gmje-smc", dim, options)
+    return _objective("gmje-smc", setting, options)
 
 
-def _objective(name: str, dim: int, options: dict[str, Any]) -> Objective:
+def _objective(name: str, setting: Setting, options: dict[str, Any]) -> Objective:
     momentum = take_options(name, {key: options.pop(key) for key in ("momentum",) if key in options}, momentum=0.0)
     try:
-        return Objective(build_criterion(name, dim, **options), momentum=momentum["momentum"])
+        return Objective(build_criterion(name, setting.dim, **options), momentum=momentum["momentum"])
     except GMJEError as error:
         raise OptionError(str(error)) from error
     except TypeError as error:  # a text where a number belongs

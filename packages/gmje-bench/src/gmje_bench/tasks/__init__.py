@@ -1,6 +1,34 @@
-"""Evaluation tasks on frozen features: pure functions of features and labels."""
+"""Evaluation tasks on frozen encoders: what each is called, and where it is. Free of torch.
 
-from gmje_bench.tasks.knn import weighted_knn
-from gmje_bench.tasks.linear_probe import LinearProbe, linear_probe
+A task is a function of a :class:`~gmje_bench.tasks.subject.Subject` in a module of this package of its own name.
+"""
 
-__all__ = ["LinearProbe", "linear_probe", "weighted_knn"]
+from dataclasses import dataclass
+
+__all__ = ["TASKS", "Task"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """An entry of the registry.
+
+    Args:
+        name: What users type, and the module.
+        summary: One line for ``list``.
+        views: Whether it needs embeddings of views and outliers, or features alone.
+    """
+
+    name: str
+    summary: str
+    views: bool = False
+
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task("linear_probe", "logistic regression on frozen features, its strength chosen on a part of train"),
+        Task("knn", "weighted nearest neighbours by cosine of frozen features"),
+        Task("uncertainty", "out-of-distribution AUROC, risk against coverage, calibration of the conditional", True),
+        Task("sampling", "samples of latent densities: distances, precision and recall, pictures", True),
+    )
+}

@@ -1,0 +1,154 @@
+"""Checkpoints: everything that training goes on from, in one safetensors file that is written whole.
+
+A run that was stopped at any moment and resumed ends with the numbers of one that never was: weights, the optimiser's
+moments, the random state and the losses so far come back bit for bit.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+
+from gmje_bench.errors import RunFolderError
+from gmje_bench.runs import write_atomic
+
+__all__ = ["Checkpoint", "Progress"]
+
+History = list[dict[str, float | str]]
+
+
+@dataclass
+class Progress:
+    """Where training stands.
+
+    Attributes:
+        epoch: Epochs that are over.
+        step: Steps of the next epoch that are over.
+        losses: Of those steps.
+        history: Loss and diagnostics of every epoch that is over.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+    history: History = field(default_factory=list)
+
+
+class Checkpoint:
+    """The checkpoint of one method with one seed.
+
+    Args:
+        path: The file; it need not exist.
+        identity: What must be the same for training to go on: options, data, versions. Plain data.
+    """
+
+    def __init__(self, path: Path, identity: dict[str, Any]) -> None:
+        self.path, self._identity = path, json.dumps(identity, sort_keys=True)
+
+    def save(
+        self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, scaler: Any | None = None
+    ) -> None:
+        """Write the file; an earlier one stays whole until this one is.
+
+        Args:
+            module: What is trained.
+            optimizer: Of it.
+            progress: Where it stands.
+            scaler: Of gradients in float16, if any.
+        """
+        tensors = {f"module.{key}": value for key, value in module.state_dict().items()}
+        tensors |= {
+            f"optimizer.{index}.{key}": torch.as_tensor(value)
+            for index, state in optimizer.state_dict()["state"].items()
+            for key, value in state.items()
+            if value is not None
+        }
+        tensors |= {f"random.{key}": value for key, value in _random_state().items()}
+        if progress.losses:
+            tensors["losses"] = torch.stack(progress.losses)
+        described = {
+            "identity": self._identity,
+            "epoch": str(progress.epoch),
+            "step": str(progress.step),
+            "history": json.dumps(progress.history),  # it may hold infinities, which Python's JSON can
+            "scaler": json.dumps(scaler.state_dict() if scaler is not None else {}),
+        }
+        content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, described)
+        self.path.parent.mkdir(exist_ok=True)
+        write_atomic(self.path, lambda stream: stream.write(content))
+
+    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any | None = None) -> Progress:
+        """Put the state of the file into module, optimiser and random sources; the start where there is no file.
+
+        Raises:
+            RunFolderError: a damaged file, or one of another run; nothing is changed.
+        """
+        if not self.path.exists():
+            return Progress()
+        tensors, described = self._read()
+        if described.get("identity") != self._identity:
+            raise RunFolderError(f"{self.path} is a checkpoint of other options, data or versions; remove it to start")
+        try:
+            state = _part(tensors, "module.")
+            mismatch = sorted(state.keys() ^ module.state_dict().keys())
+            if mismatch:
+                raise ValueError(f"it lacks or has too much: {', '.join(mismatch[:3])}")
+            progress = Progress(
+                int(described["epoch"]),
+                int(described["step"]),
+                list(tensors["losses"]) if "losses" in tensors else [],
+                json.loads(described["history"]),
+            )
+            module.load_state_dict(state)
+            _restore_optimizer(optimizer, _part(tensors, "optimizer."))
+            if scaler is not None:
+                scaler.load_state_dict(json.loads(described["scaler"]))
+            _set_random_state(_part(tensors, "random."))
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise self._damaged(error) from error
+        return progress
+
+    def remove(self) -> None:
+        """Remove the file, once its results are written."""
+        self.path.unlink(missing_ok=True)
+
+    def _read(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        try:
+            with safe_open(self.path, "pt") as file:
+                return {key: file.get_tensor(key) for key in file.keys()}, file.metadata() or {}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: Exception) -> RunFolderError:
+        return RunFolderError(f"{self.path} is damaged ({error}); remove it to train this method from the start")
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+
+
+def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, _, key = name.partition(".")
+        state.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _random_state() -> dict[str, Tensor]:
+    """Of torch's global sources: layers such as dropout draw from them."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def _set_random_state(states: dict[str, Tensor]) -> None:
+    torch.set_rng_state(states["cpu"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])

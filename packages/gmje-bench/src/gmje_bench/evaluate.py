@@ -1,0 +1,131 @@
+"""Evaluation: a trained encoder through the suite's tasks; features on all processes, scores on the main one."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from gmje_bench.datasets.base import ImageData, ResidentImages, Split
+from gmje_bench.features import embed_split, extract_features
+from gmje_bench.module import JointEmbedding
+from gmje_bench.protocol import PROTOCOL
+from gmje_bench.runs import Record
+from gmje_bench.suite import Suite
+from gmje_bench.tasks import TASKS
+from gmje_bench.tasks.knn import weighted_knn
+from gmje_bench.tasks.linear_probe import LinearProbe, linear_probe
+from gmje_bench.tasks.subject import Embedded, Subject
+from gmje_core import NonFiniteError, diagnostics
+
+__all__ = ["Clock", "evaluate"]
+
+
+@dataclass
+class Clock:
+    """Wall-clock seconds of named stages."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        """Time what is done inside."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] = round(time.perf_counter() - start, 3)
+
+
+def evaluate(
+    record: Record, module: JointEmbedding, data: ImageData, suite: Suite, accelerator: Accelerator
+) -> dict[str, Tensor]:
+    """Measure a trained module by every task of the suite.
+
+    Args:
+        record: Gets metrics, choices and seconds; on the main process only.
+        module: What was trained.
+        data: Its images.
+        suite: Names the tasks.
+        accelerator: Knows processes and devices.
+
+    Returns:
+        What figures are drawn from, by the names of the tasks.
+
+    Raises:
+        NonFiniteError: features that hold NaN or infinity.
+    """
+    clock = Clock(record.seconds)
+    views = any(TASKS[name].views for name in suite.tasks)
+    device, workers = accelerator.device, suite.training.workers
+    with clock("features"):
+        if views:
+            splits = (data.train, data.test, _outliers(data))
+            embedded = [embed_split(module, split, data, device=device, workers=workers) for split in splits]
+            features = [part.features for part in embedded]
+        else:
+            embedded = []
+            features = [
+                extract_features(module, split, data, device=device, workers=workers)
+                for split in (data.train, data.test)
+            ]
+    if not accelerator.is_main_process:
+        return {}
+    _require_finite(embedded, features)
+    train, test = features[:2]
+    labels = data.train.labels, data.test.labels
+    probe: LinearProbe | None = None
+    if {"linear_probe", "uncertainty"} & set(suite.tasks):
+        with clock("linear_probe"):
+            probe = linear_probe(train, labels[0], test, labels[1])
+    if probe and "linear_probe" in suite.tasks:
+        record.metrics["linear_probe"] = probe.accuracy
+        record.choices |= {"probe_c": probe.c, "probe_validation_accuracy": probe.validation_accuracy}
+    if "knn" in suite.tasks:
+        with clock("knn"):
+            record.metrics["knn"] = weighted_knn(train, labels[0], test, labels[1], len(data.classes))
+    record.metrics["effective_rank"] = float(diagnostics.effective_rank(test))
+    artifacts: dict[str, Tensor] = {}
+    if views:
+        seen, unseen, outliers = embedded
+        subject = Subject(record.method, record.seed, data.classes, seen, unseen, outliers, module.density())
+        artifacts |= _tasks_on_views(record, subject, suite, probe, clock)
+    return artifacts
+
+
+def _outliers(data: ImageData) -> Split:
+    from gmje_bench.datasets.outliers import outlier_images
+
+    images = outlier_images(data.channels, data.image_size, PROTOCOL.outliers, seed=0)
+    return Split.whole(ResidentImages(images), torch.full((len(images),), -1))
+
+
+def _require_finite(embedded: list[Embedded], features: list[Tensor]) -> None:
+    for part in [*features, *(z for e in embedded for z in (e.embeddings, e.context, e.target))]:
+        if not torch.isfinite(part).all():
+            raise NonFiniteError("the features hold NaN or infinity")
+
+
+def _tasks_on_views(
+    record: Record, subject: Subject, suite: Suite, probe: LinearProbe | None, clock: Clock
+) -> dict[str, Tensor]:
+    from gmje_bench.tasks.latent import latent_map
+    from gmje_bench.tasks.sampling import sampling
+    from gmje_bench.tasks.uncertainty import uncertainty
+
+    artifacts: dict[str, Tensor] = {}
+    with clock("latent_map"):
+        artifacts |= latent_map(subject)
+    if "uncertainty" in suite.tasks:
+        assert probe is not None
+        with clock("uncertainty"):
+            result = uncertainty(subject, probe.log_prob)
+        record.metrics |= result.metrics
+        artifacts |= result.artifacts
+    if "sampling" in suite.tasks:
+        with clock("sampling"):
+            result = sampling(subject)
+        record.metrics |= result.metrics
+        artifacts |= result.artifacts
+    return artifacts

@@ -1,0 +1,70 @@
+"""What tasks see of a trained encoder: the images of three splits with their features and embeddings, and the density.
+
+Tasks are pure functions ``task(subject) -> TaskResult``; they neither know how the encoder was trained nor where
+results go.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from gmje_core.conditional import JointDensity
+
+__all__ = ["Embedded", "Subject", "TaskResult"]
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """Images of one split through a frozen encoder, on the CPU; float32 where not said otherwise.
+
+    Attributes:
+        images: uint8 ``(N, C, S, S)``.
+        labels: int64 ``(N,)``; -1 where there is no class.
+        features: ``(N, F)`` of the backbone, of the images as they are.
+        embeddings: ``(N, d)`` of the projection head, likewise.
+        context: ``(N, d)`` embeddings of a first random view of each image.
+        target: ``(N, d)`` of a second one, by the momentum encoder where the method has one.
+    """
+
+    images: Tensor
+    labels: Tensor
+    features: Tensor
+    embeddings: Tensor
+    context: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Subject:
+    """A trained encoder, as tasks see it.
+
+    Attributes:
+        method: Its name.
+        seed: Of its training.
+        classes: Names of the classes.
+        train: The images that it was trained on.
+        test: The images that it is measured on.
+        outliers: Images of no class of the data.
+        density: The joint density learned in training; ``None`` of a method without one.
+    """
+
+    method: str
+    seed: int
+    classes: tuple[str, ...]
+    train: Embedded
+    test: Embedded
+    outliers: Embedded
+    density: JointDensity | None
+
+
+class TaskResult(NamedTuple):
+    """What a task found.
+
+    Attributes:
+        metrics: By the names of :data:`gmje_bench.runs.METRICS`.
+        artifacts: Tensors that figures are drawn from.
+    """
+
+    metrics: dict[str, float]
+    artifacts: dict[str, Tensor]
