@@ -1,14 +1,37 @@
-"""Means and intervals over seeds, as a table for the terminal and one in Markdown."""
+"""Means and intervals over seeds, as tables for the terminal and in Markdown.
+
+A method without all of its seeds has no means anywhere: a part of the seeds is shown as what it is, never averaged.
+"""
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+from rich.console import Group, RenderableType
+from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
-from gmje_bench.runs import METRICS, Results
+from gmje_bench.runs import AlignmentRecord, Metric, Record, Results
 
-__all__ = ["Estimate", "Row", "markdown", "rich_table", "summarise"]
+__all__ = [
+    "AlignmentRow",
+    "Estimate",
+    "Row",
+    "alignment_rows",
+    "caption",
+    "decimals",
+    "heading",
+    "headline_metrics",
+    "markdown",
+    "number",
+    "rich_table",
+    "run_metrics",
+    "summarise",
+]
+
+_SYNTHETIC = "synthetic"
+_GOOD = ("healthy", "untrained")
 
 
 class Estimate(NamedTuple):
@@ -38,8 +61,18 @@ class Estimate(NamedTuple):
         deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1))
         return cls(mean, float(stats.t.ppf(0.975, n - 1)) * deviation / math.sqrt(n))
 
+    def text(self, places: int) -> str:
+        """Mean and interval with so many digits after the point.
+
+        Examples:
+            >>> Estimate(0.81234, 0.01).text(3)
+            '0.812 ± 0.010'
+        """
+        mean = number(self.mean, places)
+        return mean if self.half_width is None else f"{mean} ± {number(self.half_width, places)}"
+
     def __str__(self) -> str:
-        return f"{self.mean:.1f}" if self.half_width is None else f"{self.mean:.1f} ± {self.half_width:.1f}"
+        return self.text(1)
 
 
 class Row(NamedTuple):
@@ -47,7 +80,8 @@ class Row(NamedTuple):
 
     Attributes:
         method: Its name.
-        estimates: By metric; empty where a seed failed, because a part is not a mean.
+        estimates: By metric, those that every seed has; empty where a seed failed or has not run, because a part is
+            not a mean.
         verdict: Of all seeds, joined where they differ; for a failure, its reason.
         seconds: Mean wall-clock of a seed.
         seeds: Number of seeds that finished.
@@ -59,58 +93,230 @@ class Row(NamedTuple):
     seconds: float
     seeds: int
 
+    @property
+    def good(self) -> bool:
+        """Whether the method finished, and no seed of it ended with a bad verdict."""
+        return bool(self.estimates) and self.verdict in _GOOD
+
+
+class AlignmentRow(NamedTuple):
+    """A method on a synthetic task.
+
+    Attributes:
+        task: The synthetic task.
+        dim: Size that both views are lifted to; ``None`` for the task's own.
+        method: Its name; ``truth`` is the noise floor.
+        estimates: By metric; empty where a seed failed.
+        error: Why a seed failed; empty where none did.
+    """
+
+    task: str
+    dim: int | None
+    method: str
+    estimates: dict[str, Estimate]
+    error: str
+
 
 def summarise(results: Results) -> list[Row]:
-    """One row a method, in the order of running; a method with a failed seed has no estimates."""
+    """One row a method, in the order of running; methods that are asked for and have not run come last."""
+    wanted = [int(seed) for seed in results.options.get("seeds", [])]
+    methods = [record.method for record in results.records]
+    # A run may hold synthetic tasks only: its methods are then those of the alignment records.
+    if results.records:
+        methods += [str(method) for method in results.options.get("methods", [])]
+    return [
+        _row([record for record in results.records if record.method == method], method, wanted)
+        for method in dict.fromkeys(methods)
+    ]
+
+
+def _row(records: list[Record], method: str, wanted: list[int]) -> Row:
+    failed = [record for record in records if record.status == "failed"]
+    finished = len(records) - len(failed)
+    if failed:
+        return Row(method, {}, f"failed (seed {_seeds(failed)}): {failed[0].error}", 0.0, finished)
+    missing = [seed for seed in wanted if seed not in {record.seed for record in records}]
+    if missing or not records:
+        words = f" (seed {', '.join(map(str, missing))})" if missing else ""
+        return Row(method, {}, f"not finished{words}", 0.0, finished)
+    verdict = ", ".join(dict.fromkeys(record.verdict or "untrained" for record in records))
+    seconds = sum(sum(record.seconds.values()) for record in records) / len(records)
+    return Row(method, _estimates(records), verdict, seconds, finished)
+
+
+def alignment_rows(results: Results) -> list[AlignmentRow]:
+    """One row a synthetic task and method, in the order of running."""
+    keys = dict.fromkeys((record.dim, record.task, record.method) for record in results.alignment)
     rows = []
-    for method in dict.fromkeys(record.method for record in results.records):
-        records = [record for record in results.records if record.method == method]
+    for dim, task, method in keys:
+        records = [r for r in results.alignment if (r.dim, r.task, r.method) == (dim, task, method)]
         failed = [record for record in records if record.status == "failed"]
-        if failed:
-            seeds = ", ".join(str(record.seed) for record in failed)
-            rows.append(Row(method, {}, f"failed (seed {seeds}): {failed[0].error}", 0.0, len(records) - len(failed)))
-            continue
-        estimates = {name: Estimate.of([record.metrics[name] for record in records]) for name in METRICS}
-        verdict = ", ".join(dict.fromkeys(record.verdict or "untrained" for record in records))
-        seconds = sum(sum(record.seconds.values()) for record in records) / len(records)
-        rows.append(Row(method, estimates, verdict, seconds, len(records)))
+        error = f"failed (seed {_seeds(failed)}): {failed[0].error}" if failed else ""
+        rows.append(AlignmentRow(task, dim, method, {} if failed else _estimates(records), error))
     return rows
 
 
-def _header() -> list[str]:
-    titles = [f"{m.title} [{m.unit}]" if m.unit else m.title for m in METRICS.values()]
-    return ["method", *titles, "verdict", "seconds", "seeds"]
+def _estimates(records: Sequence[Record | AlignmentRecord]) -> dict[str, Estimate]:
+    """Of the metrics that every one of the seeds has."""
+    names = [name for name in records[0].metrics if all(name in record.metrics for record in records)]
+    return {name: Estimate.of([record.metrics[name] for record in records]) for name in names}
 
 
-def _cells(row: Row) -> list[str]:
-    numbers = [str(row.estimates[name]) if row.estimates else "-" for name in METRICS]
-    return [row.method, *numbers, row.verdict, f"{row.seconds:.0f}" if row.estimates else "-", str(row.seeds)]
+def _seeds(records: Sequence[Record | AlignmentRecord]) -> str:
+    return ", ".join(str(record.seed) for record in records)
 
 
-def _caption(results: Results) -> str:
-    d, t = results.dataset, results.options["training"]
-    return (
-        f"{d.name} ({d.train} + {d.test} images), {results.options['network']['backbone']}, {t['epochs']} epochs, "
-        f"batch {t['batch_size']}, protocol v{results.protocol['version']}; mean ± 95 % t-interval over seeds"
-    )
+def run_metrics(results: Results) -> dict[str, Metric]:
+    """The metrics that any record of the run has, in the schema's order; those of synthetic tasks are not among them.
+
+    Args:
+        results: Of a run; each name is looked up in its own ``metrics``.
+    """
+    present = {name for record in results.records for name in record.metrics}
+    return {name: metric for name, metric in results.metrics.items() if name in present}
 
 
-def rich_table(results: Results) -> Table:
-    """The table for a terminal."""
-    table = Table(title=f"suite {results.suite}", caption=_caption(results), caption_justify="left")
-    for index, title in enumerate(_header()):
-        table.add_column(title, justify="right" if 0 < index <= len(METRICS) or index > len(METRICS) + 1 else "left")
-    for row in summarise(results):
-        style = None if row.verdict in ("healthy", "untrained") else "red"
-        table.add_row(*_cells(row), style=style)
-    return table
+def headline_metrics(results: Results) -> dict[str, Metric]:
+    """Of :func:`run_metrics`, what short tables show."""
+    return {name: metric for name, metric in run_metrics(results).items() if metric.headline}
+
+
+def decimals(values: Iterable[float], unit: str = "") -> int:
+    """Digits after the point for a column of numbers: three significant digits of a typical one.
+
+    Args:
+        values: The column.
+        unit: Percentages have one digit, whatever their size.
+
+    Examples:
+        >>> decimals([85.2, 79.1], "%"), decimals([0.981, 0.7]), decimals([45.2, 60.0]), decimals([0.00031])
+        (1, 3, 1, 6)
+    """
+    sizes = sorted(abs(value) for value in values if value and math.isfinite(value))
+    if unit == "%" or not sizes:
+        return 1
+    exponent = math.floor(math.log10(sizes[len(sizes) // 2]))
+    return min(max(2 - max(exponent, -4), 0), 6) if exponent < 0 else max(2 - exponent, 1 if exponent < 3 else 0)
+
+
+def number(value: float, places: int) -> str:
+    """A number for a table; what is too large or too small for the column has an exponent.
+
+    Examples:
+        >>> number(85.04, 1), number(-1234567.8, 1), number(0.00002, 3), number(0.0, 3), number(-0.0001, 1)
+        ('85.0', '-1.23e+06', '2e-05', '0.000', '-0.0001')
+    """
+    if value and (abs(value) >= 1e6 or abs(value) < 0.5 * 10.0**-places):
+        return f"{value:.3g}"
+    return f"{value:.{places}f}"
+
+
+def heading(metric: Metric) -> str:
+    """Title and unit: ``linear probe [%]``."""
+    return f"{metric.title} [{metric.unit}]" if metric.unit else metric.title
+
+
+def caption(results: Results) -> str:
+    """What was run, in a line."""
+    parts = []
+    if results.dataset is not None:
+        parts.append(f"{results.dataset.name} ({results.dataset.train} + {results.dataset.test} images)")
+    if results.records:
+        network, training = results.options.get("network", {}), results.options.get("training", {})
+        if "backbone" in network:
+            parts.append(str(network["backbone"]))
+        if "epochs" in training:
+            parts.append(f"{training['epochs']} epoch{'s' * (training['epochs'] != 1)}")
+        if "batch_size" in training:
+            parts.append(f"batch {training['batch_size']}")
+    parts.append(f"protocol v{results.protocol.get('version', '?')}")
+    return ", ".join(parts) + "; mean ± 95 % t-interval over seeds"
+
+
+class _Grid(NamedTuple):
+    """A table before it is drawn: ``numeric`` tells which columns hold numbers, ``bad`` which rows need care."""
+
+    title: str
+    header: list[str]
+    numeric: list[bool]
+    rows: list[list[str]]
+    bad: list[bool]
+
+
+def _main_grid(results: Results) -> _Grid:
+    metrics, rows = headline_metrics(results), summarise(results)
+    columns = {}
+    for name, metric in metrics.items():
+        places = decimals([row.estimates[name].mean for row in rows if name in row.estimates], metric.unit)
+        columns[name] = [row.estimates[name].text(places) if name in row.estimates else "-" for row in rows]
+    cells = [
+        [
+            row.method,
+            *(column[index] for column in columns.values()),
+            row.verdict,
+            f"{row.seconds:.0f}" if row.estimates else "-",
+            str(row.seeds),
+        ]
+        for index, row in enumerate(rows)
+    ]
+    header = ["method", *map(heading, metrics.values()), "verdict", "seconds", "seeds"]
+    numeric = [False, *[True] * len(metrics), False, True, True]
+    return _Grid(f"suite {results.suite}", header, numeric, cells, [not row.good for row in rows])
+
+
+def _alignment_grid(results: Results) -> _Grid:
+    metrics = {
+        name: metric for name, metric in results.metrics.items() if metric.task == _SYNTHETIC and metric.headline
+    }
+    rows = alignment_rows(results)
+    cells = [
+        [
+            row.task if row.dim is None else f"{row.task}, {row.dim}-d",
+            row.method if row.method != "truth" else "truth (floor)",
+            *(row.estimates[name].text(3) if name in row.estimates else "-" for name in metrics),
+            row.error,
+        ]
+        for row in rows
+    ]
+    header = ["synthetic task", "method", *map(heading, metrics.values())]
+    if any(row.error for row in rows):
+        header.append("failure")
+    else:
+        cells = [line[:-1] for line in cells]
+    numeric = [False, False, *[True] * len(metrics), False][: len(header)]
+    return _Grid("synthetic tasks", header, numeric, cells, [bool(row.error) for row in rows])
+
+
+def _grids(results: Results) -> list[_Grid]:
+    grids = [_main_grid(results)] if results.records or not results.alignment else []
+    return grids + ([_alignment_grid(results)] if results.alignment else [])
+
+
+def rich_table(results: Results) -> RenderableType:
+    """The tables for a terminal: headline metrics of the methods, then those of the synthetic tasks."""
+    tables = []
+    for grid in _grids(results):
+        table = Table(title=grid.title, caption=caption(results), caption_justify="left")
+        for title, numeric in zip(grid.header, grid.numeric, strict=True):
+            table.add_column(title, justify="right" if numeric else "left")
+        for cells, bad in zip(grid.rows, grid.bad, strict=True):
+            # The text of an error is not markup.
+            table.add_row(*map(escape, cells), style="red" if bad else None)
+        tables.append(table)
+    return Group(*tables)
 
 
 def markdown(results: Results) -> str:
-    """The table with its caption, in Markdown."""
-    lines = [f"# Suite {results.suite}", "", _caption(results) + ".", ""]
-    lines += ["| " + " | ".join(_header()) + " |", "| --- |" + " ---: |" * len(METRICS) + " --- | ---: | ---: |"]
-    # An error's text may hold the mark that separates cells.
-    lines += ["| " + " | ".join(cell.replace("|", "\\|") for cell in _cells(row)) + " |" for row in summarise(results)]
+    """The same tables with their caption, in Markdown."""
+    lines = [f"# Suite {results.suite}", "", caption(results) + "."]
+    for grid in _grids(results):
+        lines += ["", _line(grid.header), _line("---:" if numeric else "---" for numeric in grid.numeric)]
+        lines += [_line(cells) for cells in grid.rows]
     lines += ["", f"Command: `{results.command}`", "", f"World size {results.world_size}; started {results.started}."]
     return "\n".join(lines) + "\n"
+
+
+def _line(cells: Iterable[str]) -> str:
+    # An error's text may hold the mark that separates cells, or a tag.
+    safe = (cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ") for cell in cells)
+    return "| " + " | ".join(safe) + " |"
