@@ -185,7 +185,8 @@ def _open_folder(state: _Run) -> None:
     launch = state.launch
     if launch.mode == "resume" and (launch.output / "results.json").exists():
         before = read_results(launch.output)
-        _check_same(before, state.results, launch.output)
+        now = Results.model_validate_json(state.results.model_dump_json())  # as it will be read: tuples are lists
+        _check_same(before, now, launch.output)
         state.results.started = before.started
         state.results.records = [record for record in before.records if record.status == "ok"]
         state.results.alignment = _finished_units(before)
