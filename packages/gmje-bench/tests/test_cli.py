@@ -100,7 +100,7 @@ def test_a_failing_method_is_shown_and_the_others_go_on(tmp_path, capsys, monkey
     healthy = engine.pretrain
 
     def fail(module, *args, **kwargs):
-        if type(module.criterion).__name__ == "NTXentLoss":
+        if module.name == "simclr":
             raise RuntimeError("out of luck")
         return healthy(module, *args, **kwargs)
 
@@ -168,17 +168,23 @@ def test_dry_run_refuses_the_folder_that_the_run_would(tmp_path, capsys):
     assert "exists and is not empty" in capsys.readouterr().err
 
 
-def test_ctrl_c_says_where_the_results_are(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_says_how_to_go_on(number, tmp_path, capsys, monkeypatch):
     from gmje_bench import engine
 
     def interrupted(*_: object, **__: object) -> None:
-        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(number)
 
-    monkeypatch.setattr(engine, "pretrain", interrupted)
+    monkeypatch.setattr(engine, "evaluate", interrupted)
     output = tmp_path / "run"
-    assert main(["run", *TINY, "--methods", "random,gmje", "--output", str(output)]) == 130
-    assert capsys.readouterr().err.endswith(f"stopped; what had finished is in {output}\n")
-    assert [record.method for record in read_results(output).records] == ["random"]
+    assert main(["run", *TINY, "--methods", "gmje", "--output", str(output)]) == 128 + number
+    assert capsys.readouterr().err.endswith(
+        f"stopped; what had finished is in {output}, and the same command with --output {output} --resume goes on\n"
+    )
+    assert read_results(output).records == []
+    monkeypatch.undo()
+    assert main(["run", *TINY, "--methods", "gmje", "--output", str(output), "--resume"]) == 0
+    assert [record.method for record in read_results(output).records] == ["gmje"]
 
 
 @pytest.mark.parametrize(

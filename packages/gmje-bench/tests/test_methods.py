@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from lightly.loss import NTXentLoss
+from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
 
 from gmje_bench.errors import OptionError
-from gmje_bench.methods import METHODS, build_objective
+from gmje_bench.methods import METHODS, Setting, build_objective
 from gmje_bench.module import build_module
 from gmje_bench.suite import load_suite
 from gmje_core import nt_xent
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::gmje_core.criteria.gje.TraceTra
 @pytest.mark.parametrize("name", METHODS)
 def test_a_step_reaches_the_encoder(name):
     module = build_module(name, load_suite("smoke"), channels=1, seed=0)
-    loss = module(*torch.rand(2, 128, 1, 28, 28))
+    loss = module(*torch.rand(2, 128, 1, 28, 28), torch.arange(128) % 10)
     assert loss.isfinite()
     if not module.trains:
         return
@@ -29,7 +29,7 @@ def test_a_step_reaches_the_encoder(name):
 @pytest.mark.parametrize("name", METHODS)
 def test_unknown_options_are_named(name):
     with pytest.raises(OptionError, match="'temperture'"):
-        build_objective(name, 8, {"temperture": 1.0})
+        build_objective(name, Setting(8, 10), {"temperture": 1.0})
 
 
 def test_all_methods_start_from_the_same_encoder():
@@ -60,13 +60,17 @@ def test_nt_xent_is_lightlys(temperature, batch):
         ("simclr", {"temperature": "low"}, "temperature must be a number"),
         ("vicreg", {"nu_param": -1.0}, "nu_param must be a number of at least 0"),
         ("vicreg", {"nu_param": True}, "nu_param must be a number"),
+        ("moco", {"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
+        ("byol", {"hidden": 2.5}, "hidden must be an integer of at least 1, got 2.5"),
+        ("swav", {"epsilon": 0.0}, "epsilon must be at least"),
+        ("supervised", {"weight": 1.0}, "no option 'weight'"),
         ("gmje", {"components": "many"}, "components"),
         ("gje", {"decay": 2.0}, "decay must lie"),
     ],
 )
 def test_an_option_out_of_range_is_named(method, options, words):
     with pytest.raises(OptionError, match=words):
-        build_objective(method, 8, options)
+        build_objective(method, Setting(8, 10), options)
 
 
 class _Notes(torch.nn.Module):
@@ -80,7 +84,59 @@ def test_mixed_precision_ends_before_the_loss(name):
     module = build_module(name, load_suite("smoke"), channels=1, seed=0)
     module.criterion = _Notes()
     with torch.autocast("cpu", torch.bfloat16):
-        loss = module(*torch.rand(2, 8, 1, 28, 28))
+        loss = module(*torch.rand(2, 8, 1, 28, 28), torch.arange(8))
     assert (module.criterion.dtype, module.criterion.autocast) == (torch.float32, False)
     loss.backward()
     assert next(module.backbone.parameters()).grad.isfinite().all()
+
+
+@pytest.mark.parametrize("name", ["byol", "jepa"])
+def test_both_views_are_the_context_once(name):
+    module = build_module(name, load_suite("smoke"), channels=1, seed=0).eval()
+    views = torch.rand(2, 8, 1, 28, 28)
+    labels = torch.zeros(8, dtype=torch.long)
+    with torch.no_grad():
+        forth, back = module(*views, labels), module(*views.flip(0), labels)
+        once = module.criterion(module.embed(views[0]), module.embed_target(views[1]))
+    torch.testing.assert_close(forth, back)
+    assert not torch.isclose(forth, once)
+
+
+@pytest.mark.parametrize("name", ["byol", "simsiam", "jepa"])
+def test_no_gradient_reaches_what_is_predicted(name):
+    criterion = build_objective(name, Setting(8, 10), {}).criterion
+    z_context, z_target = (torch.randn(16, 8, requires_grad=True) for _ in range(2))
+    both = name == "simsiam"
+    loss = criterion(z_context, z_target)
+    gradient = torch.autograd.grad(loss, z_target, allow_unused=True)[0]
+    assert (gradient is not None and gradient.abs().max() > 0) == both
+
+
+def test_losses_are_lightlys():
+    z_context, z_target = torch.randn(2, 32, 8, generator=torch.Generator().manual_seed(0)).unbind()
+    for name, loss in {"barlow": BarlowTwinsLoss(), "vicreg": VICRegLoss(), "simclr": NTXentLoss(0.1)}.items():
+        criterion = build_objective(name, Setting(8, 10), {}).criterion
+        torch.testing.assert_close(criterion(z_context, z_target), loss(z_context, z_target))
+
+
+def test_the_supervised_head_learns_labels_and_only_them():
+    torch.manual_seed(0)
+    criterion = build_objective("supervised", Setting(4, 3), {}).criterion
+    z = torch.eye(4)[:3].repeat(10, 1) * 10
+    labels = torch.arange(30) % 3
+    optimizer = torch.optim.SGD(criterion.parameters(), lr=1.0)
+    for _ in range(100):
+        optimizer.zero_grad()
+        criterion(z, z, labels).backward()
+        optimizer.step()
+    assert criterion(z, z, labels) < 0.01
+    assert criterion(z, z, labels.roll(1)) > 1
+
+
+def test_prototypes_stay_on_the_sphere():
+    criterion = build_objective("swav", Setting(8, 10), {"prototypes": 5}).criterion
+    heads = criterion.loss.prototypes.heads[0].weight
+    with torch.no_grad():
+        heads.mul_(7)
+    criterion(*torch.randn(2, 16, 8))
+    torch.testing.assert_close(heads.norm(dim=1), torch.ones(5))

@@ -11,6 +11,7 @@ from torch import nn
 from gmje_bench import pretrain as loop
 from gmje_bench.datasets import load_dataset
 from gmje_bench.errors import OptionError
+from gmje_bench.methods import Objective
 from gmje_bench.module import JointEmbedding, build_module
 from gmje_bench.pretrain import DivergedError, build_optimizer, learning_rate, plan, pretrain
 from gmje_bench.suite import Training, load_suite
@@ -145,7 +146,7 @@ class _Breaks(nn.Module):
 
 def test_a_loss_that_is_no_number_says_where(data):
     whole = build_module("simclr", load_suite("smoke"), 1, 0)
-    module = JointEmbedding(whole.backbone, whole.projector, _Breaks(), name="mine")
+    module = JointEmbedding(whole.backbone, whole.projector, Objective(_Breaks()), name="mine")
     with pytest.raises(DivergedError, match="mine diverged at epoch 1, step 3"):
         pretrain(
             module,

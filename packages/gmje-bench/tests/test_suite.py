@@ -1,9 +1,14 @@
 """Suites in the package are valid, and a mistake in one's own is named with what would be right."""
 
+import importlib
+
 import pytest
 
+from gmje_bench.alignment import rivals as alignment_rivals
+from gmje_bench.alignment import tasks as alignment_tasks
 from gmje_bench.errors import OptionError, SuiteError
-from gmje_bench.suite import BACKBONES, load_suite, suite_names
+from gmje_bench.suite import BACKBONES, RIVALS, SYNTHETIC_TASKS, load_suite, suite_names
+from gmje_bench.tasks import TASKS
 from gmje_core.networks import backbone_names
 
 MINIMAL = 'summary = "s"\ndataset = "fashion_mnist_12k"\nmethods = ["gmje"]\nseeds = [0]\n'
@@ -11,13 +16,50 @@ MINIMAL = 'summary = "s"\ndataset = "fashion_mnist_12k"\nmethods = ["gmje"]\nsee
 
 @pytest.mark.parametrize("name", suite_names())
 def test_suites_of_the_package_are_valid(name):
-    assert load_suite(name).methods
+    suite = load_suite(name)
+    assert (suite.methods and suite.tasks) or suite.synthetic
+
+
+def test_names_known_without_torch_are_those_of_the_modules():
+    assert list(SYNTHETIC_TASKS) == list(alignment_tasks.TASKS)
+    assert list(RIVALS) == list(alignment_rivals.RIVALS)
+    for task in TASKS:
+        importlib.import_module(f"gmje_bench.tasks.{task}")
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    ({"backbone": "resnet18"}, "--backbone means nothing where all tasks are synthetic"),
+    ({"dataset": "cifar10"}, "--dataset means nothing"),
+    ({"tasks": ["two-mons"]}, "--tasks: unknown task 'two-mons'; did you mean two-moons"),
+    ({"methods": ["mse", "gmj"]}, "--methods: unknown method 'gmj'; did you mean gmje"),
+    ({"tasks": ["ring", "ring"]}, "--tasks must not repeat, got ring, ring"),
+    ({"limit": 10}, "--limit: input should be greater than or equal to 100, got 10"),
+    ({"epochs": 0}, "--epochs: input should be greater than or equal to 1, got 0"),
+    ({"tasks": []}, "--tasks: list should have at least 1 item"),
+])  # fmt: skip
+def test_options_of_synthetic_suites(changes, words):
+    with pytest.raises(OptionError, match=words):
+        load_suite("synthetic").replace(**changes)
+
+
+def test_options_go_to_the_synthetic_section_where_there_are_no_images():
+    suite = load_suite("synthetic").replace(tasks=["ring"], methods=["gje"], epochs=3, limit=200, seeds=[4])
+    assert suite.synthetic is not None
+    assert (suite.synthetic.tasks, suite.synthetic.methods) == (["ring"], ["gje"])
+    assert (suite.synthetic.epochs, suite.synthetic.samples, suite.seeds) == (3, 200, [4])
+    assert load_suite("all").replace(epochs=3).synthetic.epochs == 20, "of the networks on images"
 
 
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
         (MINIMAL + "epoch = 3\n", SuiteError, "unknown key 'epoch'"),
+        (MINIMAL + 'tasks = ["knnn"]\n', SuiteError, "unknown task 'knnn'; did you mean knn"),
+        (MINIMAL + "tasks = []\n", SuiteError, "tasks: at least one is needed"),
+        (MINIMAL + "[synthetic]\ndim = 3\n", SuiteError, "'synthetic.dim'; did you mean dims"),
+        (MINIMAL + "[synthetic]\ndims = [1]\n", SuiteError, "lifted to at least 2 dimensions"),
+        ('summary = "s"\nseeds = [0]\n', SuiteError, r"needs a dataset or a \[synthetic\] section"),
+        ('summary = "s"\nseeds = [0]\nmethods = ["gje"]\n[synthetic]\n', SuiteError, "there is none"),
         (MINIMAL + "[training]\nepoch = 3\n", SuiteError, "'training.epoch'; did you mean epochs"),
         (MINIMAL + "[training]\nepochs = 0\n", SuiteError, "training.epochs: .*greater than or equal to 1, got 0"),
         (MINIMAL + '[training]\nepochs = "3"\n', SuiteError, "training.epochs"),

@@ -9,7 +9,8 @@ from sklearn.linear_model import LogisticRegression
 
 from gmje_bench.pretrain import learning_rate
 from gmje_bench.protocol import PROTOCOL
-from gmje_bench.tasks import linear_probe, weighted_knn
+from gmje_bench.tasks.knn import weighted_knn
+from gmje_bench.tasks.linear_probe import linear_probe
 
 
 def blobs(n: int, seed: int, classes: int = 4, dim: int = 6):

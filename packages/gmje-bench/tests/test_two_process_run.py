@@ -43,10 +43,11 @@ def test_every_method_trains_on_the_global_batch(computed, method):
     assert len(one[f"{method}.losses"].unique()) > 1, "the encoder moves"
 
 
-def test_features_are_the_same_to_the_last_bit(computed):
+@pytest.mark.parametrize("key", ["features", "images", "embeddings", "context", "target"])
+def test_what_tasks_see_is_the_same_to_the_last_bit(computed, key):
     one, two = computed
-    assert one["features"].abs().sum(dim=1).min() > 0, "every image has features"
-    assert torch.equal(one["features"], two["features"])
+    assert one[key].float().abs().flatten(1).sum(dim=1).min() > 0, "every image has its row"
+    assert torch.equal(one[key], two[key])
 
 
 def test_a_run_gives_the_scores_of_one_process(tmp_path):

@@ -12,12 +12,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gmje_bench.datasets import load_dataset
-from gmje_bench.features import extract_features
-from gmje_bench.methods import METHODS, build_objective
+from gmje_bench.features import embed_split, extract_features
+from gmje_bench.methods import METHODS, Setting, build_objective
+from gmje_bench.module import build_module
+from gmje_bench.suite import load_suite
 from gmje_core.distributed import rank, world_size
-from gmje_core.networks import build_backbone
 
-BATCH, SIZE, DIM, STEPS = 32, 10, 6, 3
+BATCH, SIZE, DIM, STEPS, CLASSES = 32, 10, 6, 3, 4
 OPTIONS = {
     "gmje": {"components": 4},
     "gmje-mdn": {"components": 3, "hidden": 16},
@@ -35,15 +36,17 @@ def trained(method: str) -> dict[str, Tensor]:
         for parameter in encoder.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
     torch.manual_seed(0)  # a queue starts with random keys
-    criterion = build_objective(method, DIM, OPTIONS.get(method, {})).criterion.double()
+    objective = build_objective(method, Setting(DIM, CLASSES), OPTIONS.get(method, {}))
+    criterion = objective.criterion.double()
     losses = []
     for _ in range(STEPS):
         x = torch.randn(BATCH, SIZE, generator=generator, dtype=torch.float64)
         views = torch.stack([x, x + 0.3 * torch.randn(x.shape, generator=generator, dtype=torch.float64)])
         share = BATCH // world_size()
         own = views[:, rank() * share : (rank() + 1) * share]
+        labels = (torch.arange(BATCH) % CLASSES)[rank() * share : (rank() + 1) * share]
         encoder.zero_grad()
-        loss = criterion(encoder(own[0]), encoder(own[1]))
+        loss = criterion(encoder(own[0]), encoder(own[1]), *([labels] if objective.labels else []))
         loss.backward()
         losses.append(mean_over_processes(loss.detach()))
         with torch.no_grad():
@@ -73,8 +76,10 @@ def main(path: str, processes: int) -> None:
     }
     data = load_dataset("fashion_mnist_12k", limit=700)  # three chunks: the processes get different numbers of them
     torch.manual_seed(0)
-    backbone = build_backbone("smallconv", in_channels=1)
-    results["features"] = extract_features(backbone, data.train, data, device=torch.device("cpu"))
+    module = build_module("gje", load_suite("smoke"), 1, seed=0)
+    results["features"] = extract_features(module, data.train, data, device=torch.device("cpu"))
+    embedded = embed_split(module, data.train, data, device=torch.device("cpu"))
+    results |= {name: getattr(embedded, name) for name in ("images", "embeddings", "context", "target")}
     if rank() == 0:
         save_file(results, path)
     if processes > 1:

@@ -61,7 +61,7 @@ class Checkpoint:
             progress: Where it stands.
             scaler: Of gradients in float16, if any.
         """
-        tensors = {f"module.{key}": value for key, value in module.state_dict().items()}
+        tensors = {f"module.{key}": value for key, value in _state(module).items()}
         tensors |= {
             f"optimizer.{index}.{key}": torch.as_tensor(value)
             for index, state in optimizer.state_dict()["state"].items()
@@ -95,8 +95,8 @@ class Checkpoint:
             raise RunFolderError(f"{self.path} is a checkpoint of other options, data or versions; remove it to start")
         try:
             state = _part(tensors, "module.")
-            mismatch = sorted(state.keys() ^ module.state_dict().keys())
-            if mismatch:
+            expected = _state(module)
+            if mismatch := sorted(state.keys() ^ expected.keys()):
                 raise ValueError(f"it lacks or has too much: {', '.join(mismatch[:3])}")
             progress = Progress(
                 int(described["epoch"]),
@@ -104,7 +104,9 @@ class Checkpoint:
                 list(tensors["losses"]) if "losses" in tensors else [],
                 json.loads(described["history"]),
             )
-            module.load_state_dict(state)
+            with torch.no_grad():
+                for key, value in expected.items():
+                    value.copy_(state[key])
             _restore_optimizer(optimizer, _part(tensors, "optimizer."))
             if scaler is not None:
                 scaler.load_state_dict(json.loads(described["scaler"]))
@@ -126,6 +128,11 @@ class Checkpoint:
 
     def _damaged(self, error: Exception) -> RunFolderError:
         return RunFolderError(f"{self.path} is damaged ({error}); remove it to train this method from the start")
+
+
+def _state(module: nn.Module) -> dict[str, Tensor]:
+    """The module's own tensors: its state, and the buffers that it would not save, such as a queue of lightly's."""
+    return {**dict(module.named_buffers()), **module.state_dict()}
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

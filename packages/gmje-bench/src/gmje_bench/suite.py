@@ -167,8 +167,6 @@ class Suite(_Strict):
     def _something_to_do(self) -> Self:
         if self.dataset is None and self.synthetic is None:
             raise ValueError("a suite needs a dataset or a [synthetic] section")
-        if self.dataset is not None and not (self.methods and self.tasks):
-            raise ValueError("a suite with a dataset needs at least one of methods and of tasks")
         if self.dataset is None and self.methods:
             raise ValueError("methods are trained on a dataset, and there is none")
         return self
@@ -263,6 +261,9 @@ def _validated(values: dict[str, Any], source: str | None) -> Suite:
     except ValidationError as error:
         raise kind(prefix + _explain(error, options=source is None)) from error
     check_methods([*suite.methods, *suite.method])
+    for key in ("methods", "tasks"):
+        if suite.dataset is not None and not getattr(suite, key):
+            raise kind(f"{prefix}{key if source else '--' + key}: at least one is needed")
     lists: dict[str, list[Any]] = {"methods": suite.methods, "tasks": suite.tasks, "seeds": suite.seeds}
     if suite.synthetic:
         lists |= {f"synthetic.{key}": getattr(suite.synthetic, key) for key in ("methods", "tasks", "dims")}

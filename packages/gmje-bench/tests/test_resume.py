@@ -1,0 +1,204 @@
+"""Runs that are stopped and resumed: the same numbers to the last bit, and nothing foreign or damaged is taken up."""
+
+import json
+import shutil
+import signal
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from gmje_bench.checkpoint import Checkpoint, Progress
+from gmje_bench.cli import main
+from gmje_bench.datasets import load_dataset
+from gmje_bench.errors import RunFolderError
+from gmje_bench.interrupts import Interrupted, Interrupts
+from gmje_bench.module import build_module
+from gmje_bench.pretrain import build_optimizer, pretrain
+from gmje_bench.runs import read_results
+from gmje_bench.suite import Training, load_suite
+
+METHODS = ["gmje", "gmje-mdn", "gmje-gng", "gmje-smc", "gje", "moco", "byol", "swav", "simsiam"]
+TRAINING = Training(epochs=2, batch_size=32, warmup_steps=2)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_dataset("fashion_mnist_12k", limit=128)
+
+
+def trained(data, method, path, *, stop_at=None):
+    """Train, and be stopped after so many steps."""
+    module = build_module(method, load_suite("smoke"), data.channels, seed=0)
+    torch.manual_seed(7)
+    steps = 0
+
+    def on_step() -> None:
+        nonlocal steps
+        steps += 1
+        torch.rand(1)  # as a layer with dropout would
+        if steps == stop_at:
+            signal.raise_signal(signal.SIGTERM)
+
+    with Interrupts() as interrupts, interrupts.deferred():
+        history = pretrain(
+            module,
+            data,
+            TRAINING,
+            seed=0,
+            accelerator=Accelerator(cpu=True),
+            on_epoch=lambda *_: None,
+            on_step=on_step,
+            checkpoint=Checkpoint(path, {"method": method}),
+            interrupts=interrupts,
+        )
+    return module, history, torch.get_rng_state()
+
+
+@pytest.mark.parametrize("stops", [(3,), (4,), (1, 2, 4)], ids=["mid-epoch", "at an epoch's end", "three times"])
+@pytest.mark.parametrize("method", METHODS)
+def test_training_goes_on_to_the_last_bit(data, method, stops, tmp_path):
+    module, history, random_state = trained(data, method, tmp_path / "whole")
+    for stop in stops:
+        with pytest.raises(Interrupted) as caught:
+            trained(data, method, tmp_path / "cut", stop_at=stop)
+        assert caught.value.signal == signal.SIGTERM
+        assert (tmp_path / "cut").exists()
+    resumed, resumed_history, resumed_state = trained(data, method, tmp_path / "cut")
+    assert resumed_history == history
+    assert torch.equal(resumed_state, random_state)
+    for key, value in module.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
+
+
+def checkpoint(path, method="gje", **identity):
+    module = build_module(method, load_suite("smoke"), 1, seed=0)
+    return module, build_optimizer(module, TRAINING), Checkpoint(path, {"method": method, **identity})
+
+
+def damaged(path, kind):
+    content = path.read_bytes()
+    path.write_bytes({"truncated": content[:-1], "empty": b"", "flipped": b"\xff" * 8 + content[8:]}[kind])
+
+
+@pytest.mark.parametrize("kind", ["truncated", "empty", "flipped"])
+def test_a_damaged_checkpoint_is_named_and_kept(kind, tmp_path):
+    path = tmp_path / "checkpoint"
+    module, optimizer, file = checkpoint(path)
+    file.save(module, optimizer, Progress(1))
+    damaged(path, kind)
+    before = path.read_bytes()
+    with pytest.raises(RunFolderError, match="is damaged"):
+        file.restore(module, optimizer)
+    assert path.read_bytes() == before
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path):
+    module, optimizer, file = checkpoint(tmp_path / "checkpoint")
+    file.save(module, optimizer, Progress(1))
+    for other in (checkpoint(file.path, dataset="other"), checkpoint(file.path, "vicreg")):
+        with pytest.raises(RunFolderError, match="of other options, data or versions"):
+            other[2].restore(other[0], other[1])
+
+
+def test_a_second_signal_does_not_wait():
+    with Interrupts() as interrupts, interrupts.deferred():
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.pending == signal.SIGINT
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGINT)
+    with Interrupts(), pytest.raises(Interrupted):
+        signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+TINY = ["run", "--suite", "smoke", "--limit", "300", "--methods", "random,gje"]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert main([*TINY, "--output", str(folder)]) == 0
+    return folder
+
+
+def numbers(folder):
+    results = read_results(folder)
+    return [r.model_dump(exclude={"seconds", "peak_memory_mib"}) for r in [*results.records, *results.alignment]]
+
+
+def test_finished_records_are_not_done_again(whole, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    results = json.loads((folder / "results.json").read_text())
+    kept = results["records"].pop(0)
+    results["alignment"] = []
+    (folder / "results.json").write_text(json.dumps(results))
+    capsys.readouterr()
+    assert main([*TINY, "--output", str(folder), "--resume"]) == 0
+    assert "gje seed 0: finished before" in capsys.readouterr().err
+    assert kept["method"] == "random"
+    assert sorted(map(str, numbers(folder))) == sorted(map(str, numbers(whole)))
+
+
+def test_methods_and_seeds_may_be_added(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    more = [*TINY[:-1], "random,gje,vicreg", "--seeds", "0,1"]
+    assert main([*more, "--output", str(folder), "--resume"]) == 0
+    done = [(r.method, r.seed) for r in read_results(folder).records]
+    assert sorted(done) == [(m, s) for m in ("gje", "random", "vicreg") for s in (0, 1)]
+
+
+@pytest.mark.parametrize(("changes", "words"), [
+    (["--epochs", "2"], "option training is not this run's (epochs: 1 there, 2 here)"),
+    (["--limit", "200"], "its dataset is not this run's"),
+    (["--methods", "gje"], "without its methods random"),
+    (["--seeds", "1"], "without its seeds 0"),
+])  # fmt: skip
+def test_another_run_is_not_gone_on_with(changes, words, whole, capsys):
+    before = (whole / "results.json").read_bytes()
+    assert main([*TINY, *changes, "--output", str(whole), "--resume"]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+    assert (whole / "results.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--resume"], "--resume goes with the --output"),
+    (["--output", "nowhere", "--resume"], "there is no such folder"),
+    (["--output", "nowhere", "--resume", "--overwrite"], "without --overwrite"),
+])  # fmt: skip
+def test_mistakes_about_resuming(arguments, words, capsys):
+    assert main([*TINY, *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"schema_version": 1}'])
+def test_damaged_results_are_not_overwritten(content, tmp_path, capsys):
+    (tmp_path / "results.json").write_text(content)
+    assert main([*TINY, "--output", str(tmp_path), "--resume"]) == 2
+    assert "is not a results file" in capsys.readouterr().err
+    assert (tmp_path / "results.json").read_text() == content
+
+
+def test_a_failed_method_is_tried_again(whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    results = json.loads((folder / "results.json").read_text())
+    results["records"][1] |= {"status": "failed", "error": "out of luck", "metrics": {}}
+    (folder / "results.json").write_text(json.dumps(results))
+    assert main([*TINY, "--output", str(folder), "--resume"]) == 0
+    assert numbers(folder) == numbers(whole)
+
+
+@pytest.mark.parametrize("victim", ["models/gje-seed0.safetensors", "results.json"])
+def test_validate_names_what_is_damaged(victim, whole, tmp_path, capsys):
+    assert main(["validate", str(whole)]) == 0
+    assert "is valid: suite smoke, protocol v2" in capsys.readouterr().out
+    folder = tmp_path / "run"
+    shutil.copytree(whole, folder)
+    (folder / victim).write_bytes((folder / victim).read_bytes()[:-9])
+    assert main(["validate", str(folder)]) == 2
+    assert str(folder / victim) in capsys.readouterr().err
