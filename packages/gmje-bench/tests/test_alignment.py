@@ -1,8 +1,7 @@
 """The alignment benchmark: truths against independent integrals, metrics on known cases, rivals against theory."""
 
-import csv
-import json
 import math
+import multiprocessing
 
 import numpy as np
 import pytest
@@ -11,13 +10,15 @@ from scipy import integrate, stats
 from torch import Tensor
 
 from gmje_bench.alignment import engine, metrics, rivals
-from gmje_bench.alignment.__main__ import main
-from gmje_bench.alignment.engine import TRUTH, Options, run, theory
+from gmje_bench.alignment.engine import TRUTH, Picture, run, theory, units
 from gmje_bench.alignment.figure import draw_alignment
 from gmje_bench.alignment.rivals import RIVALS, Conditional, Rival, fit_gje, fit_gmje, fit_mdn, fit_mse
 from gmje_bench.alignment.tasks import TASKS, make_truth
 from gmje_bench.alignment.truths import LiftedTruth
-from gmje_bench.errors import OptionError
+from gmje_bench.cli import main
+from gmje_bench.errors import BenchError, OptionError
+from gmje_bench.runs import METRICS, read_results, write_results
+from gmje_bench.suite import Synthetic
 from gmje_core import ConfigError, GaussianMixture
 
 ALL = list(TASKS)
@@ -358,43 +359,85 @@ def test_every_rival_is_a_density_and_a_function_of_its_seed(name):
 # The whole
 
 
-TINY = ("--tasks", "crossing,ring", "--methods", "gje,gmje", "--samples", "400", "--epochs", "1", "--jobs", "1")
+def options(**changes):
+    return Synthetic(
+        **{"tasks": ["crossing", "ring"], "methods": ["gje", "gmje"], "samples": 400, "epochs": 1} | changes
+    )
 
 
-def test_the_command_writes_table_files_and_picture(tmp_path, capsys):
+def test_units_of_all_dimensions_and_seeds_are_measured():
+    chosen = options(tasks=["crossing"], dims=[0, 16])
+    work = units(chosen, [0, 1])
+    assert work == [("crossing", None, 0), ("crossing", None, 1), ("crossing", 16, 0), ("crossing", 16, 1)]
+    for unit, found in zip(work, run(chosen, work), strict=True):
+        assert [r.method for r in found.records] == [TRUTH, "gje", "gmje"]
+        assert all((r.task, r.dim, r.seed) == unit for r in found.records)
+        for record in found.records:
+            wanted = {name for name, metric in METRICS.items() if metric.task == "synthetic"}
+            assert set(record.metrics) == wanted - ({"theory"} if record.method != "gje" else set())
+        floor = found.records[0].metrics
+        assert floor["kl"] == 0
+        assert floor["recall"] == 1
+        assert floor["weights"] < 0.1
+        assert abs(floor["energy"]) < 0.02
+        assert (found.picture is None) == (unit.dim is not None)
+        if found.picture is not None:
+            again = Picture.from_tensors("crossing", found.picture.tensors())
+            assert again.samples.keys() == {TRUTH, "gje", "gmje"}
+            assert all(torch.equal(again.means[name], z) for name, z in found.picture.means.items())
+
+
+def test_the_suite_writes_files_and_picture(tmp_path, capsys):
     folder = tmp_path / "results"
-    tiny = (*TINY[:1], "crossing", *TINY[2:])
-    assert main([*tiny, "--seeds", "0,1", "--dim", "both", "--output", str(folder)]) == 0
-    results = json.loads((folder / "alignment.json").read_text())
-    keys = {(r["task"], r["dim"], r["method"], r["seed"]) for r in results["records"]}
-    expected = {("crossing", d, m, s) for d in (None, 16) for m in (TRUTH, "gje", "gmje") for s in (0, 1)}
-    assert keys == expected
-    assert len(results["records"]) == len(expected)
-    for record in results["records"]:
-        wanted = set(engine.METRICS) - ({"theory"} if record["method"] != "gje" else set())
-        assert set(record["metrics"]) == wanted
-    floor = [r["metrics"] for r in results["records"] if r["method"] == TRUTH]
-    assert all(m["kl"] == 0 and m["recall"] == 1 and m["weights"] < 0.1 and abs(m["energy"]) < 0.02 for m in floor)
-    rows = list(csv.DictReader((folder / "alignment.csv").open()))
-    assert [row["task"] for row in rows] == [r["task"] for r in results["records"]]
-    assert float(rows[1]["kl"]) == results["records"][1]["metrics"]["kl"]
+    command = [
+        "run",
+        "--suite",
+        "synthetic",
+        "--tasks",
+        "crossing",
+        "--methods",
+        "gje",
+        "--limit",
+        "400",
+        "--jobs",
+        "1",
+    ]
+    assert main([*command, "--output", str(folder)]) == 0
+    results = read_results(folder)
+    assert results.dataset is None
+    assert [(r.dim, r.method) for r in results.alignment] == [(d, m) for d in (None, 16) for m in (TRUTH, "gje")]
     assert (folder / "alignment.png").read_bytes().startswith(b"\x89PNG")
-    assert not [path.name for path in folder.iterdir() if path.name.startswith(".")]
     captured = capsys.readouterr()
     assert "crossing branches, 16-d" in captured.out
-    assert "±" in captured.out
-    assert "crossing in 16 dimensions, seed 1, gje: KL" in captured.err
-
-    assert main([*tiny, "--output", str(folder)]) == 2
+    assert "gje on crossing in 16 dimensions, seed 0: KL" in captured.err
+    before = (folder / "alignment.png").read_bytes()
+    assert main([*command, "--output", str(folder)]) == 2
     assert "--overwrite" in capsys.readouterr().err
-    assert main([*tiny, "--dim", "lifted", "--output", str(folder), "--overwrite"]) == 0
-    assert not (folder / "alignment.png").exists(), "an earlier run's picture would mislead"
+    results.alignment = results.alignment[:2]  # as if it had been killed there
+    write_results(folder, results)
+    assert main([*command, "--output", str(folder), "--resume"]) == 0
+    assert "1 to do, 2 finished before" not in capsys.readouterr().err
+    assert len(read_results(folder).alignment) == 4
+    assert (folder / "alignment.png").read_bytes() == before
 
 
 def test_processes_change_no_number():
-    options = Options(tasks=("crossing", "band"), methods=("mse", "gje"), dims=(None,), samples=300, epochs=1)
-    alone, together = ([r.model_dump(exclude={"seconds"}) for r in run(options, jobs=jobs)[0]] for jobs in (1, 2))
+    chosen = options(tasks=["crossing", "band"], methods=["mse", "gje"], samples=300)
+    alone, together = (
+        [r.model_dump(exclude={"seconds"}) for found in run(chosen, units(chosen, [0]), jobs) for r in found.records]
+        for jobs in (1, 2)
+    )
     assert alone == together
+
+
+def test_a_killed_process_ends_the_run_with_a_reason(monkeypatch):
+    chosen = options()
+    found = run(chosen, units(chosen, [0, 1, 2]), 2)
+    next(found)
+    for child in multiprocessing.active_children():
+        child.kill()
+    with pytest.raises(BenchError, match=r"was killed .*--resume"):
+        list(found)
 
 
 def test_a_failure_says_so_and_stops_nothing(tmp_path, capsys, monkeypatch):
@@ -402,33 +445,13 @@ def test_a_failure_says_so_and_stops_nothing(tmp_path, capsys, monkeypatch):
         raise ConfigError("no such luck")
 
     monkeypatch.setitem(rivals.RIVALS, "gje", Rival("gje", "GJE", fail))
-    status = main([*TINY, "--dim", "low", "--output", str(tmp_path)])
+    command = ["run", "--suite", "synthetic", "--tasks", "crossing", "--methods", "gje,gmje", "--limit", "400"]
+    status = main([*command, "--jobs", "1", "--output", str(tmp_path / "run")])
     assert status == 1
-    captured = capsys.readouterr()
-    assert "failed: gje on crossing, seed 0: ConfigError: no such luck\n" in captured.out
-    records = json.loads((tmp_path / "alignment.json").read_text())["records"]
-    assert [r["status"] for r in records] == ["ok", "failed", "ok"] * 2
-    assert records[1]["metrics"] == {}
-
-
-@pytest.mark.parametrize(("arguments", "message"), [
-    (["--tasks", "two-mons"], "did you mean two-moons?"),
-    (["--methods", "mse,gmj"], "did you mean gmje?"),
-    (["--dim", "lift"], "did you mean lifted?"),
-    (["--seeds", "a"], "integers"),
-    (["--seeds", "-1"], "must not be negative, got -1"),
-    (["--seeds", "1,1"], "must be distinct"),
-    (["--tasks", ","], "at least one of tasks"),
-    (["--samples", "10"], "at least 100 pairs, got 10"),
-    (["--epochs", "0"], "at least 1, got 0"),
-    (["--jobs", "0"], "at least 1, got 0"),
-])  # fmt: skip
-def test_mistakes_end_in_one_line(arguments, message, tmp_path, capsys):
-    assert main([*arguments, "--output", str(tmp_path / "new")]) == 2
-    text = capsys.readouterr().err
-    assert message in text
-    assert len(text.splitlines()) == 1
-    assert not (tmp_path / "new").exists()
+    assert "failed: gje on crossing, seed 0: ConfigError: no such luck\n" in capsys.readouterr().out
+    records = read_results(tmp_path / "run").alignment
+    assert [r.status for r in records] == ["ok", "failed", "ok"] * 2
+    assert records[1].metrics == {}
 
 
 def test_an_unknown_task_is_an_option_error():
@@ -441,8 +464,10 @@ def test_an_unknown_task_is_an_option_error():
 def test_the_picture_has_a_row_a_task_and_a_column_a_method(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr("gmje_bench.alignment.figure.Figure.savefig", lambda figure, *_, **__: drawn.append(figure))
-    options = Options(tasks=("crossing", "ring"), methods=("mse", "gje"), dims=(None,), samples=300, epochs=1)
-    records, pictures = run(options)
+    chosen = options(methods=["mse", "gje"], samples=300)
+    found = list(run(chosen, units(chosen, [0])))
+    records = [record for unit in found for record in unit.records]
+    pictures = [unit.picture for unit in found]
     del pictures[1].samples["gje"]  # as after a failure
     draw_alignment(pictures, records, tmp_path / "picture.png")
     axes = drawn[0].axes

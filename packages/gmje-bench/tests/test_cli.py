@@ -34,7 +34,7 @@ def test_run_writes_the_whole_folder_and_prints_the_table(tmp_path, capsys):
     for name in ("results.md", "accuracy.png", "diagnostics.png"):
         assert (output / name).stat().st_size > 0
     assert "± " in (output / "results.md").read_text()
-    assert len(list((output / "models").glob("*.safetensors"))) == 6
+    assert len(list((output / "models").glob("*/model.safetensors"))) == 6
     assert not list(output.rglob(".*")), "no temporary file is left"
 
 

@@ -193,7 +193,7 @@ def test_a_failed_method_is_tried_again(whole, tmp_path):
     assert numbers(folder) == numbers(whole)
 
 
-@pytest.mark.parametrize("victim", ["models/gje-seed0.safetensors", "results.json"])
+@pytest.mark.parametrize("victim", ["models/gje-seed0/model.safetensors", "results.json"])
 def test_validate_names_what_is_damaged(victim, whole, tmp_path, capsys):
     assert main(["validate", str(whole)]) == 0
     assert "is valid: suite smoke, protocol v2" in capsys.readouterr().out

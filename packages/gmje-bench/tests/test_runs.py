@@ -96,14 +96,14 @@ def test_a_file_in_the_way(tmp_path):
 
 
 def test_a_run_that_was_killed_before_its_first_result_can_be_replaced(tmp_path):
-    (tmp_path / "models").mkdir()
-    for name in ("models/gmje-seed0.safetensors", ".results.json.ab12"):
+    (tmp_path / "models" / "gmje-seed0").mkdir(parents=True)
+    for name in ("models/gmje-seed0/model.safetensors", ".results.json.ab12"):
         (tmp_path / name).write_text("half")
     with pytest.raises(RunFolderError, match="not empty"):
         check_run_folder(tmp_path, overwrite=False)
     create_run_folder(tmp_path, overwrite=True)
     assert [path.name for path in tmp_path.iterdir()] == ["models"]
-    assert not list((tmp_path / "models").iterdir())
+    assert not [path for path in (tmp_path / "models").rglob("*") if path.is_file()]
 
 
 def test_checking_changes_nothing(tmp_path, make_results):

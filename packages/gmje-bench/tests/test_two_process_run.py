@@ -64,6 +64,6 @@ def test_a_run_gives_the_scores_of_one_process(tmp_path):
     assert first.records[0].choices == second.records[0].choices
     assert [record.status for record in second.records] == ["ok", "ok"]
     assert sorted(path.name for path in (two / "models").iterdir()) == [
-        "gje-seed0.safetensors",
-        "random-seed0.safetensors",
+        "gje-seed0",
+        "random-seed0",
     ]

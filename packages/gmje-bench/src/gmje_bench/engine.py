@@ -312,7 +312,10 @@ def _train_and_evaluate(
             _save(artifacts, state.output / record.artifacts)
         if state.launch.track:
             accelerator.log({f"{method}/seed{seed}/{key}": v for key, v in record.metrics.items()})
-        _save(module.state_dict(), state.output / "models" / f"{method}-seed{seed}.safetensors")
+        folder = state.output / "models" / f"{method}-seed{seed}"
+        _save(module.state_dict(), folder / "model.safetensors")
+        if (config := module.config) is not None:
+            write_atomic(folder / "config.json", lambda stream: stream.write(config.to_json().encode()))
 
 
 def _run_synthetic(state: _Run, reporter: Reporter) -> None:
@@ -435,7 +438,7 @@ def _draw_synthetic(state: _Run) -> None:
 
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     write_atomic(path, lambda stream: stream.write(content))
 

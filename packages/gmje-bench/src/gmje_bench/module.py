@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from gmje_bench.methods import Objective, Setting, build_objective
 from gmje_bench.suite import Suite
-from gmje_core import Criterion, diagnostics
+from gmje_core import Criterion, GMJEConfig, diagnostics
 from gmje_core.conditional import JointDensity
 from gmje_core.distributed import gather_pairs
 from gmje_core.networks import MomentumEncoder, ProjectionHead, build_backbone
@@ -21,11 +21,19 @@ class JointEmbedding(nn.Module):
         projector: Features to embeddings.
         objective: What is trained on, and how.
         name: The method's, for messages.
+        config: Where it is a :class:`gmje_core.GMJEModel` in all but class: what that is built from.
     """
 
-    def __init__(self, backbone: nn.Module, projector: nn.Module, objective: Objective, name: str = "") -> None:
+    def __init__(
+        self,
+        backbone: nn.Module,
+        projector: nn.Module,
+        objective: Objective,
+        name: str = "",
+        config: GMJEConfig | None = None,
+    ) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.config = name, config
         self.backbone, self.projector, self.criterion = backbone, projector, objective.criterion
         self.trains, self._labels, self._symmetric = objective.trains, objective.labels, objective.symmetric
         momentum = objective.momentum
@@ -112,4 +120,20 @@ def build_module(
         layers=network.layers,
         normalize=objective.normalize,
     )
-    return JointEmbedding(backbone, projector, objective, name=method)
+    config = None
+    if objective.published is not None and image_size is not None:
+        criterion, options = objective.published
+        config = GMJEConfig(
+            backbone=network.backbone,
+            in_channels=channels,
+            image_size=image_size,
+            small_images=network.small_images,
+            dim=network.dim,
+            hidden=network.hidden,
+            layers=network.layers,
+            normalize=objective.normalize,
+            momentum=objective.momentum,
+            criterion=criterion,
+            criterion_options=options,
+        )
+    return JointEmbedding(backbone, projector, objective, method, config)

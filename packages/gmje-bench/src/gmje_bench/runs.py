@@ -269,7 +269,7 @@ def validate_run(folder: Path) -> Results:
     for record in results.records:
         if unknown := sorted(record.metrics.keys() - results.metrics.keys()):
             raise RunFolderError(f"{folder}: {record.method} seed {record.seed} has unknown metrics {unknown}")
-        names = [f"models/{record.method}-seed{record.seed}.safetensors"] if record.status == "ok" else []
+        names = [f"models/{record.method}-seed{record.seed}/model.safetensors"] if record.status == "ok" else []
         for name in [*names, *([record.artifacts] if record.artifacts else [])]:
             try:
                 with safe_open(folder / name, "np"):
@@ -292,7 +292,7 @@ def create_run_folder(folder: Path, *, overwrite: bool) -> None:
     check_run_folder(folder, overwrite=overwrite)
     try:
         if folder.is_dir():
-            inside = [entry for name in _FOLDERS for entry in (folder / name).glob("*")]
+            inside = [entry for name in _FOLDERS for entry in (folder / name).rglob("*")]
             for entry in [*(entry for entry in folder.iterdir() if _is_ours(entry.name)), *inside]:
                 if entry.is_file():
                     entry.unlink()

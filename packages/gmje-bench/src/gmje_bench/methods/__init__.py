@@ -44,6 +44,8 @@ class Objective:
         momentum: Of the target view's encoder, a moving average of the context's; 0 for one encoder of both.
         symmetric: With a momentum encoder: whether each view is the context once, and the loss their mean.
         labels: Whether the criterion takes the labels ``(b,)`` as a third argument.
+        published: Where the criterion is one of gmje_core's: its name and options, with which the trained model is
+            saved as one that ``GMJEModel.from_pretrained`` loads.
     """
 
     criterion: "nn.Module"
@@ -52,6 +54,7 @@ class Objective:
     momentum: float = 0.0
     symmetric: bool = False
     labels: bool = False
+    published: "tuple[str, dict[str, Any]] | None" = None
 
 
 Build = Callable[[Setting, Mapping[str, Any]], Objective]

@@ -42,7 +42,8 @@ def gmje_smc(setting: Setting, options: dict[str, Any]) -> Objective:
 def _objective(name: str, setting: Setting, options: dict[str, Any]) -> Objective:
     momentum = take_options(name, {key: options.pop(key) for key in ("momentum",) if key in options}, momentum=0.0)
     try:
-        return Objective(build_criterion(name, setting.dim, **options), momentum=momentum["momentum"])
+        criterion = build_criterion(name, setting.dim, **options)
+        return Objective(criterion, momentum=momentum["momentum"], published=(name, options))
     except GMJEError as error:
         raise OptionError(str(error)) from error
     except TypeError as error:  # a text where a number belongs
