@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gmje_bench.errors import BenchError, OptionError
+from gmje_bench.errors import BenchError, OptionError, RunFolderError
 
 if TYPE_CHECKING:
     from gmje_bench.suite import Suite
@@ -149,9 +149,14 @@ def validate(
         chosen = load_suite(suite)
         typer.echo(f"{suite} is valid: {chosen.summary}")
     if run is not None:
-        from gmje_bench.runs import validate_run
+        from gmje_bench.report.reading import read_run
+        from gmje_bench.runs import check_models
 
-        results = validate_run(run)
+        found = read_run(run)
+        results = found.results
+        if found.missing:
+            raise RunFolderError(f"{run}: {found.missing[0]}")
+        check_models(run, results)
         typer.echo(
             f"{run} is valid: suite {results.suite}, protocol v{results.protocol['version']}, "
             f"{len(results.records) + len(results.alignment)} records, {len(results.failed())} failed"

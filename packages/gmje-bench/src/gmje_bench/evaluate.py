@@ -4,12 +4,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from gmje_bench.datasets.base import ImageData, ResidentImages, Split
+from gmje_bench.datasets.outliers import outlier_images
 from gmje_bench.features import embed_split, extract_features
 from gmje_bench.module import JointEmbedding
 from gmje_bench.protocol import PROTOCOL
@@ -17,8 +19,11 @@ from gmje_bench.runs import Record
 from gmje_bench.suite import Suite
 from gmje_bench.tasks import TASKS
 from gmje_bench.tasks.knn import weighted_knn
+from gmje_bench.tasks.latent import latent_map, neighbours
 from gmje_bench.tasks.linear_probe import LinearProbe, linear_probe
+from gmje_bench.tasks.sampling import Classifier, sampling, train_classifier
 from gmje_bench.tasks.subject import Embedded, Subject
+from gmje_bench.tasks.uncertainty import uncertainty
 from gmje_core import NonFiniteError, diagnostics
 
 __all__ = ["Clock", "evaluate"]
@@ -90,13 +95,18 @@ def evaluate(
     if views:
         seen, unseen, outliers = embedded
         subject = Subject(record.method, record.seed, data.classes, seen, unseen, outliers, module.density())
-        artifacts |= _tasks_on_views(record, subject, suite, probe, clock)
+        artifacts |= _tasks_on_views(record, subject, suite, probe, data, clock)
     return artifacts
 
 
-def _outliers(data: ImageData) -> Split:
-    from gmje_bench.datasets.outliers import outlier_images
+@lru_cache(maxsize=1)
+def classifier_of(data: ImageData) -> Classifier:
+    """The classifier that pictures are compared by, trained once for all methods."""
+    rows = torch.arange(len(data.train))
+    return train_classifier(data.train.batch(rows), data.train.labels, len(data.classes))
 
+
+def _outliers(data: ImageData) -> Split:
     images = outlier_images(data.channels, data.image_size, PROTOCOL.outliers, seed=0)
     return Split.whole(ResidentImages(images), torch.full((len(images),), -1))
 
@@ -108,15 +118,11 @@ def _require_finite(embedded: list[Embedded], features: list[Tensor]) -> None:
 
 
 def _tasks_on_views(
-    record: Record, subject: Subject, suite: Suite, probe: LinearProbe | None, clock: Clock
+    record: Record, subject: Subject, suite: Suite, probe: LinearProbe | None, data: ImageData, clock: Clock
 ) -> dict[str, Tensor]:
-    from gmje_bench.tasks.latent import latent_map
-    from gmje_bench.tasks.sampling import sampling
-    from gmje_bench.tasks.uncertainty import uncertainty
-
     artifacts: dict[str, Tensor] = {}
     with clock("latent_map"):
-        artifacts |= latent_map(subject)
+        artifacts |= latent_map(subject) | neighbours(subject)
     if "uncertainty" in suite.tasks:
         assert probe is not None
         with clock("uncertainty"):
@@ -125,7 +131,7 @@ def _tasks_on_views(
         artifacts |= result.artifacts
     if "sampling" in suite.tasks:
         with clock("sampling"):
-            result = sampling(subject)
+            result = sampling(subject, classifier_of(data))
         record.metrics |= result.metrics
         artifacts |= result.artifacts
     return artifacts

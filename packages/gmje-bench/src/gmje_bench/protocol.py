@@ -28,6 +28,14 @@ class Protocol:
         mode_samples: Samples at each of them.
         calibration_pairs: Of their calibration.
         calibration_samples: Samples that each is ranked among.
+        fitted_components: Of the mixture of pairs that is fitted to every method's embeddings.
+        fitted_reg_covar: Added to the variances of fitted densities, of embeddings of unit mean variance.
+        fitted_rounds: Of their EM, at most.
+        mixture_components: Of the mixture with full covariances that samples are drawn from.
+        samples: Of every source, at most.
+        neighbours: That end the reach of a point, for precision, recall, density and coverage.
+        decoder_epochs: Of the decoder that turns embeddings into pictures.
+        classifier_epochs: Of the classifier whose features compare pictures.
         feature_batch: Images in a chunk of feature extraction, the same for any number of processes.
     """
 
@@ -45,6 +53,14 @@ class Protocol:
     mode_samples: int = 2000
     calibration_pairs: int = 1000
     calibration_samples: int = 100
+    fitted_components: int = 10
+    fitted_reg_covar: float = 1e-3
+    fitted_rounds: int = 30
+    mixture_components: int = 10
+    samples: int = 2000
+    neighbours: int = 5
+    decoder_epochs: int = 10
+    classifier_epochs: int = 3
     feature_batch: int = 250
 
     def to_dict(self) -> dict[str, Any]:

@@ -20,11 +20,11 @@ __all__ = [
     "Metric",
     "Record",
     "Results",
+    "check_models",
     "check_resumable",
     "check_run_folder",
     "create_run_folder",
     "read_results",
-    "validate_run",
     "write_atomic",
     "write_results",
 ]
@@ -69,34 +69,34 @@ def _metrics(task: str, **metrics: tuple[str, str, bool, bool]) -> dict[str, Met
 
 #: Densities of embeddings: the one learned in training, and those fitted afterwards to any method's embeddings.
 SOURCES = {
-    "learned": "learned density",
-    "gaussian": "one Gaussian",
-    "kde": "kernel density",
-    "mixture": "full-covariance mixture",
+    "learned": "the density learned in training",
+    "gaussian": "one Gaussian, fitted afterwards",
+    "kde": "a kernel density, fitted afterwards",
+    "mixture": "a full-covariance mixture, fitted afterwards",
 }
 
 
 def _sampling() -> dict[str, Metric]:
     """Every measure of samples, for every source of them."""
     measures = {
-        "frechet": ("Fréchet distance", "", False),
+        "frechet": ("Fréchet", "", False),
         "precision": ("precision", "", True),
         "recall": ("recall", "", True),
         "density": ("density", "", True),
         "coverage": ("coverage", "", True),
         "mmd": ("MMD", "", False),
-        "nll": ("held-out NLL", "nats", False),
-        "image_frechet": ("Fréchet distance of pictures", "", False),
+        "nll": ("NLL", "nats", False),
+        "image_frechet": ("Fréchet of pictures", "", False),
     }
     return {
         f"{measure}.{source}": Metric(
-            title=f"{title}, {words}",
+            title=f"{title}, {source}",
             unit=unit,
             higher_is_better=higher,
             task="sampling",
-            headline=(measure, source) in (("frechet", "learned"), ("frechet", "mixture"), ("coverage", "learned")),
+            headline=(measure, source) in (("frechet", "learned"), ("frechet", "mixture")),
         )
-        for source, words in {**SOURCES, "real": "real embeddings (floor)"}.items()
+        for source in (*SOURCES, "real")
         for measure, (title, unit, higher) in measures.items()
         if (measure, source) != ("nll", "real")
     }
@@ -109,15 +109,15 @@ METRICS: dict[str, Metric] = {
     **_metrics("effective_rank", effective_rank=("effective rank", "", True, True)),
     **_metrics(
         "uncertainty",
-        ood_auroc=("out-of-distribution AUROC, learned density", "", True, True),
-        ood_auroc_fitted=("out-of-distribution AUROC, fitted mixture", "", True, False),
-        aurc=("area under risk-coverage, learned density", "", False, False),
-        aurc_fitted=("area under risk-coverage, fitted mixture", "", False, False),
-        aurc_softmax=("area under risk-coverage, probe's softmax", "", False, False),
-        conditional_hpd=("HPD error of the conditional, learned density", "", False, False),
-        conditional_hpd_fitted=("HPD error of the conditional, fitted mixture", "", False, False),
-        conditional_ece=("calibration error of the conditional, learned density", "", False, True),
-        conditional_ece_fitted=("calibration error of the conditional, fitted mixture", "", False, False),
+        ood_auroc=("OOD AUROC", "", True, True),
+        ood_auroc_fitted=("OOD AUROC, fitted", "", True, False),
+        aurc=("AURC", "", False, False),
+        aurc_fitted=("AURC, fitted", "", False, False),
+        aurc_softmax=("AURC, softmax", "", False, False),
+        conditional_hpd=("HPD error", "", False, False),
+        conditional_hpd_fitted=("HPD error, fitted", "", False, False),
+        conditional_ece=("calibration error", "", False, True),
+        conditional_ece_fitted=("calibration error, fitted", "", False, False),
     ),
     **_sampling(),
     **_metrics(
@@ -257,26 +257,22 @@ def check_resumable(folder: Path) -> None:
         check_run_folder(folder, overwrite=True)
 
 
-def validate_run(folder: Path) -> Results:
-    """The results of a run folder, once the files that they name are found whole.
+def check_models(folder: Path, results: Results) -> None:
+    """Check that every method that finished left a whole file of weights.
 
     Raises:
-        RunFolderError: not a run, of another form, or a file that is missing or damaged; the text names it.
+        RunFolderError: one is missing or damaged; the text names it.
     """
     from safetensors import SafetensorError, safe_open
 
-    results = read_results(folder)
     for record in results.records:
-        if unknown := sorted(record.metrics.keys() - results.metrics.keys()):
-            raise RunFolderError(f"{folder}: {record.method} seed {record.seed} has unknown metrics {unknown}")
-        names = [f"models/{record.method}-seed{record.seed}/model.safetensors"] if record.status == "ok" else []
-        for name in [*names, *([record.artifacts] if record.artifacts else [])]:
-            try:
-                with safe_open(folder / name, "np"):
+        path = folder / "models" / f"{record.method}-seed{record.seed}" / "model.safetensors"
+        try:
+            if record.status == "ok":
+                with safe_open(path, "np"):
                     pass
-            except (SafetensorError, OSError) as error:
-                raise RunFolderError(f"{folder / name} is missing or damaged ({error})") from error
-    return results
+        except (SafetensorError, OSError) as error:
+            raise RunFolderError(f"{path} is missing or damaged ({error})") from error
 
 
 def create_run_folder(folder: Path, *, overwrite: bool) -> None:

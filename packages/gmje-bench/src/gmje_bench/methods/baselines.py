@@ -72,7 +72,8 @@ class _Predicted(nn.Module):
         loss: Tensor = self.compare(self.predictor(z_context), z_target.detach())
         if not self.both:
             return loss
-        return (loss + self.compare(self.predictor(z_target), z_context.detach())) / 2
+        back: Tensor = self.compare(self.predictor(z_target), z_context.detach())
+        return (loss + back) / 2
 
 
 def byol(setting: Setting, options: dict[str, Any]) -> Objective:

@@ -4,6 +4,7 @@ import warnings
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
@@ -23,11 +24,13 @@ class LinearProbe(NamedTuple):
         accuracy: Top-1 on test, in per cent.
         validation_accuracy: Of the chosen strength, on the validation part of train, in per cent.
         c: The inverse regularisation strength chosen.
+        log_prob: ``(M, classes)``, of the test images' classes, nats.
     """
 
     accuracy: float
     validation_accuracy: float
     c: float
+    log_prob: Tensor
 
 
 def linear_probe(
@@ -46,7 +49,6 @@ def linear_probe(
         test_labels: ``(M,)``.
 
     Examples:
-        >>> import torch
         >>> features = torch.eye(2).repeat(30, 1)
         >>> linear_probe(features, torch.arange(60) % 2, features, torch.arange(60) % 2).accuracy
         100.0
@@ -64,7 +66,8 @@ def linear_probe(
         if score > best:
             best_c, best = c, score
     final = _fit(_probe(best_c), x, y)
-    return LinearProbe(100.0 * float(final.score(x_test, y_test)), 100.0 * float(best), best_c)
+    log_prob = torch.from_numpy(final.predict_log_proba(x_test))
+    return LinearProbe(100.0 * float(final.score(x_test, y_test)), 100.0 * float(best), best_c, log_prob)
 
 
 def _probe(c: float, *, warm_start: bool = False) -> LogisticRegression:

@@ -1,0 +1,117 @@
+"""Densities fitted afterwards to the embeddings of any method, so that all can be asked what the learned ones are.
+
+Embeddings are brought to unit mean variance first: a density of a method that shrinks them is then no better for it.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gmje_bench.protocol import PROTOCOL
+from gmje_core import GMJEError, JointEmbeddingMixture
+from gmje_core.conditional import JointDensity
+from gmje_core.estimator import ConvergenceWarning
+
+__all__ = ["CollapsedError", "Scale", "conditional_log_prob", "embedding_log_prob", "fit_joint"]
+
+# Rows asked at once: a conditional holds the means of all components for each.
+_ROWS = 100
+
+
+class CollapsedError(GMJEError, ValueError):
+    """Embeddings that are all the same: no density can be fitted to them."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One centre and one scale for all coordinates.
+
+    Attributes:
+        center: ``(d,)``.
+        factor: Root of the mean variance.
+    """
+
+    center: Tensor
+    factor: float
+
+    @classmethod
+    def of(cls, z: Tensor) -> "Scale":
+        """That of embeddings ``(N, d)``.
+
+        Raises:
+            CollapsedError: they are equal up to rounding.
+
+        Examples:
+            >>> Scale.of(torch.tensor([[0.0], [4.0]])).factor
+            2.0
+        """
+        z = z.double()
+        factor = float(z.var(dim=0, correction=0).mean().sqrt())
+        if factor <= 1e-6 * float(z.square().mean().sqrt()) or factor == 0:
+            raise CollapsedError("the embeddings are all the same up to rounding: no density can be fitted to them")
+        return cls(z.mean(dim=0), factor)
+
+    def apply(self, z: Tensor) -> Tensor:
+        """Embeddings of mean zero and mean variance one, float64."""
+        return (z.double() - self.center) / self.factor
+
+
+def fit_joint(context: Tensor, target: Tensor, seed: int) -> JointDensity:
+    """A joint Gaussian mixture of pairs by EM: full covariance, the same for all components.
+
+    A covariance of each component's own would have a parameter for every few numbers of the data.
+
+    Args:
+        context: ``(N, d)``, scaled.
+        target: ``(N, d)``, scaled alike.
+        seed: Of the start.
+    """
+    density = JointEmbeddingMixture(
+        PROTOCOL.fitted_components,
+        "full",
+        tied=True,
+        reg_covar=PROTOCOL.fitted_reg_covar,
+        max_iter=PROTOCOL.fitted_rounds,
+        random_state=seed,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a density that could still gain is a density
+        density.fit(context, target)
+    return density.density_
+
+
+@torch.no_grad()
+def embedding_log_prob(density: JointDensity, z: Tensor) -> Tensor:
+    """Marginal log-density ``(N,)`` in nats of embeddings ``(N, d)`` as contexts; float64."""
+    marginal = density.context
+    dtype = marginal.mean.dtype
+    return torch.cat([marginal.log_prob(part.to(dtype)).double() for part in z.split(10 * _ROWS)])
+
+
+@torch.no_grad()
+def conditional_log_prob(
+    density: JointDensity, context: Tensor, target: Tensor, samples: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Conditional log-densities of targets, and of samples of the density at the same contexts.
+
+    Args:
+        density: What is asked.
+        context: ``(n, d)``.
+        target: ``(n, d)``.
+        samples: Number ``S`` at each context.
+        seed: Of the samples.
+
+    Returns:
+        ``(n,)`` and ``(S, n)``, nats, float64.
+    """
+    dtype = density.context.mean.dtype
+    of_target, of_samples = [], []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # distributions take no generator
+        for z_context, z_target in zip(context.to(dtype).split(_ROWS), target.to(dtype).split(_ROWS), strict=True):
+            posterior = density.condition(z_context)
+            of_target.append(posterior.log_prob(z_target).double())
+            of_samples.append(posterior.log_prob(posterior.sample((samples,))).double())
+    return torch.cat(of_target), torch.cat(of_samples, dim=1)

@@ -1,0 +1,56 @@
+"""Maps of the test embeddings and nearest neighbours in pictures: nothing is measured, all is looked at."""
+
+import torch
+import torch.nn.functional as F
+from sklearn.decomposition import PCA
+from sklearn.manifold import TSNE
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from gmje_bench.tasks.subject import Subject
+
+__all__ = ["latent_map", "neighbours"]
+
+_POINTS, _QUERIES, _NEIGHBOURS = 1000, 8, 8
+
+
+def latent_map(subject: Subject) -> dict[str, Tensor]:
+    """Two maps of up to 1,000 test embeddings, and what to colour them by.
+
+    Returns:
+        ``latent.pca`` and ``latent.tsne`` ``(n, 2)``, ``latent.label`` ``(n,)``, and ``latent.component`` ``(n,)``,
+        the most responsible component of the learned density, where there is one.
+    """
+    z = subject.test.embeddings[:_POINTS]
+    maps = {"latent.label": subject.test.labels[: len(z)]}
+    with threadpool_limits(1):  # sums in one order: the same map on any machine of a kind
+        maps["latent.pca"] = torch.from_numpy(PCA(2, random_state=0).fit_transform(z.double().numpy())).float()
+        perplexity = min(30.0, (len(z) - 1) / 3)
+        tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(z.numpy())
+        maps["latent.tsne"] = torch.from_numpy(tsne).float()
+    if subject.density is not None:
+        context = subject.density.context
+        with torch.no_grad():
+            maps["latent.component"] = context.responsibilities(z.to(context.mean.dtype)).argmax(dim=1)
+    return maps
+
+
+def neighbours(subject: Subject) -> dict[str, Tensor]:
+    """The training images nearest to a few test images, by cosine of features.
+
+    Returns:
+        ``neighbours.query`` uint8 ``(q, C, S, S)``, ``neighbours.images`` ``(q, k, C, S, S)`` and the labels of both,
+        ``neighbours.query_label`` ``(q,)`` and ``neighbours.label`` ``(q, k)``.
+    """
+    test, train = subject.test, subject.train
+    # One image a class as far as there are classes, so that the pictures differ.
+    firsts = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique()[:_QUERIES]]
+    chosen = torch.tensor(firsts)
+    similarity = F.normalize(test.features[chosen], dim=1) @ F.normalize(train.features, dim=1).T
+    nearest = similarity.topk(min(_NEIGHBOURS, len(train.labels)), dim=1).indices
+    return {
+        "neighbours.query": test.images[chosen],
+        "neighbours.query_label": test.labels[chosen],
+        "neighbours.images": train.images[nearest],
+        "neighbours.label": train.labels[nearest],
+    }

@@ -1,0 +1,87 @@
+"""Where samples come from: the learned density, and densities fitted to the embeddings of any method."""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from sklearn.mixture import GaussianMixture as SklearnMixture
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from gmje_bench.protocol import PROTOCOL
+from gmje_core import GaussianMixture
+from gmje_core.covariance import SphericalCovariance
+
+__all__ = ["Source", "fit_gaussian", "fit_kernel", "fit_mixture", "of_density"]
+
+# Widths of the kernels tried, in standard deviations of a coordinate.
+_WIDTHS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
+_ROWS = 500
+
+
+class Source(NamedTuple):
+    """A density to sample from.
+
+    Attributes:
+        sample: Of a count and a seed, to ``(count, d)``, float64.
+        log_prob: Of ``(n, d)``, to ``(n,)`` in nats, float64.
+    """
+
+    sample: Callable[[int, int], Tensor]
+    log_prob: Callable[[Tensor], Tensor]
+
+
+def of_density(density: GaussianMixture) -> Source:
+    """The source that a mixture is."""
+    dtype = density.mean.dtype
+
+    @torch.no_grad()
+    def sample(count: int, seed: int) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # distributions take no generator
+            return density.sample((count,)).double()
+
+    @torch.no_grad()
+    def log_prob(z: Tensor) -> Tensor:
+        return torch.cat([density.log_prob(part.to(dtype)).double() for part in z.split(_ROWS)])
+
+    return Source(sample, log_prob)
+
+
+def fit_gaussian(z: Tensor, seed: int) -> Source:
+    """One Gaussian with the moments of the embeddings ``(N, d)``."""
+    z = z.double()
+    covariance = torch.cov(z.T, correction=0) + PROTOCOL.fitted_reg_covar * torch.eye(z.shape[1], dtype=z.dtype)
+    return of_density(GaussianMixture.from_moments(torch.ones(1).to(z), z.mean(0)[None], covariance[None]))
+
+
+def fit_kernel(z: Tensor, seed: int) -> Source:
+    """A Gaussian kernel on every embedding ``(N, d)``, its width chosen on a tenth of them set aside."""
+    z = z.double()
+    order = torch.randperm(len(z), generator=torch.Generator().manual_seed(seed))
+    aside, rest = order.split([max(1, len(z) // 10), len(z) - max(1, len(z) // 10)])
+
+    def kernels(rows: Tensor, width: float) -> Source:
+        variance = torch.full((1,), width**2, dtype=z.dtype)
+        weights = torch.zeros(len(rows), dtype=z.dtype)
+        return of_density(GaussianMixture(weights, rows, SphericalCovariance(variance, z.shape[1])))
+
+    best = max(_WIDTHS, key=lambda width: float(kernels(z[rest], width).log_prob(z[aside][:1000]).mean()))
+    return kernels(z, best)
+
+
+def fit_mixture(z: Tensor, seed: int) -> Source:
+    """A mixture of Gaussians with full covariances, by scikit-learn's EM, of embeddings ``(N, d)``."""
+    components = min(PROTOCOL.mixture_components, max(1, len(z) // (2 * z.shape[1])))
+    with threadpool_limits(1), warnings.catch_warnings(action="ignore"):  # it may not converge, and need not
+        fitted = SklearnMixture(
+            components,
+            covariance_type="full",
+            reg_covar=PROTOCOL.fitted_reg_covar,
+            max_iter=PROTOCOL.fitted_rounds,
+            tol=1e-2,
+            random_state=seed,
+        ).fit(z.double().numpy())
+    weights, means, covariances = map(torch.from_numpy, (fitted.weights_, fitted.means_, fitted.covariances_))
+    return of_density(GaussianMixture.from_moments(weights, means, covariances))
