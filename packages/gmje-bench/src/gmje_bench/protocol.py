@@ -28,6 +28,8 @@ class Protocol:
         mode_samples: Samples at each of them.
         calibration_pairs: Of their calibration.
         calibration_samples: Samples that each is ranked among.
+        conditional_pairs: Pairs of views that the calibration of a conditional is measured on.
+        conditional_samples: Samples that each is ranked among.
         fitted_components: Of the mixture of pairs that is fitted to every method's embeddings.
         fitted_reg_covar: Added to the variances of fitted densities, of embeddings of unit mean variance.
         fitted_rounds: Of their EM, at most.
@@ -53,13 +55,15 @@ class Protocol:
     mode_samples: int = 2000
     calibration_pairs: int = 1000
     calibration_samples: int = 100
+    conditional_pairs: int = 400
+    conditional_samples: int = 40
     fitted_components: int = 10
     fitted_reg_covar: float = 1e-3
-    fitted_rounds: int = 30
+    fitted_rounds: int = 20
     mixture_components: int = 10
     samples: int = 2000
     neighbours: int = 5
-    decoder_epochs: int = 10
+    decoder_epochs: int = 6
     classifier_epochs: int = 3
     feature_batch: int = 250
 

@@ -11,11 +11,11 @@ from gmje_bench.tasks.subject import Subject
 
 __all__ = ["latent_map", "neighbours"]
 
-_POINTS, _QUERIES, _NEIGHBOURS = 1000, 8, 8
+_POINTS, _QUERIES, _NEIGHBOURS = 500, 8, 8
 
 
 def latent_map(subject: Subject) -> dict[str, Tensor]:
-    """Two maps of up to 1,000 test embeddings, and what to colour them by.
+    """Two maps of up to 500 test embeddings, and what to colour them by.
 
     Returns:
         ``latent.pca`` and ``latent.tsne`` ``(n, 2)``, ``latent.label`` ``(n,)``, and ``latent.component`` ``(n,)``,

@@ -26,7 +26,7 @@ def uncertainty(subject: Subject, probe_log_prob: Tensor) -> TaskResult:
     - ``aurc``: mean error of the linear probe on the images it is surest of, over all shares of them; surest by
       log-density of the embedding, or by the probe's own largest probability. Chance is the probe's error.
     - ``conditional_hpd``: Kolmogorov distance from uniform of the mass of the highest-density region that just holds
-      the other view; about 0.03 for a perfect conditional, at most 1.
+      the other view; about 0.04 for a perfect conditional, at most 1.
     - ``conditional_ece``: mean gap between nominal and actual coverage of those regions, at most 0.5.
 
     Args:
@@ -54,9 +54,9 @@ def uncertainty(subject: Subject, probe_log_prob: Tensor) -> TaskResult:
 
         inside, outside = (embedding_log_prob(density, seen(part.embeddings)) for part in (test, outliers))
         curve = risk_coverage(inside, wrong)
-        rows = slice(0, PROTOCOL.calibration_pairs)
+        rows = slice(0, PROTOCOL.conditional_pairs)
         log_prob = conditional_log_prob(
-            density, seen(test.context[rows]), seen(test.target[rows]), PROTOCOL.calibration_samples, subject.seed
+            density, seen(test.context[rows]), seen(test.target[rows]), PROTOCOL.conditional_samples, subject.seed
         )
         ranks = hpd_ranks(*log_prob, Generator().manual_seed(subject.seed))
         metrics |= {

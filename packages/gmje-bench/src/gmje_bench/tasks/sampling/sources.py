@@ -16,7 +16,7 @@ from gmje_core.covariance import SphericalCovariance
 __all__ = ["Source", "fit_gaussian", "fit_kernel", "fit_mixture", "of_density"]
 
 # Widths of the kernels tried, in standard deviations of a coordinate.
-_WIDTHS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.6, 0.8)
+_WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 _ROWS = 500
 
 
@@ -67,7 +67,7 @@ def fit_kernel(z: Tensor, seed: int) -> Source:
         weights = torch.zeros(len(rows), dtype=z.dtype)
         return of_density(GaussianMixture(weights, rows, SphericalCovariance(variance, z.shape[1])))
 
-    best = max(_WIDTHS, key=lambda width: float(kernels(z[rest], width).log_prob(z[aside][:1000]).mean()))
+    best = max(_WIDTHS, key=lambda width: float(kernels(z[rest], width).log_prob(z[aside][:500]).mean()))
     return kernels(z, best)
 
 
