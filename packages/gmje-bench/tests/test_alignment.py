@@ -408,7 +408,7 @@ def test_the_suite_writes_files_and_picture(tmp_path, capsys):
     assert [(r.dim, r.method) for r in results.alignment] == [(d, m) for d in (None, 16) for m in (TRUTH, "gje")]
     assert (folder / "alignment.png").read_bytes().startswith(b"\x89PNG")
     captured = capsys.readouterr()
-    assert "crossing branches, 16-d" in captured.out
+    assert "crossing, 16-d" in captured.out
     assert "gje on crossing in 16 dimensions, seed 0: KL" in captured.err
     before = (folder / "alignment.png").read_bytes()
     assert main([*command, "--output", str(folder)]) == 2

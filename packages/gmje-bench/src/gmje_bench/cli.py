@@ -121,13 +121,7 @@ def _run(suite: "Suite", **launch: Any) -> None:
         )
         raise typer.Exit(128 + getattr(stop, "signal", 2)) from None
     if _is_main():
-        console = Console(width=None if sys.stdout.isatty() else 120)
-        if results.records:
-            console.print(report.rich_table(results))
-        if results.alignment:
-            from gmje_bench.alignment.report import rich_table
-
-            console.print(rich_table(results))
+        Console(width=None if sys.stdout.isatty() else 120).print(report.rich_table(results))
         for record in results.failed():
             typer.echo(f"failed: {record.describe()}: {record.error}")
         typer.echo(f"results in {launch['output']}")

@@ -124,13 +124,13 @@ METRICS: dict[str, Metric] = {
         "synthetic",
         kl=("KL to truth", "nats", False, True),
         kl_standard_error=("its standard error", "nats", False, False),
-        theory=("KL by theory", "nats", False, False),
-        energy=("energy distance", "", False, False),
+        theory=("KL by theory", "nats", False, True),
+        energy=("energy distance", "", False, True),
         wasserstein=("sliced Wasserstein", "", False, False),
         recall=("mode recall", "", True, True),
-        weights=("weight error", "", False, False),
-        hpd=("HPD error", "", False, False),
-        pit=("PIT error", "", False, False),
+        weights=("weight error", "", False, True),
+        hpd=("HPD error", "", False, True),
+        pit=("PIT error", "", False, True),
     ),
 }
 

@@ -46,7 +46,8 @@ def draw_accuracy(results: Results, path: Path) -> None:
     axes.set_xticks(range(len(rows)), [row.method for row in rows])
     axes.set_ylabel("test accuracy [%]")
     axes.set_ylim(0, 108)
-    axes.set_title(f"{results.suite}: {results.dataset.name}, {results.options['training']['epochs']} epochs")
+    dataset = results.dataset.name if results.dataset else "no images"
+    axes.set_title(f"{results.suite}: {dataset}, {results.options['training']['epochs']} epochs")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=len(_ACCURACIES), frameon=False)
     _save(figure, path)

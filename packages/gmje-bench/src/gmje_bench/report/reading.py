@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gmje_bench.errors import RunFolderError
-from gmje_bench.runs import SCHEMA_VERSION, Record, Results, read_results
+from gmje_bench.runs import SCHEMA_VERSION, AlignmentRecord, Record, Results, read_results
 
 __all__ = ["Artifacts", "Run", "read_run"]
 
@@ -109,7 +109,8 @@ def _check_results(folder: Path, results: Results) -> None:
     path = folder / "results.json"
     if results.schema_version != SCHEMA_VERSION:
         raise RunFolderError(f"{path} has schema version {results.schema_version}; this code reads {SCHEMA_VERSION}")
-    for record in [*results.records, *results.alignment]:
+    every: list[Record | AlignmentRecord] = [*results.records, *results.alignment]
+    for record in every:
         for name, value in record.metrics.items():
             place = f"{path}: {record.method}, seed {record.seed}: metric {name!r}"
             if name not in results.metrics:
