@@ -328,7 +328,7 @@ def _run_synthetic(state: _Run, reporter: Reporter) -> None:
     finished = {(r.task, r.dim, r.seed) for r in results.alignment}
     work = [unit for unit in units(options, state.suite.seeds) if tuple(unit) not in finished]
     reporter.stage(f"synthetic tasks: {len(work)} to do, {len(finished)} finished before")
-    jobs = state.launch.jobs or len(os.sched_getaffinity(0))
+    jobs = state.launch.jobs or _cores()
     for found in run_units(options, work, jobs):
         if found.picture is not None and found.records[0].seed == state.suite.seeds[0]:
             _save(found.picture.tensors(), _picture_path(state.output, found.picture.task))
@@ -336,6 +336,11 @@ def _run_synthetic(state: _Run, reporter: Reporter) -> None:
         _write(state.output, results)
         for record in found.records:
             reporter.line(describe(record))
+
+
+def _cores() -> int:
+    """Those that this process may use, where the system tells."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _picture_path(output: Path, task: str) -> Path:

@@ -94,7 +94,8 @@ def evaluate(
     artifacts: dict[str, Tensor] = {}
     if views:
         seen, unseen, outliers = embedded
-        subject = Subject(record.method, record.seed, data.classes, seen, unseen, outliers, module.density())
+        density = module.cpu().density()  # where the embeddings are
+        subject = Subject(record.method, record.seed, data.classes, seen, unseen, outliers, density)
         artifacts |= _tasks_on_views(record, subject, suite, probe, data, clock)
     return artifacts
 
