@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--methods", default="gmje,gmje-smc,moco,byol")
     arguments = parser.parse_args()
-    moments = random.Random(arguments.seed)  # noqa: S311
+    moments = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole, cut = Path(folder) / "whole", Path(folder) / "cut"
         start = time.perf_counter()
