@@ -1,4 +1,4 @@
-"""The command line: ``run``, ``list``, ``validate`` and ``schema``. Heavy modules are imported where needed."""
+"""The command line: ``run``, ``list``, ``report`` and others. Heavy modules are imported where needed."""
 
 import os
 import shlex
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gmje_bench.errors import BenchError, OptionError, RunFolderError
+from gmje_bench.report_cli import compare, doctor, report
 
 if TYPE_CHECKING:
     from gmje_bench.suite import Suite
@@ -108,8 +109,9 @@ def _run(suite: "Suite", **launch: Any) -> None:
     """Run, and print the tables."""
     from rich.console import Console
 
-    from gmje_bench import engine, report
+    from gmje_bench import engine
     from gmje_bench.interrupts import Interrupted
+    from gmje_bench.report import rich_table
 
     try:
         results = engine.run(suite, engine.Launch(**launch))
@@ -121,7 +123,7 @@ def _run(suite: "Suite", **launch: Any) -> None:
         )
         raise typer.Exit(128 + getattr(stop, "signal", 2)) from None
     if _is_main():
-        Console(width=None if sys.stdout.isatty() else 120).print(report.rich_table(results))
+        Console(width=None if sys.stdout.isatty() else 120).print(rich_table(results))
         for record in results.failed():
             typer.echo(f"failed: {record.describe()}: {record.error}")
         typer.echo(f"results in {launch['output']}")
@@ -155,6 +157,11 @@ def validate(
             f"{run} is valid: suite {results.suite}, protocol v{results.protocol['version']}, "
             f"{len(results.records) + len(results.alignment)} records, {len(results.failed())} failed"
         )
+
+
+app.command()(report)
+app.command()(compare)
+app.command()(doctor)
 
 
 @app.command("list")

@@ -1,0 +1,89 @@
+"""The run's numbers for other tools: one row a number, the same in CSV and in Parquet.
+
+Failed records are rows too, with their error and no number, so that nobody averages what is left without knowing.
+"""
+
+import csv
+import io
+from collections.abc import Iterator
+from typing import IO, Any
+
+from gmje_bench.runs import AlignmentRecord, Record, Results
+
+__all__ = ["COLUMNS", "to_csv", "to_rows", "write_parquet"]
+
+#: Names and Arrow types of the columns.
+COLUMNS = {
+    "suite": "string",
+    "method": "string",
+    "seed": "int64",
+    "status": "string",
+    "error": "string",
+    "verdict": "string",
+    "synthetic_task": "string",
+    "dim": "int64",
+    "task": "string",
+    "metric": "string",
+    "unit": "string",
+    "higher_is_better": "bool",
+    "value": "float64",
+}
+
+
+def to_rows(results: Results) -> Iterator[dict[str, Any]]:
+    """One row a number, in the order of the results; a record without numbers is one row with none.
+
+    Args:
+        results: Of a run.
+
+    Yields:
+        Values by the names in :data:`COLUMNS`; ``synthetic_task`` and ``dim`` are of the alignment tasks only.
+    """
+    every: list[tuple[Record | AlignmentRecord, str | None, int | None]] = [
+        *[(record, None, None) for record in results.records],
+        *[(r, r.task, r.dim) for r in results.alignment],
+    ]
+    for record, synthetic, dim in every:
+        base: dict[str, Any] = dict.fromkeys(COLUMNS)
+        base |= {"suite": results.suite, "synthetic_task": synthetic, "dim": dim}
+        base |= {key: getattr(record, key, None) for key in ("method", "seed", "status", "error", "verdict")}
+        for name, value in record.metrics.items():
+            metric = results.metrics[name]
+            yield base | {
+                "task": metric.task,
+                "metric": name,
+                "unit": metric.unit,
+                "higher_is_better": metric.higher_is_better,
+                "value": value,
+            }
+        if not record.metrics:
+            yield base
+
+
+def to_csv(results: Results) -> str:
+    """The rows as CSV with a header; numbers in full precision, what is missing is empty.
+
+    Args:
+        results: Of a run.
+    """
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(COLUMNS), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(to_rows(results))
+    return stream.getvalue()
+
+
+def write_parquet(results: Results, stream: IO[bytes]) -> None:
+    """The rows as a Parquet file; the command and the protocol's version are in its metadata.
+
+    Args:
+        results: Of a run.
+        stream: Where the file goes.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {"string": pa.string(), "int64": pa.int64(), "bool": pa.bool_(), "float64": pa.float64()}
+    metadata = {"command": results.command, "protocol": str(results.protocol.get("version", ""))}
+    schema = pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()], metadata=metadata)
+    pq.write_table(pa.Table.from_pylist(list(to_rows(results)), schema=schema), stream)

@@ -1,0 +1,112 @@
+"""The page: what a run's results and artifacts say, as sections that a template lays out in one HTML file.
+
+A section whose inputs the run lacks is left out, and the page says which and why.
+"""
+
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+from markupsafe import Markup
+
+from gmje_bench.report import sections
+from gmje_bench.report.embed import Drawer
+from gmje_bench.report.export import to_csv, write_parquet
+from gmje_bench.report.reading import Run
+from gmje_bench.report.tables import caption, markdown
+from gmje_bench.runs import write_atomic
+
+__all__ = ["Paths", "render", "write_report"]
+
+
+class Paths(NamedTuple):
+    """Files of a report."""
+
+    html: Path
+    markdown: Path
+    csv: Path
+    parquet: Path
+
+    @classmethod
+    def of(cls, run: Path, output: Path | None = None) -> "Paths":
+        """Where they go: into the run folder, or beside the page that is asked for and under its name.
+
+        Examples:
+            >>> [path.name for path in Paths.of(Path("runs/a"))]
+            ['report.html', 'results.md', 'results.csv', 'results.parquet']
+            >>> [path.name for path in Paths.of(Path("runs/a"), Path("out/page.html"))]
+            ['page.html', 'page.md', 'page.csv', 'page.parquet']
+        """
+        if output is None:
+            return cls(run / "report.html", *(run / f"results.{kind}" for kind in ("md", "csv", "parquet")))
+        return cls(output, *(output.with_suffix(f".{kind}") for kind in ("md", "csv", "parquet")))
+
+
+def write_report(run: Run, paths: Paths, *, reference: str | None = None) -> None:
+    """Render everything, then write: where anything fails, no file has changed.
+
+    Args:
+        run: From :func:`gmje_bench.report.reading.read_run`.
+        paths: From :meth:`Paths.of`; the folder must exist.
+        reference: The method that others are tested against; the best of each metric where missing.
+
+    Raises:
+        OptionError: the run has no method ``reference``.
+        OSError: a file cannot be written.
+    """
+    page, text, table = render(run, reference=reference), markdown(run.results), to_csv(run.results)
+    for path, content in ((paths.html, page), (paths.markdown, text), (paths.csv, table)):
+        write_atomic(path, lambda stream, content=content: stream.write(content.encode()))  # type: ignore[misc]
+    write_atomic(paths.parquet, lambda stream: write_parquet(run.results, stream))
+
+
+#: Sections in the page's order: identifier, title, and what makes it (nothing, where the run lacks its inputs).
+_SECTIONS: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
+    ("verdicts", "Verdicts and failures", sections.verdicts, "no method has run"),
+    ("leaderboard", "Leaderboard", sections.leaderboard, "no method has finished all of its seeds"),
+    ("curves", "Learning curves", sections.curves, "no record holds a history of training"),
+    ("latent", "Latent map", sections.latent, "no artifact holds latent coordinates"),
+    ("neighbours", "Nearest neighbours", sections.neighbours, "no artifact holds neighbours"),
+    ("synthetic", "Synthetic tasks", sections.synthetic, "the run has no synthetic tasks"),
+    ("sampling", "Samples", sections.sampling, "the run has no measures and no pictures of samples"),
+    ("uncertainty", "Uncertainty", sections.uncertainty, "no artifact holds scores or ranks"),
+)
+
+
+def render(run: Run, *, reference: str | None = None) -> str:
+    """The page as text.
+
+    Args:
+        run: What to show.
+        reference: As in :func:`write_report`.
+
+    Raises:
+        OptionError: the run has no such method.
+    """
+    drawer = Drawer()
+    shown, left_out = [], []
+    with drawer.style():
+        for name, title, make, reason in _SECTIONS:
+            content = make(run, drawer, reference) if make is sections.leaderboard else make(run, drawer)
+            if content:
+                shown.append({"name": name, "title": title, "content": content})
+            else:
+                left_out.append((title, reason))
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("gmje_bench.report", "."),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("page.html.j2").render(
+        results=run.results,
+        what=sections.what(run),
+        caption=caption(run.results),
+        sections=shown,
+        left_out=left_out,
+        missing=run.missing,
+        css=Markup((resources.files("gmje_bench.report") / "page.css").read_text()),
+    )

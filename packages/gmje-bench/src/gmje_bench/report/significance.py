@@ -1,0 +1,96 @@
+"""Which differences between methods are more than the seeds' noise: paired tests with Holm's correction.
+
+Seeds are paired because a seed fixes the views and the starting weights that methods share.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from scipy import stats
+
+__all__ = ["LEVEL", "PairedTests", "holm", "paired_tests"]
+
+#: Of the tests, after the correction.
+LEVEL = 0.05
+
+
+class PairedTests(NamedTuple):
+    """Every method against one of them, on one metric.
+
+    Attributes:
+        reference: The method that the others are tested against.
+        p: Two-sided p-values after Holm's correction, by method; without the reference, and without methods that
+            share fewer than two seeds with it.
+    """
+
+    reference: str
+    p: dict[str, float]
+
+    def differs(self, method: str) -> bool | None:
+        """Whether a method differs from the reference at :data:`LEVEL`; ``None`` where it cannot be tested."""
+        return self.p[method] < LEVEL if method in self.p else None
+
+
+def paired_tests(
+    values: Mapping[str, Mapping[int, float]], *, higher_is_better: bool, reference: str | None = None
+) -> PairedTests | None:
+    r"""Two-sided paired t-tests over the common seeds, :math:`t = \bar d \sqrt n / s_d`, Holm-corrected.
+
+    Args:
+        values: By method and seed.
+        higher_is_better: Which mean is the best one.
+        reference: What to test against; the method with the best mean where missing.
+
+    Returns:
+        The tests; ``None`` where there is no value, or none of the reference.
+
+    Examples:
+        >>> tests = paired_tests(
+        ...     {"a": {0: 80.0, 1: 81.0, 2: 82.0}, "b": {0: 70.0, 1: 71.5, 2: 71.8}}, higher_is_better=True
+        ... )
+        >>> tests.reference, tests.differs("b"), round(tests.p["b"], 4)
+        ('a', True, 0.0005)
+    """
+    means = {method: sum(by_seed.values()) / len(by_seed) for method, by_seed in values.items() if by_seed}
+    if reference is None and means:
+        reference = (max if higher_is_better else min)(means, key=means.__getitem__)
+    if reference is None or reference not in means:
+        return None
+    raw = {}
+    for method in means:
+        seeds = sorted(values[method].keys() & values[reference].keys())
+        if method != reference and len(seeds) > 1:
+            raw[method] = _p([values[method][seed] - values[reference][seed] for seed in seeds])
+    return PairedTests(reference, dict(zip(raw, holm(list(raw.values())), strict=True)))
+
+
+def _p(differences: list[float]) -> float:
+    if all(difference == differences[0] for difference in differences):
+        # No spread at all: SciPy would divide by zero.
+        return 1.0 if differences[0] == 0 else 0.0
+    p = float(stats.ttest_1samp(differences, 0.0).pvalue)
+    return p if math.isfinite(p) else 1.0
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    r"""Holm's step-down correction: :math:`\tilde p_{(i)} = \max_{j \le i} \min(1, (m - j + 1)\, p_{(j)})`.
+
+    Keeps the probability of any false difference below the level (Holm, 1979).
+
+    Args:
+        p: One a hypothesis.
+
+    Returns:
+        Corrected, in the order given.
+
+    Examples:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    corrected = [0.0] * len(p)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[index]))
+        corrected[index] = largest
+    return corrected

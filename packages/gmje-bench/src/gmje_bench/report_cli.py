@@ -1,0 +1,82 @@
+"""``report``, ``compare`` and ``doctor``: what is looked at after a run. Heavy modules are imported where needed."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gmje_bench.errors import OptionError, RunFolderError
+
+__all__ = ["compare", "doctor", "report"]
+
+
+def report(
+    run: Annotated[Path, typer.Argument(help="A run folder.")],
+    output: Annotated[Path | None, typer.Option(help="The page's file.  [default: report.html in the folder]")] = None,
+    reference: Annotated[
+        str | None, typer.Option(help="Test the others against this method.  [default: the best]")
+    ] = None,
+) -> None:
+    """Write a run's results as one HTML page, and as Markdown, CSV and Parquet beside it."""
+    from gmje_bench.report.page import Paths, write_report
+    from gmje_bench.report.reading import read_run
+
+    paths = Paths.of(run, output)
+    found = read_run(run)
+    if not paths.html.parent.is_dir():
+        raise OptionError(f"--output {output}: there is no folder {paths.html.parent}")
+    try:
+        write_report(found, paths, reference=reference)
+    except OSError as error:
+        raise RunFolderError(f"cannot write {paths.html}: {error.strerror or error}") from error
+    typer.echo(f"{paths.html} ({paths.html.stat().st_size / 2**20:.1f} MiB); {paths.csv.name}, {paths.parquet.name}")
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="One run folder, or two.")],
+    reference: Annotated[str | None, typer.Option(help="Of one run: the method the others are compared with.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All metrics, not only the headlines.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Also write the differences here.")] = None,
+) -> None:
+    """Paired differences with bootstrap intervals: of two runs, or of a run's methods and a reference."""
+    from rich.console import Console
+
+    from gmje_bench.compare import compare_methods, compare_runs, difference_table
+    from gmje_bench.report.reading import read_run
+    from gmje_bench.runs import write_atomic
+
+    if len(runs) > 2 or (len(runs) == 2) == (reference is not None):
+        raise OptionError("compare takes two run folders, or one and --reference METHOD")
+    results = [read_run(path).results for path in runs]
+    if reference is None:
+        differences, title = compare_runs(*results), f"{runs[1]} less {runs[0]}"
+    else:
+        differences, title = compare_methods(results[0], reference), f"{runs[0]}: methods less {reference}"
+    if json_file is not None:
+        text = json.dumps([difference._asdict() for difference in differences], indent=1) + "\n"
+        try:
+            write_atomic(json_file, lambda stream: stream.write(text.encode()))
+        except OSError as error:
+            raise OptionError(f"cannot write --json {json_file}: {error.strerror or error}") from error
+    metrics = results[0].metrics
+    shown = [d for d in differences if every or metrics[d.metric].headline]
+    Console(width=None if sys.stdout.isatty() else 120).print(difference_table(shown, title))
+
+
+def doctor(
+    embeddings: Annotated[Path, typer.Argument(help="A .npy, .safetensors or .parquet file.")],
+    target: Annotated[Path | None, typer.Argument(help="Embeddings of the same images' other views.")] = None,
+    key: Annotated[str | None, typer.Option(help="Tensor or column, where a file has several.")] = None,
+) -> None:
+    """Say whether embeddings have collapsed, and by what evidence: exit status 0 healthy, 1 not."""
+    from gmje_bench.doctor import diagnose, read_embeddings
+
+    found = diagnose(*(read_embeddings(path, key=key) for path in (embeddings, target) if path is not None))
+    typer.echo(f"{found.verdict.name}: {found.rows} embeddings of size {found.dim}")
+    for name, value in found.evidence.items():
+        typer.echo(f"  {name.replace('_', ' '):<22} {value:.4g}")
+    typer.echo(found.verdict.advice)
+    if found.verdict.name != "healthy":
+        raise typer.Exit(1)
