@@ -185,7 +185,7 @@ def source_title(source: str) -> str:
 
     Examples:
         >>> source_title("kde"), source_title("real")
-        ('kernel density', 'real embeddings')
+        ('a kernel density, fitted afterwards', 'real embeddings')
     """
     return SOURCES.get(source, {"real": "real embeddings", "original": "test images"}.get(source, source))
 

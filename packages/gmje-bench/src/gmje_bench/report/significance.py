@@ -50,7 +50,7 @@ def paired_tests(
         ...     {"a": {0: 80.0, 1: 81.0, 2: 82.0}, "b": {0: 70.0, 1: 71.5, 2: 71.8}}, higher_is_better=True
         ... )
         >>> tests.reference, tests.differs("b"), round(tests.p["b"], 4)
-        ('a', True, 0.0005)
+        ('a', True, 0.0004)
     """
     means = {method: sum(by_seed.values()) / len(by_seed) for method, by_seed in values.items() if by_seed}
     if reference is None and means:

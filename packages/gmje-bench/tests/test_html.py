@@ -1,0 +1,225 @@
+"""The report page: whole by itself, every section with its inputs, and nothing of a run's text as markup."""
+
+import csv
+import io
+import json
+from html.parser import HTMLParser
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+from gmje_bench.cli import main
+from gmje_bench.report.page import render
+from gmje_bench.report.reading import read_run
+from gmje_bench.report.significance import holm, paired_tests
+from gmje_bench.runs import AlignmentRecord, Record, write_results
+
+
+def artifacts(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+
+    def rand(*size: int) -> torch.Tensor:
+        return torch.rand(*size, generator=generator)
+
+    def pictures(*size: int) -> torch.Tensor:
+        return torch.randint(0, 256, (*size, 1, 8, 8), generator=generator, dtype=torch.uint8)
+
+    coverage = torch.arange(1, 101) / 100
+    tensors = {
+        "latent.pca": rand(60, 2),
+        "latent.tsne": rand(60, 2),
+        "latent.label": torch.arange(60) % 10,
+        "latent.component": torch.arange(60) % 9,
+        "neighbours.query": pictures(4),
+        "neighbours.images": pictures(4, 3),
+        "neighbours.query_label": torch.arange(4),
+        "neighbours.label": torch.arange(12).view(4, 3) % 4,
+        "uncertainty.hpd_histogram.learned": torch.full((20,), 15.0),
+    }
+    for kind in ("learned", "softmax"):
+        tensors[f"uncertainty.risk_coverage.{kind}"] = torch.stack([coverage, coverage / 5], dim=1)
+    for side in ("inside", "outside"):
+        tensors[f"uncertainty.ood_scores.learned.{side}"] = rand(50)
+    for source in ("learned", "real", "original"):
+        tensors[f"sampling.pictures.{source}"] = pictures(16)
+    return tensors
+
+
+HISTORY = [{"epoch": 1.0, "loss": 2.0, "effective_rank": 5.0}, {"epoch": 2.0, "loss": 1.0, "effective_rank": 6.0}]
+
+
+@pytest.fixture
+def folder(tmp_path, make_results):
+    """A run of three methods, two of them whole."""
+    records = []
+    for method, level in (("gmje", 86.0), ("simclr", 84.0)):
+        for seed in (0, 1, 2):
+            metrics = {"linear_probe": level + 0.1 * seed, "knn": 80.0 + seed, "frechet.learned": 1.5, "nll.real": 0.0}
+            metrics.pop("nll.real")
+            name = f"artifacts/{method}-seed{seed}.safetensors"
+            (tmp_path / "artifacts").mkdir(exist_ok=True)
+            save_file(artifacts(seed), tmp_path / name)
+            records.append(
+                Record(
+                    method=method, seed=seed, status="ok", metrics=metrics, verdict="healthy", advice="Nothing.",
+                    history=HISTORY, artifacts=name,
+                )
+            )  # fmt: skip
+    error = "ValueError: <script>alert(1)</script> & more"
+    records.append(Record(method="vicreg", seed=0, status="failed", error=error))
+    results = make_results(*records)
+    results.alignment = [
+        AlignmentRecord(task="ring", dim=None, method=method, seed=0, metrics={"kl": kl, "recall": 1.0})
+        for method, kl in (("truth", 0.0), ("gmje", 0.01))
+    ]
+    results.command = "python -m gmje_bench run --suite '<b>'"
+    write_results(tmp_path, results)
+    Image.new("L", (30, 20)).save(tmp_path / "alignment.png")
+    return tmp_path
+
+
+class Page(HTMLParser):
+    """Sections, images and places that a page refers to."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.sections: list[str] = []
+        self.images: list[dict[str, str | None]] = []
+        self.tags: list[str] = []
+        self.references: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        self.tags.append(tag)
+        if tag == "section":
+            self.sections.append(values["id"] or "")
+        if tag == "img":
+            self.images.append(values)
+        self.references += [values[key] or "" for key in ("src", "href", "xlink:href") if key in values]
+
+
+EVERY = ["verdicts", "leaderboard", "curves", "latent", "neighbours", "synthetic", "sampling", "uncertainty", "run"]
+
+
+def test_the_page_is_whole_and_stands_alone(folder, capsys):
+    assert main(["report", str(folder)]) == 0
+    assert "report.html" in capsys.readouterr().out
+    text = (folder / "report.html").read_text()
+    page = Page(text)
+    assert page.sections == EVERY
+    assert all(place.startswith(("#", "data:")) for place in page.references), "nothing from a network"
+    assert "url(http" not in text
+    assert "@import" not in text
+    assert all(image["alt"] for image in page.images)
+    assert page.tags.count("svg") > 10
+    assert text.count('role="img"') == text.count('role="img" aria-label="')
+    assert len(text) < 6e6
+
+
+def test_text_of_a_run_is_never_markup(folder):
+    text = render(read_run(folder))
+    assert "script" not in Page(text).tags
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
+    assert "&lt;b&gt;" in text
+
+
+def test_a_failed_method_is_a_failure_and_no_mean(folder):
+    text = render(read_run(folder))
+    lines = [line for line in text.splitlines() if "vicreg" in line]
+    assert any("failed" in line and "▲" in line for line in lines)
+    board = text[text.index('id="leaderboard"') : text.index('id="curves"')]
+    assert "86.1" in board
+    assert "84.1" in board
+    assert "ValueError" in board
+
+
+@pytest.mark.parametrize(("prefix", "section"), [
+    ("latent", "latent"), ("neighbours", "neighbours"), ("uncertainty", "uncertainty"), ("sampling", "sampling"),
+])  # fmt: skip
+def test_sections_without_inputs_are_left_out_and_named(folder, prefix, section):
+    for path in (folder / "artifacts").iterdir():
+        save_file({k: v for k, v in artifacts(0).items() if not k.startswith(prefix)}, path)
+    results = json.loads((folder / "results.json").read_text())
+    for record in results["records"]:
+        record["metrics"].pop("frechet.learned", None)
+    (folder / "results.json").write_text(json.dumps(results))
+    page = Page(text := render(read_run(folder)))
+    assert page.sections == [name for name in EVERY if name != section] + ["left-out"]
+    assert "Not on this page" in text
+
+
+def test_tables_hold_every_number(folder):
+    assert main(["report", str(folder), "--output", str(folder / "page.html")]) == 0
+    rows = list(csv.DictReader(io.StringIO((folder / "page.csv").read_text())))
+    table = pq.read_table(folder / "page.parquet").to_pylist()
+    assert len(rows) == len(table) == 6 * 3 + 1 + 2 * 2
+    values = {(r["method"], r["seed"], r["metric"]): r["value"] for r in table}
+    assert values["gmje", 2, "linear_probe"] == 86.2
+    failed = next(r for r in table if r["status"] == "failed")
+    assert (failed["metric"], failed["value"]) == (None, None)
+    assert [r["method"] for r in rows] == [r["method"] for r in table]
+
+
+def break_truncated(folder):
+    path = folder / "artifacts" / "gmje-seed0.safetensors"
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def break_results(folder):
+    (folder / "results.json").write_text("{")
+
+
+def break_picture(folder):
+    (folder / "alignment.png").write_bytes(b"\x89PNG nothing")
+
+
+def break_shape(folder):
+    save_file({"latent.pca": torch.zeros(5, 3)}, folder / "artifacts" / "gmje-seed0.safetensors")
+
+
+def break_path(folder):
+    text = (folder / "results.json").read_text().replace("artifacts/gmje-seed0", "../gmje-seed0")
+    (folder / "results.json").write_text(text)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (break_truncated, "is not a whole safetensors file"),
+    (break_results, "is not a results file"),
+    (break_picture, "is not a whole PNG file"),
+    (break_shape, "latent.pca must have 2 columns"),
+    (break_path, "outside the run folder"),
+])  # fmt: skip
+def test_damaged_folders_are_one_line_and_nothing_is_written(folder, change, words, capsys):
+    assert main(["report", str(folder)]) == 0
+    before = (folder / "report.html").read_bytes()
+    capsys.readouterr()
+    change(folder)
+    assert main(["report", str(folder)]) == 2
+    error = capsys.readouterr().err
+    assert words in error
+    assert len(error.strip().splitlines()) == 1
+    assert (folder / "report.html").read_bytes() == before
+
+
+def test_mistakes_about_reports(folder, capsys):
+    assert main(["report", str(folder) + "x"]) == 2
+    assert str(folder) in capsys.readouterr().err.partition("did you mean")[2]
+    assert main(["report", str(folder), "--reference", "simclear"]) == 2
+    assert "simclr" in capsys.readouterr().err
+    assert main(["report", str(folder), "--output", str(folder / "no" / "page.html")]) == 2
+    assert "there is no folder" in capsys.readouterr().err
+
+
+def test_paired_tests_are_scipys_with_holm():
+    values = {m: {s: b + 0.3 * s + n * (s % 2) for s in range(4)} for m, b, n in
+              (("a", 5.0, 0.0), ("b", 4.0, 0.1), ("c", 4.7, 0.3))}  # fmt: skip
+    tests = paired_tests(values, higher_is_better=True)
+    assert tests.reference == "a"
+    assert tests.differs("b")
+    assert not tests.differs("c")
+    assert holm([0.01, 0.02, 0.5]) == pytest.approx([0.03, 0.04, 0.5])
+    assert paired_tests({"a": {0: 1.0}, "b": {0: 2.0}}, higher_is_better=True).p == {}
