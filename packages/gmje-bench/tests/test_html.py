@@ -12,8 +12,8 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gmje_bench.cli import main
+from gmje_bench.reading import read_run
 from gmje_bench.report.page import render
-from gmje_bench.report.reading import read_run
 from gmje_bench.report.significance import holm, paired_tests
 from gmje_bench.runs import AlignmentRecord, Record, write_results
 

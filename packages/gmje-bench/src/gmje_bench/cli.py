@@ -145,7 +145,7 @@ def validate(
         chosen = load_suite(suite)
         typer.echo(f"{suite} is valid: {chosen.summary}")
     if run is not None:
-        from gmje_bench.report.reading import read_run
+        from gmje_bench.reading import read_run
         from gmje_bench.runs import check_models
 
         found = read_run(run)

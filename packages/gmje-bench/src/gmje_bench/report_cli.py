@@ -20,8 +20,8 @@ def report(
     ] = None,
 ) -> None:
     """Write a run's results as one HTML page, and as Markdown, CSV and Parquet beside it."""
+    from gmje_bench.reading import read_run
     from gmje_bench.report.page import Paths, write_report
-    from gmje_bench.report.reading import read_run
 
     paths = Paths.of(run, output)
     found = read_run(run)
@@ -44,7 +44,7 @@ def compare(
     from rich.console import Console
 
     from gmje_bench.compare import compare_methods, compare_runs, difference_table
-    from gmje_bench.report.reading import read_run
+    from gmje_bench.reading import read_run
     from gmje_bench.runs import write_atomic
 
     if len(runs) > 2 or (len(runs) == 2) == (reference is not None):

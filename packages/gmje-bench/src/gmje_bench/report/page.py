@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
+from gmje_bench.reading import Run
 from gmje_bench.report import sections
 from gmje_bench.report.embed import Drawer
 from gmje_bench.report.export import to_csv, write_parquet
-from gmje_bench.report.reading import Run
 from gmje_bench.report.tables import caption, markdown
 from gmje_bench.runs import write_atomic
 
@@ -48,7 +48,7 @@ def write_report(run: Run, paths: Paths, *, reference: str | None = None) -> Non
     """Render everything, then write: where anything fails, no file has changed.
 
     Args:
-        run: From :func:`gmje_bench.report.reading.read_run`.
+        run: From :func:`gmje_bench.reading.read_run`.
         paths: From :meth:`Paths.of`; the folder must exist.
         reference: The method that others are tested against; the best of each metric where missing.
 

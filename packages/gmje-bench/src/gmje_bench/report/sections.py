@@ -11,11 +11,11 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from gmje_bench.reading import Artifacts, Run
 from gmje_bench.report import charts
 from gmje_bench.report import leaderboard as boards
 from gmje_bench.report.embed import Drawer, data_uri, png_uri, tile
 from gmje_bench.report.palette import COLORS, Style, method_styles
-from gmje_bench.report.reading import Artifacts, Run
 from gmje_bench.report.tables import alignment_rows, heading, headline_metrics, summarise
 from gmje_bench.runs import Record
 
