@@ -38,6 +38,7 @@ from gmje_bench.pretrain import Diagnostics, DivergedError, plan, pretrain
 from gmje_bench.profiling import check_trackers, profiled
 from gmje_bench.progress import Reporter
 from gmje_bench.protocol import PROTOCOL
+from gmje_bench.resume import take_up
 from gmje_bench.runs import (
     DatasetRecord,
     Record,
@@ -184,58 +185,10 @@ def _open_folder(state: _Run) -> None:
     """Make the run folder, or take up what is in it; called on the main process."""
     launch = state.launch
     if launch.mode == "resume" and (launch.output / "results.json").exists():
-        before = read_results(launch.output)
-        now = Results.model_validate_json(state.results.model_dump_json())  # as it will be read: tuples are lists
-        _check_same(before, now, launch.output)
-        state.results.started = before.started
-        state.results.records = [record for record in before.records if record.status == "ok"]
-        state.results.alignment = _finished_units(before)
+        take_up(state.results, launch.output)
     else:
         create_run_folder(launch.output, overwrite=launch.mode != "new")
     write_results(launch.output, state.results)
-
-
-def _check_same(before: Results, now: Results, folder: Path) -> None:
-    """Raise unless all that numbers depend on is the same; methods and seeds may be added."""
-    pairs: dict[str, tuple[Any, Any]] = {
-        "suite": (before.suite, now.suite),
-        "protocol": (before.protocol, now.protocol),
-        "versions": (before.versions, now.versions),
-        "dataset": (before.dataset, now.dataset),
-        "world size": (before.world_size, now.world_size),
-        "method sources": ({**now.sources, **before.sources}, {**before.sources, **now.sources}),
-    }
-    pairs |= {
-        f"option {key}": (before.options.get(key), value)
-        for key, value in now.options.items()
-        if key not in ("methods", "seeds", "method")
-    }
-    for what, (old, new) in pairs.items():
-        if old != new:
-            raise RunFolderError(
-                f"cannot resume {folder}: its {what} is not this run's ({_difference(old, new)}); repeat its command, "
-                "or choose another --output"
-            )
-    for method in before.options["methods"]:
-        if before.options["method"].get(method) != now.options["method"].get(method):
-            raise RunFolderError(f"cannot resume {folder}: the options of method {method} are not this run's")
-    for key in ("methods", "seeds"):
-        if missing := [value for value in before.options[key] if value not in now.options[key]]:
-            raise RunFolderError(f"cannot resume {folder} without its {key} {', '.join(map(str, missing))}")
-
-
-def _difference(old: Any, new: Any) -> str:
-    """The first of the entries that differ, or both values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        key = next(key for key in [*old, *new] if old.get(key) != new.get(key))
-        return f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
-    return f"{old!r} there, {new!r} here"
-
-
-def _finished_units(before: Results) -> "list[Any]":
-    """Synthetic records of the units of which no method failed."""
-    failed = {(r.task, r.dim, r.seed) for r in before.alignment if r.status == "failed"}
-    return [r for r in before.alignment if (r.task, r.dim, r.seed) not in failed]
 
 
 def _run_one(state: _Run, method: str, seed: int, reporter: Reporter, interrupts: Interrupts) -> None:

@@ -1,0 +1,70 @@
+"""What a run takes up from an earlier one in its folder, once all that numbers depend on is known to be the same."""
+
+from pathlib import Path
+from typing import Any
+
+from gmje_bench.errors import RunFolderError
+from gmje_bench.runs import AlignmentRecord, Results, read_results
+
+__all__ = ["take_up"]
+
+
+def take_up(results: Results, folder: Path) -> None:
+    """Put the finished records of an earlier run into the results of the one that goes on with it.
+
+    Args:
+        results: Of the run that starts; changed in place.
+        folder: Of the earlier run.
+
+    Raises:
+        RunFolderError: results that cannot be read, or are of other options, data, versions or number of processes.
+    """
+    before = read_results(folder)
+    now = Results.model_validate_json(results.model_dump_json())  # as it will be read: tuples are lists
+    _check_same(before, now, folder)
+    results.started = before.started
+    results.records = [record for record in before.records if record.status == "ok"]
+    results.alignment = _finished_units(before)
+
+
+def _check_same(before: Results, now: Results, folder: Path) -> None:
+    """Raise unless all that numbers depend on is the same; methods and seeds may be added."""
+    pairs: dict[str, tuple[Any, Any]] = {
+        "suite": (before.suite, now.suite),
+        "protocol": (before.protocol, now.protocol),
+        "versions": (before.versions, now.versions),
+        "dataset": (before.dataset, now.dataset),
+        "world size": (before.world_size, now.world_size),
+        "method sources": ({**now.sources, **before.sources}, {**before.sources, **now.sources}),
+    }
+    pairs |= {
+        f"option {key}": (before.options.get(key), value)
+        for key, value in now.options.items()
+        if key not in ("methods", "seeds", "method")
+    }
+    for what, (old, new) in pairs.items():
+        if old != new:
+            raise RunFolderError(
+                f"cannot resume {folder}: its {what} is not this run's ({_difference(old, new)}); repeat its command, "
+                "or choose another --output"
+            )
+    for method in before.options["methods"]:
+        if before.options["method"].get(method) != now.options["method"].get(method):
+            raise RunFolderError(f"cannot resume {folder}: the options of method {method} are not this run's")
+    for key in ("methods", "seeds"):
+        if missing := [value for value in before.options[key] if value not in now.options[key]]:
+            raise RunFolderError(f"cannot resume {folder} without its {key} {', '.join(map(str, missing))}")
+
+
+def _difference(old: Any, new: Any) -> str:
+    """The first of the entries that differ, or both values."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        key = next(key for key in [*old, *new] if old.get(key) != new.get(key))
+        return f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
+    return f"{old!r} there, {new!r} here"
+
+
+def _finished_units(before: Results) -> list[AlignmentRecord]:
+    """Synthetic records of the units of which no method failed."""
+    failed = {(r.task, r.dim, r.seed) for r in before.alignment if r.status == "failed"}
+    return [r for r in before.alignment if (r.task, r.dim, r.seed) not in failed]
