@@ -1,5 +1,6 @@
 """The command line as a user meets it: results, and every mistake as one line with exit status 2."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -216,3 +217,38 @@ def test_all_names_every_method(capsys, tmp_path):
     assert main(["run", "--dry-run", "--methods", "all", "--output", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in METHODS)
+
+
+def test_profile_writes_a_trace(tmp_path):
+    output = tmp_path / "run"
+    assert main(["run", *TINY, "--methods", "simclr", "--epochs", "3", "--profile", "--output", str(output)]) == 0
+    trace = json.loads((output / "profile" / "simclr-seed0.json").read_text())
+    names = {event.get("name") for event in trace["traceEvents"]}
+    assert any("ProfilerStep" in str(name) for name in names)
+    assert any("conv2d" in str(name) for name in names)
+
+
+@pytest.mark.parametrize(
+    ("tracker", "words"),
+    [("tensorbord", "unknown tracker 'tensorbord'; did you mean tensorboard?"), ("comet_ml", "is not installed")],
+)
+def test_trackers_that_cannot_be(tracker, words, tmp_path, capsys):
+    assert main(["run", *TINY, "--track", tracker, "--output", str(tmp_path / "run")]) == 2
+    assert words in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_tracker_gets_losses_and_scores(tmp_path, monkeypatch):
+    from accelerate import Accelerator
+
+    from gmje_bench import engine
+
+    logged = []
+    monkeypatch.setattr(engine, "check_trackers", lambda name: None)
+    monkeypatch.setattr(Accelerator, "init_trackers", lambda self, name, config: logged.append((name, config)))
+    monkeypatch.setattr(Accelerator, "log", lambda self, values, step=None: logged.append((values, step)))
+    assert main(["run", *TINY, "--methods", "gje", "--track", "tensorboard", "--output", str(tmp_path / "run")]) == 0
+    (name, config), *rest = logged
+    assert (name, config["training.epochs"], config["dataset"]) == ("gmje_bench", 1, "fashion_mnist_12k")
+    assert any(step == 1 and "gje/seed0/loss" in values for values, step in rest)
+    assert any("gje/seed0/linear_probe" in values for values, _ in rest)
