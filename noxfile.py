@@ -96,7 +96,8 @@ def wheels(session: nox.Session) -> None:
     check = (
         "import gmje_core, gmje_hub; from gmje_bench.datasets import load_dataset; "
         "assert 'site-packages' in gmje_core.__file__, gmje_core.__file__; "
-        "assert len(load_dataset('fashion_mnist_12k').train) == 10_000"
+        "assert len(load_dataset('fashion_mnist_12k').train) == 10_000; "
+        "from importlib.resources import files; assert (files('gmje_bench.report') / 'page.html.j2').is_file()"
     )
     session.run("python", "-c", check, env=environment)
 
