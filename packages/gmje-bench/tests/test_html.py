@@ -75,6 +75,7 @@ def folder(tmp_path, make_results):
         AlignmentRecord(task="ring", dim=None, method=method, seed=0, metrics={"kl": kl, "recall": 1.0})
         for method, kl in (("truth", 0.0), ("gmje", 0.01))
     ]
+    results.dataset.class_names = ["shoe", "<i>bag</i>"]
     results.command = "python -m gmje_bench run --suite '<b>'"
     write_results(tmp_path, results)
     Image.new("L", (30, 20)).save(tmp_path / "alignment.png")
@@ -125,6 +126,7 @@ def test_text_of_a_run_is_never_markup(folder):
     assert "script" not in Page(text).tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "&lt;b&gt;" in text
+    assert "Classes: 0 shoe, 1 &lt;i&gt;bag&lt;/i&gt;." in text
 
 
 def test_a_failed_method_is_a_failure_and_no_mean(folder):

@@ -333,6 +333,7 @@ def _describe(suite: Suite, launch: Launch, data: ImageData | None, accelerator:
             train=len(data.train),
             test=len(data.test),
             classes=len(data.classes),
+            class_names=list(data.classes),
             image_size=data.image_size,
         )
     return Results(

@@ -146,6 +146,7 @@ class DatasetRecord(_Model):
     train: int = Field(description="Images.")
     test: int = Field(description="Images.")
     classes: int
+    class_names: list[str] = Field(default=[], description="In the order of the labels.")
     image_size: int = Field(description="Side that networks see, in pixels.")
 
 
