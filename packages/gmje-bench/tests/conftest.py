@@ -1,10 +1,19 @@
 """What several tests of the bench share: the results of a run, made by hand."""
 
+import signal
 from collections.abc import Callable
 
 import pytest
 
 from gmje_bench.runs import DatasetRecord, Record, Results
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """Ctrl-C as in the foreground, wherever the tests run: a job in the background ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

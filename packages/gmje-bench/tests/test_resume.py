@@ -112,6 +112,14 @@ def test_a_second_signal_does_not_wait():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_signal_that_is_ignored_stays_ignored():
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with Interrupts() as interrupts:
+        signal.raise_signal(signal.SIGINT)
+        assert not interrupts.pending
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
 TINY = ["run", "--suite", "smoke", "--limit", "300", "--methods", "random,gje"]
 
 
