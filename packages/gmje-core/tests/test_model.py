@@ -79,6 +79,18 @@ def test_uncertainty_does_not_depend_on_the_rows_taken_at_once(model, monkeypatc
         torch.testing.assert_close(part, other)
 
 
+def test_the_two_steps_of_timm_lead_to_features_and_embeddings(model):
+    images = torch.rand(5, 1, 28, 28)
+    model.eval()
+    step = model.forward_features(images)
+    assert step.shape == (5, 256, 2, 2)
+    assert step.requires_grad
+    assert torch.equal(model.forward_head(step, pre_logits=True), model.features(images))
+    assert torch.equal(model.forward_head(step), model.embed(images))
+    with pytest.raises(ShapeError):
+        model.forward_features(images[0])
+
+
 def test_frozen_parts_stay_frozen(model):
     model.backbone.eval()
     model.embed(torch.rand(2, 1, 28, 28))

@@ -107,6 +107,28 @@ def test_wrong_backbones_are_named(name, options, words):
         build_backbone(name, **options)
 
 
+@pytest.mark.parametrize("name", ["smallconv", "resnet18", "timm:resnet18", "timm:vit_tiny_patch16_224"])
+def test_the_two_steps_of_timm_are_the_forward_pass(name):
+    if name.startswith("timm:"):
+        pytest.importorskip("timm")
+    torch.manual_seed(0)
+    backbone = build_backbone(name, image_size=64).eval()
+    x = torch.rand(2, 3, 64, 64)
+    step = backbone.forward_features(x)
+    assert step.ndim == (3 if "vit" in name else 4)
+    assert torch.equal(backbone.forward_head(step), backbone(x))
+    assert backbone(x).shape == (2, backbone.num_features)
+
+
+def test_a_resnet_is_torchvisions():
+    torch.manual_seed(0)
+    ours, theirs = build_backbone("resnet18").eval(), torchvision.models.resnet18().eval()
+    theirs.fc = torch.nn.Identity()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.equal(ours(x), theirs(x))
+
+
 @pytest.mark.parametrize("layers", [1, 2, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_heads_give_unit_norm_in_their_own_dtype(layers, dtype):

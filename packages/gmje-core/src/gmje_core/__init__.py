@@ -19,6 +19,7 @@ from gmje_core.estimator import JointEmbeddingMixture
 from gmje_core.mixture import GaussianMixture, JointGaussianMixture
 from gmje_core.model import GMJEModel, GMJEOutput
 from gmje_core.objectives import info_nce, nt_xent, pmi
+from gmje_core.preprocessing import Preprocessing
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,7 @@ __all__ = [
     "NonFiniteError",
     "NotFittedError",
     "NotPositiveDefiniteError",
+    "Preprocessing",
     "ShapeError",
     "build_criterion",
     "diagnostics",

@@ -7,14 +7,17 @@ import typing
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Self
 
-from gmje_core.errors import ConfigError, unknown_name
+from gmje_core._strict import check_keys, parse_json
+from gmje_core.errors import ConfigError
 
 __all__ = ["SCHEMA_VERSION", "GMJEConfig"]
 
 #: Version of the JSON form; a change of meaning changes it.
 SCHEMA_VERSION = 1
 
+_WHAT = "the configuration"
 _MAX_SIZE = 65_536
+_MAX_LAYERS = 64
 _OPTION_TYPES = (str, int, float, bool, type(None))
 
 
@@ -69,8 +72,9 @@ class GMJEConfig:
             expected = dict if isinstance(spec.type, types.GenericAlias) else spec.type
             if type(value) is not expected:
                 raise ConfigError(f"{spec.name} must be of type {typing.cast(type, expected).__name__}, got {value!r}")
-            if isinstance(value, int) and expected is int and not 1 <= value <= _MAX_SIZE:
-                raise ConfigError(f"{spec.name} must lie in [1, {_MAX_SIZE}], got {value!r}")
+            largest = _MAX_LAYERS if spec.name == "layers" else _MAX_SIZE
+            if isinstance(value, int) and expected is int and not 1 <= value <= largest:
+                raise ConfigError(f"{spec.name} must lie in [1, {largest}], got {value!r}")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum must lie in [0, 1), got {self.momentum!r}")
         if self.schema_version != SCHEMA_VERSION:
@@ -101,15 +105,7 @@ class GMJEConfig:
         Raises:
             ConfigError: an unknown key, a missing one, or a value out of range. Nothing is guessed.
         """
-        if not isinstance(values, dict):
-            raise ConfigError(f"a configuration must be a JSON object, got {type(values).__name__}")
-        names = [spec.name for spec in fields(cls)]
-        for key in values:
-            if key not in names:
-                raise ConfigError(unknown_name("key", key, names))
-        missing = [name for name in names if name not in values]
-        if missing:
-            raise ConfigError(f"missing keys: {', '.join(missing)}")
+        check_keys(values, [spec.name for spec in fields(cls)], _WHAT)
         return cls(**values)
 
     @classmethod
@@ -119,21 +115,4 @@ class GMJEConfig:
         Raises:
             ConfigError: not JSON, or not a configuration.
         """
-        try:
-            values = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_refuse_repeats)
-        except (json.JSONDecodeError, RecursionError) as error:
-            raise ConfigError(f"the configuration is not valid JSON: {error}") from error
-        return cls.from_dict(values)
-
-
-def _refuse_constant(name: str) -> float:
-    raise ConfigError(f"the configuration holds {name}, which is not a JSON number")
-
-
-def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        keys = [key for key, _ in pairs]
-        repeated = sorted({key for key in keys if keys.count(key) > 1})
-        raise ConfigError(f"the configuration holds a key more than once: {', '.join(repeated)}")
-    return values
+        return cls.from_dict(parse_json(text, _WHAT))

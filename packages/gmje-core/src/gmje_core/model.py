@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from gmje_core.conditional import JointDensity
 from gmje_core.config import GMJEConfig
 from gmje_core.criteria import build_criterion
-from gmje_core.errors import ShapeError
+from gmje_core.errors import ConfigError, ShapeError
 from gmje_core.mixture import GaussianMixture
 from gmje_core.networks import MomentumEncoder, ProjectionHead, build_backbone
+from gmje_core.preprocessing import Preprocessing
 
 __all__ = ["GMJEModel", "GMJEOutput", "Uncertainty"]
 
@@ -59,9 +60,11 @@ class GMJEModel(nn.Module):
 
     Args:
         config: What to build.
+        preprocessing: How :meth:`preprocess` presents stored images; where it is known, it goes with the model.
 
     Raises:
-        ConfigError: unknown backbone or criterion, or options that they do not take.
+        ConfigError: unknown backbone or criterion, or options that they do not take; a preprocessing for images of
+            another size or number of channels.
 
     Examples:
         >>> _ = torch.manual_seed(0)
@@ -78,9 +81,11 @@ class GMJEModel(nn.Module):
         torch.Size([16])
     """
 
-    def __init__(self, config: GMJEConfig) -> None:
+    def __init__(self, config: GMJEConfig, preprocessing: Preprocessing | None = None) -> None:
         super().__init__()
-        self.config = config
+        if preprocessing is not None:
+            preprocessing.check_fits(config)
+        self.config, self.preprocessing = config, preprocessing
         self.backbone = build_backbone(
             config.backbone,
             in_channels=config.in_channels,
@@ -127,6 +132,20 @@ class GMJEModel(nn.Module):
             z_context, z_target = self.projector(features), self.target_encoder(x_target)
         return GMJEOutput(self.criterion(z_context, z_target), z_context, z_target, features[: len(x_context)])
 
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Stored images, uint8 ``(B, C, H, W)``, as the model takes them: float32 ``(B, C, image_size, image_size)``.
+
+        Raises:
+            ConfigError: the model was made without :attr:`preprocessing`.
+            ShapeError: images of another dtype, shape or number of channels.
+        """
+        if self.preprocessing is None:
+            raise ConfigError(
+                "this model does not say how its images were normalised: set model.preprocessing = Preprocessing(...), "
+                "or normalise them as in training"
+            )
+        return self.preprocessing(images)
+
     def density(self) -> JointDensity:
         """The learned joint density of the two views' embeddings."""
         return self.criterion.density()
@@ -137,6 +156,25 @@ class GMJEModel(nn.Module):
         with self._inference():
             features: Tensor = self.backbone(x)
         return features
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The backbone's last map before pooling, as in timm: ``(B, num_features, h, w)``, or tokens ``(B, n, d)``.
+
+        In the mode that the model is in, with gradient.
+        """
+        self._check(x)
+        features: Tensor = self.backbone.forward_features(x)  # type: ignore[operator]
+        return features
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """From :meth:`forward_features` to embeddings ``(B, dim)``, as in timm.
+
+        Args:
+            x: What :meth:`forward_features` gave.
+            pre_logits: Stop at the pooled features ``(B, num_features)``.
+        """
+        features: Tensor = self.backbone.forward_head(x)  # type: ignore[operator]
+        return features if pre_logits else self.projector(features)
 
     def embed(self, x: Tensor) -> Tensor:
         """Embeddings ``(B, dim)`` of context views, the space that the density lives in."""

@@ -33,12 +33,18 @@ _TIMM = "timm:"
 
 
 class Backbone(Protocol):
-    """What every backbone is: an ``nn.Module`` that says how many features it gives."""
+    """What every backbone is: an ``nn.Module`` that says how many features it gives, in timm's two steps."""
 
     num_features: int
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Features ``(B, num_features)`` of images ``(B, in_channels, H, W)``."""
+        """Features ``(B, num_features)`` of images ``(B, in_channels, H, W)``; the two steps below."""
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map before pooling, ``(B, num_features, h, w)``, of images; transformers give tokens."""
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Features ``(B, num_features)`` of that map."""
 
 
 class SmallConv(nn.Module):
@@ -66,8 +72,16 @@ class SmallConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(B, num_features)`` of images ``(B, in_channels, H, W)``."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map, ``(B, num_features, h, w)``."""
         features: Tensor = self.blocks(x.contiguous(memory_format=torch.channels_last))
-        return features.mean(dim=(2, 3))
+        return features
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """The mean of the map over its places."""
+        return x.mean(dim=(2, 3))
 
 
 class ResNet(TorchvisionResNet):  # type: ignore[misc]
@@ -98,6 +112,21 @@ class ResNet(TorchvisionResNet):  # type: ignore[misc]
         elif in_channels != 3:
             self.conv1 = nn.Conv2d(in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features ``(B, num_features)`` of images ``(B, in_channels, H, W)``."""
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """The last map, ``(B, num_features, h, w)``."""
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        features: Tensor = self.layer4(self.layer3(self.layer2(self.layer1(x))))
+        return features
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """The mean of the map over its places."""
+        features: Tensor = self.avgpool(x).flatten(1)
+        return features
 
 
 class TimmBackbone(nn.Module):
@@ -136,6 +165,16 @@ class TimmBackbone(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(B, num_features)`` of images ``(B, in_channels, H, W)``."""
         features: Tensor = self.body(x)
+        return features
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Timm's own: a map ``(B, C, h, w)``, or tokens ``(B, n, C)``."""
+        features: Tensor = self.body.forward_features(x)  # type: ignore[operator]
+        return features
+
+    def forward_head(self, x: Tensor) -> Tensor:
+        """Timm's own pooling, to ``(B, num_features)``."""
+        features: Tensor = self.body.forward_head(x)  # type: ignore[operator]
         return features
 
 
