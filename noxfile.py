@@ -15,7 +15,9 @@ CONSTRAINTS = ROOT / "constraints.txt"
 PACKAGES = ("core", "bench", "hub")
 TEST_TOOLS = ("pytest>=8.3", "pytest-xdist>=3.6", "scipy>=1.13")
 #: What the tests of a package compare it with, or try with it.
-PEERS = {"core": ("scikit-learn>=1.6",)}
+PEERS = {"core": ("scikit-learn>=1.6",), "hub": ("datasets>=4.0",)}
+#: Optional parts of a package that its tests need.
+EXTRAS = {"core": "[timm]", "hub": "[onnx]"}
 #: The tests' tensors are small: with more threads they would mostly wait for each other.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
 
@@ -45,16 +47,15 @@ def run_tests(session: nox.Session, package: str) -> None:
     session.run("pytest", "--doctest-modules", *parallel, *targets, env=ENVIRONMENT)
 
 
-def local(package: str) -> list[str]:
-    return [f"{folder(name)}" for name in [*siblings(package), package]]
+def local(package: str, extras: str = "") -> list[str]:
+    return [*(str(folder(name)) for name in siblings(package)), f"{folder(package)}{extras}"]
 
 
 @nox.session
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def tests(session: nox.Session, package: str) -> None:
     """Tests of every package, each installed alone with its declared siblings; arguments go to pytest."""
-    extra = ["timm"] if package == "core" else []
-    install(session, *local(package), *TEST_TOOLS, *PEERS.get(package, ()), *extra)
+    install(session, *local(package, EXTRAS.get(package, "")), *TEST_TOOLS, *PEERS.get(package, ()))
     run_tests(session, package)
 
 
@@ -62,7 +63,8 @@ def tests(session: nox.Session, package: str) -> None:
 @nox.parametrize("package", PACKAGES, ids=PACKAGES)
 def tests_lowest(session: nox.Session, package: str) -> None:
     """The same tests on the lowest versions that each pyproject.toml allows."""
-    install(session, *local(package), *TEST_TOOLS, *PEERS.get(package, ()), constrained=False)
+    everything = (*local(package, EXTRAS.get(package, "")), *TEST_TOOLS, *PEERS.get(package, ()))
+    install(session, *everything, constrained=False)
     run_tests(session, package)
 
 
@@ -105,7 +107,7 @@ def wheels(session: nox.Session) -> None:
 @nox.session
 def smoke(session: nox.Session) -> None:
     """The smoke suite on two processes."""
-    install(session, str(folder("core")), str(folder("bench")))
+    install(session, *local("bench"))
     output = Path(session.create_tmp()) / "smoke"
     arguments = ["--suite", "smoke", "--processes", "2", "--output", str(output), "--overwrite", *session.posargs]
     environment = {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}

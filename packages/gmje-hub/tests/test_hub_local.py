@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from gmje_core import GMJEConfig
+from gmje_core import GMJEConfig, Preprocessing
 from gmje_hub import CorruptModelError, GMJEModel, ModelNotFoundError, UnsafeWeightsError, UnsavableModelError
 
 
@@ -16,7 +16,7 @@ def model() -> GMJEModel:
     config = GMJEConfig(
         backbone="smallconv", in_channels=1, image_size=28, dim=8, hidden=16, criterion_options={"components": 4}
     )
-    model = GMJEModel(config)
+    model = GMJEModel(config, Preprocessing(size=28, image_mean=(0.25,), image_std=(0.5,)))
     for _ in range(2):
         model(*torch.rand(2, 32, 1, 28, 28))
     return model
@@ -34,7 +34,12 @@ def test_round_trip_is_bit_equal(model, folder):
     assert torch.equal(again.embed(images), model.embed(images))
     assert torch.equal(again.log_prob(images, images), model.log_prob(images, images))
     assert not again.training
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "config.json",
+        "model.safetensors",
+        "preprocessor_config.json",
+    ]
+    assert again.preprocessing == model.preprocessing
 
 
 @pytest.mark.parametrize("update", ["em", "gradient"])
@@ -99,6 +104,30 @@ def test_wrong_configuration_is_named(folder):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"dimm": 3}))
     with pytest.raises(CorruptModelError, match="did you mean 'dim'"):
         GMJEModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_men": [0]}, "did you mean 'image_mean'"),
+        ({"size": 32}, "gives images of 32 pixels and 1 channels; the model takes 28 pixels and 1 channels"),
+        ({"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}, "28 pixels and 3 channels"),
+    ],
+)
+def test_wrong_preprocessing_is_named(folder, change, words):
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CorruptModelError, match=words):
+        GMJEModel.from_pretrained(folder)
+
+
+def test_the_preprocessing_of_another_model_does_not_stay(model, folder):
+    model.preprocessing = None
+    model.save_pretrained(folder)
+    assert GMJEModel.from_pretrained(folder).preprocessing is None
+    model.preprocessing = Preprocessing(size=32, image_mean=(0.25,), image_std=(0.5,))
+    with pytest.raises(UnsavableModelError, match="gives images of 32 pixels"):
+        model.save_pretrained(folder)
 
 
 def test_an_interrupted_save_leaves_the_old_model(model, folder, monkeypatch):

@@ -1,15 +1,40 @@
-"""Trained models as folders of JSON and safetensors: save, load, and nothing is ever unpickled."""
+"""Trained models as folders and repositories of JSON and safetensors: nothing is ever unpickled."""
 
-from gmje_hub.errors import CorruptModelError, HubError, ModelNotFoundError, UnsafeWeightsError, UnsavableModelError
-from gmje_hub.model import GMJEModel
+from typing import TYPE_CHECKING, Any
+
+from gmje_hub.errors import (
+    AccessError,
+    CorruptModelError,
+    HubError,
+    HubUnavailableError,
+    ModelNotFoundError,
+    PushConflictError,
+    UnsafeWeightsError,
+    UnsavableModelError,
+)
+
+if TYPE_CHECKING:
+    from gmje_hub.model import GMJEModel
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccessError",
     "CorruptModelError",
     "GMJEModel",
     "HubError",
+    "HubUnavailableError",
     "ModelNotFoundError",
+    "PushConflictError",
     "UnsafeWeightsError",
     "UnsavableModelError",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The model, imported when it is asked for: the command line answers without torch."""
+    if name == "GMJEModel":
+        from gmje_hub.model import GMJEModel
+
+        return GMJEModel
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,6 +1,15 @@
-"""Typed errors of saving and loading; each text says what was wrong and what would be right."""
+"""Typed errors of saving, loading and publishing; each text says what was wrong and what would be right."""
 
-__all__ = ["CorruptModelError", "HubError", "ModelNotFoundError", "UnsafeWeightsError", "UnsavableModelError"]
+__all__ = [
+    "AccessError",
+    "CorruptModelError",
+    "HubError",
+    "HubUnavailableError",
+    "ModelNotFoundError",
+    "PushConflictError",
+    "UnsafeWeightsError",
+    "UnsavableModelError",
+]
 
 
 class HubError(Exception):
@@ -8,7 +17,7 @@ class HubError(Exception):
 
 
 class ModelNotFoundError(HubError, FileNotFoundError):
-    """There is no model where one was looked for."""
+    """There is no model where one was looked for: no folder, repository, revision or file."""
 
 
 class UnsafeWeightsError(HubError, ValueError):
@@ -16,8 +25,20 @@ class UnsafeWeightsError(HubError, ValueError):
 
 
 class CorruptModelError(HubError, ValueError):
-    """Files that are damaged, or do not belong to the configuration."""
+    """Files that are damaged, hostile, or do not belong to the configuration."""
 
 
 class UnsavableModelError(HubError, ValueError):
     """A model that its configuration does not describe, so that it could not be loaded again."""
+
+
+class AccessError(HubError, PermissionError):
+    """The Hub refused the token, or there is none."""
+
+
+class HubUnavailableError(HubError, ConnectionError):
+    """No network, or a Hub that is down, too busy, or breaks off."""
+
+
+class PushConflictError(HubError):
+    """Somebody else changed the branch while it was pushed to; nothing was written."""

@@ -1,4 +1,4 @@
-"""The model of gmje_core, with a folder form: ``config.json`` and ``model.safetensors``."""
+"""The model of gmje_core, with a folder form and a repository form: two files of JSON, one of safetensors."""
 
 import os
 from pathlib import Path
@@ -10,19 +10,33 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 import gmje_core
-from gmje_core import ConfigError, GMJEConfig
+from gmje_core import ConfigError, GMJEConfig, GMJEError, NotFittedError
 from gmje_core.files import write_atomic
-from gmje_hub.errors import CorruptModelError, ModelNotFoundError, UnsafeWeightsError, UnsavableModelError
+from gmje_hub.errors import CorruptModelError, UnsavableModelError
+from gmje_hub.folder import CONFIG, PREPROCESSOR, WEIGHTS, ModelFiles, brief, read_folder
 
-__all__ = ["CONFIG", "WEIGHTS", "GMJEModel"]
+__all__ = ["GMJEModel", "check_weights"]
 
-CONFIG = "config.json"
-WEIGHTS = "model.safetensors"
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+# As safetensors writes them, and as torch does.
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 class GMJEModel(gmje_core.GMJEModel):
-    """:class:`gmje_core.GMJEModel` that can be saved to a folder and loaded from it.
+    """:class:`gmje_core.GMJEModel` that can be saved, loaded, published and fetched.
+
+    Attributes:
+        revision: Hash of the commit that the model was loaded from; ``None`` of a local or new one.
 
     Examples:
         >>> import tempfile
@@ -36,87 +50,209 @@ class GMJEModel(gmje_core.GMJEModel):
         True
     """
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors``; each appears whole or not at all.
+    revision: str | None = None
 
+    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
+        """Write ``config.json``, ``model.safetensors`` and, where it is known, ``preprocessor_config.json``.
+
+        Each appears whole or not at all.
         The weights come first, so a new folder with a configuration has the weights that belong to it. Where the
         folder held another model and the machine stops between the two, loading names weights of other shapes;
         save to a new folder where even options of the criterion must never be mixed up.
 
         Args:
-            folder: Made where it does not exist.
+            save_directory: Made where it does not exist.
 
         Raises:
             UnsavableModelError: a state that could not be loaded again: cast to another dtype than the
                 configuration builds, changed in its modules, or with NaN in it.
             OSError: the folder cannot be written.
         """
-        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-        with torch.device("meta"):
-            mismatch = _mismatch(state, type(self)(self.config).state_dict())
-        if mismatch:
-            raise UnsavableModelError(
-                f"{folder} was not written, as it could not be loaded: {mismatch} (half(), float() and double() change "
-                "what a configuration builds; use torch.autocast instead)"
-            )
-        path = Path(folder)
+        content = self._to_files(str(save_directory))
+        path = Path(save_directory)
         path.mkdir(parents=True, exist_ok=True)
-        write_atomic(path / WEIGHTS, save(state))
-        write_atomic(path / CONFIG, self.config.to_json().encode())
+        for name in (WEIGHTS, PREPROCESSOR, CONFIG):
+            if name in content:
+                write_atomic(path / name, content[name])
+            else:
+                (path / name).unlink(missing_ok=True)  # of another model
 
     @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str]) -> Self:
-        """The model that :meth:`save_pretrained` wrote, on the CPU and in evaluation mode.
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str],
+        *,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
+    ) -> Self:
+        """The model that :meth:`save_pretrained` wrote or :meth:`push_to_hub` published, on the CPU, to be evaluated.
+
+        ``"org/name"`` is always a repository, whatever folders there are; a path with a leading ``./``, another
+        number of parts, or a :class:`~pathlib.Path` is a folder. The revision is resolved to one commit, which all
+        files are of, and which becomes :attr:`revision`. Nothing is unpickled, and no memory is taken for weights
+        before their header fits the configuration.
 
         Args:
-            folder: A local folder.
+            pretrained_model_name_or_path: Repository id or local folder.
+            force_download: Fetch even what is in the cache.
+            token: Of the user; ``None`` for the stored one, ``False`` for none.
+            cache_dir: Where downloads are kept.
+            local_files_only: Make no request.
+            revision: Branch, tag or full commit hash.
 
         Raises:
-            ModelNotFoundError: no such folder, or a file is missing.
+            ModelNotFoundError: no such folder, repository or revision, or a file is missing.
+            AccessError: the token is not known or not allowed to read.
+            HubUnavailableError: no network, or the Hub is down, and the model is not in the cache.
             UnsafeWeightsError: only pickled weights.
-            CorruptModelError: a damaged file, or weights that are not those of the configuration; named.
+            CorruptModelError: a damaged or hostile file, or weights that are not those of the configuration; named.
         """
-        path = Path(folder)
-        if not path.is_dir():
-            raise ModelNotFoundError(f"no folder {str(folder)!r}; from_pretrained reads what save_pretrained wrote")
-        _check_files(path)
-        try:
-            config = GMJEConfig.from_json((path / CONFIG).read_text(encoding="utf-8"))
-            model = cls(config)
-        except (ConfigError, UnicodeDecodeError) as error:
-            raise CorruptModelError(f"{path / CONFIG}: {error}") from error
-        try:
-            state = load((path / WEIGHTS).read_bytes())
-        except SafetensorError as error:
-            raise CorruptModelError(f"{path / WEIGHTS} is not a whole safetensors file: {error}") from error
-        mismatch = _mismatch(state, model.state_dict())
+        from gmje_hub.remote import fetch, is_repo_id
+
+        name = pretrained_model_name_or_path
+        if not is_repo_id(name):
+            return cls._from_files(read_folder(Path(name).expanduser()))
+        files, commit = fetch(
+            str(name),
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+        model = cls._from_files(files)
+        model.revision = commit
+        return model
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Push model using gmje-hub",
+        private: bool | None = None,
+        token: str | bool | None = None,
+        branch: str | None = None,
+        create_pr: bool = False,
+        overwrite_card: bool = False,
+    ) -> str:
+        """Publish the model with a card, in one commit.
+
+        Args:
+            repo_id: ``org/name``; made where it does not exist.
+            commit_message: Of the commit.
+            private: Whether a repository that is made is private.
+            token: Of the user; ``None`` for the stored one.
+            branch: Of the repository; made where it does not exist.
+            create_pr: Open a pull request instead.
+            overwrite_card: Replace even a card that was written by hand.
+
+        Returns:
+            URL of the commit or the pull request.
+
+        Raises:
+            UnsavableModelError: see :meth:`save_pretrained`.
+            AccessError, HubUnavailableError: nothing was committed.
+            PushConflictError: somebody else committed meanwhile; nothing was committed.
+        """
+        from gmje_hub.card import documents
+        from gmje_hub.remote import push
+
+        return push(
+            repo_id,
+            {PREPROCESSOR: None, **self._to_files(repo_id), **documents(self.config, repo_id, self.preprocessing)},
+            message=commit_message,
+            private=private,
+            token=token,
+            branch=branch,
+            create_pr=create_pr,
+            overwrite_card=overwrite_card,
+        ).url
+
+    def _to_files(self, place: str) -> dict[str, bytes]:
+        state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
+        mismatch = _mismatch(_described(state), _expected(self.config)) or _not_finite(state)
         if mismatch:
-            raise CorruptModelError(f"{path / WEIGHTS} does not fit {CONFIG}: {mismatch}")
+            raise UnsavableModelError(
+                f"{place} was not written, as it could not be loaded: {mismatch} (half(), float() and double() change "
+                "what a configuration builds; use torch.autocast instead)"
+            )
+        files = {WEIGHTS: save(state), CONFIG: self.config.to_json().encode()}
+        if self.preprocessing is not None:
+            try:
+                self.preprocessing.check_fits(self.config)
+            except ConfigError as error:
+                raise UnsavableModelError(f"{place} was not written: {error}") from error
+            files[PREPROCESSOR] = self.preprocessing.to_json().encode()
+        return files
+
+    @classmethod
+    def _from_files(cls, files: ModelFiles) -> Self:
+        check_weights(files)
+        try:
+            state = load(files.read_weights())
+        except SafetensorError as error:
+            raise CorruptModelError(f"{files.weights} is not a whole safetensors file: {error}") from error
+        if wrong := _not_finite(state):
+            raise CorruptModelError(f"{files.weights} does not fit {CONFIG}: {wrong}")
+        model = cls(files.config, files.preprocessing)
         model.load_state_dict(state)
-        return model.eval()
+        model.eval()
+        try:
+            model.density()
+        except NotFittedError:  # saved before its first step
+            pass
+        except GMJEError as error:
+            raise CorruptModelError(f"{files.weights} holds no valid density: {error}") from error
+        return model
 
 
-def _check_files(path: Path) -> None:
-    pickled = sorted(file.name for file in path.iterdir() if file.suffix in _PICKLED)
-    for name in (CONFIG, WEIGHTS):
-        if not (path / name).is_file():
-            if name == WEIGHTS and pickled:
-                raise UnsafeWeightsError(
-                    f"{path} holds pickled weights only ({', '.join(pickled)}), which could run code when loaded; "
-                    f"convert them to {WEIGHTS}"
-                )
-            raise ModelNotFoundError(f"{path} has no {name}; a model is a folder with {CONFIG} and {WEIGHTS}")
+def check_weights(files: ModelFiles) -> None:
+    """Check that the header of the weights is that of the configuration's model; nothing of its size is allocated.
+
+    Raises:
+        CorruptModelError: names, shapes or dtypes that differ, or a configuration that builds nothing.
+    """
+    try:
+        expected = _expected(files.config)
+    except (ConfigError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
+        raise CorruptModelError(f"{CONFIG} beside {files.weights} builds no model: {brief(error)}") from error
+    found = {name: (_DTYPES[info.dtype], info.shape) for name, info in files.tensors.items()}
+    if mismatch := _mismatch(found, expected):
+        raise CorruptModelError(f"{files.weights} does not fit {CONFIG}: {mismatch}")
 
 
-def _mismatch(found: dict[str, Tensor], expected: dict[str, Tensor]) -> str:
-    """What keeps a state from being loaded: names, shapes, dtypes, values; empty where nothing does."""
+_Described = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+
+
+def _described(state: dict[str, Tensor]) -> _Described:
+    return {key: (value.dtype, tuple(value.shape)) for key, value in state.items()}
+
+
+def _expected(config: GMJEConfig) -> _Described:
+    """Of every tensor that the model of a configuration has; none is allocated."""
+    with torch.device("meta"):
+        return _described(gmje_core.GMJEModel(config).state_dict())
+
+
+def _mismatch(found: _Described, expected: _Described) -> str:
+    """What keeps a state from being loaded: names, shapes, dtypes; empty where nothing does."""
     problems = [f"missing {key}" for key in expected.keys() - found.keys()]
     problems += [f"unexpected {key}" for key in found.keys() - expected.keys()]
     for key in expected.keys() & found.keys():
-        have, want = found[key], expected[key]
-        if have.shape != want.shape or have.dtype != want.dtype:
-            problems.append(f"{key} is {have.dtype} {tuple(have.shape)} instead of {want.dtype} {tuple(want.shape)}")
-        elif have.is_floating_point() and not torch.isfinite(have).all():
-            problems.append(f"{key} holds NaN or infinity")
+        if found[key] != expected[key]:
+            (dtype, shape), (right_dtype, right_shape) = found[key], expected[key]
+            problems.append(f"{key} is {dtype} {shape} instead of {right_dtype} {right_shape}")
+    return _first(problems)
+
+
+def _not_finite(state: dict[str, Tensor]) -> str:
+    floating = ((key, value) for key, value in state.items() if value.is_floating_point())
+    return _first([f"{key} holds NaN or infinity" for key, value in floating if not torch.isfinite(value).all()])
+
+
+def _first(problems: list[str]) -> str:
     more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
     return "; ".join(sorted(problems)[:3]) + more

@@ -1,0 +1,147 @@
+"""The command line: ``push``, ``pull``, ``inspect`` and ``export``. Every mistake is one line and exit status 2."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from gmje_hub.errors import HubError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="gmje_hub",
+    help="Publish, fetch and inspect models; nothing is ever unpickled.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or full commit hash.")]
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Of a model, such as runs/NAME/models/gmje-seed0.")],
+    repo_id: Annotated[str, typer.Argument(help="org/name; made where it does not exist.")],
+    message: Annotated[str, typer.Option(help="Of the commit.")] = "Push model using gmje-hub",
+    branch: Annotated[str | None, typer.Option(help="Of the repository.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a repository that only you see.")] = False,
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
+    overwrite_card: Annotated[
+        bool, typer.Option("--overwrite-card", help="Replace even a README.md written by hand.")
+    ] = False,
+) -> None:
+    """Publish a model with its card in one commit; a model in a run folder brings the run's results."""
+    from gmje_hub.publish import push_folder
+
+    pushed = push_folder(
+        folder,
+        repo_id,
+        message=message,
+        branch=branch,
+        private=private or None,
+        create_pr=create_pr,
+        overwrite_card=overwrite_card,
+    )
+    if pushed.card_kept:
+        typer.echo("the card was written by hand and left as it is; --overwrite-card replaces it")
+    typer.echo(f"pushed {folder} to {repo_id} at {pushed.commit}: {pushed.url}")
+
+
+@app.command()
+def pull(
+    repo_id: Annotated[str, typer.Argument(help="org/name.")],
+    folder: Annotated[Path | None, typer.Argument(help="Where to; the cache where missing.")] = None,
+    revision: Revision = None,
+) -> None:
+    """Fetch and check a model, and say where it is; a folder gets its card, results and figures, too."""
+    from gmje_hub.pull import pull_folder
+
+    weights, commit = pull_folder(repo_id, folder, revision=revision)
+    typer.echo(
+        f"{repo_id} at {commit} is in the cache: {weights}"
+        if folder is None
+        else f"{repo_id} at {commit} is in {folder}"
+    )
+
+
+@app.command()
+def inspect(
+    model: Annotated[str, typer.Argument(help="A folder, or org/name.")],
+    revision: Revision = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Say what a model is, verified, without taking memory for its weights twice or running anything of it."""
+    import hashlib
+
+    from gmje_hub.folder import read_folder
+    from gmje_hub.model import check_weights
+    from gmje_hub.remote import fetch, is_repo_id
+
+    commit = None
+    if is_repo_id(model):
+        files, commit = fetch(model, revision=revision)
+    else:
+        files = read_folder(Path(model).expanduser())
+    check_weights(files)
+    found: dict[str, Any] = {
+        "model": model,
+        "revision": commit,
+        "sha256": hashlib.sha256(files.read_weights()).hexdigest(),
+        "bytes": files.nbytes,
+        "tensors": len(files.tensors),
+        "numbers": files.parameters,
+        **files.config.to_dict(),
+        "preprocessing": files.preprocessing.to_dict() if files.preprocessing else None,
+    }
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        for key, value in found.items():
+            typer.echo(f"{key:<18} {value}")
+
+
+@app.command()
+def export(
+    model: Annotated[str, typer.Argument(help="A folder, or org/name.")],
+    path: Annotated[Path, typer.Argument(help="Where to: NAME.onnx, or NAME.pt2 for torch.export.")],
+    revision: Revision = None,
+) -> None:
+    """Write the encoder, from images to features and embeddings, as ONNX or as a torch.export program."""
+    from gmje_hub.export import export_file
+
+    difference = export_file(model, path, revision=revision)
+    typer.echo(f"{path} gives features and embeddings within {difference:.1e} of the model's")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command and give its exit status: 0 done, 2 anything that kept it from being done, 130 Ctrl-C.
+
+    Args:
+        arguments: Of the command line; the process's own where missing.
+    """
+    try:
+        status = app(arguments, standalone_mode=False)
+        return status if isinstance(status, int) else 0
+    except HubError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        _fail("stopped; nothing was committed or left half written", "")
+        return 130
+    except typer.Exit as stop:
+        return stop.exit_code
+    except OSError as error:
+        return _fail(f"{error.filename or ''}: {error.strerror or error}".removeprefix(": "))
+    except Exception as error:
+        message = getattr(error, "format_message", None)
+        if message is None:
+            raise
+        return 2 if type(error).__name__ == "NoArgsIsHelpError" else _fail(message())
+
+
+def _fail(text: str, label: str = "error: ") -> int:
+    typer.echo(label + " ".join(text.split()), err=True)
+    return 2
