@@ -18,7 +18,6 @@ from gmje_bench.views import (
     adjust_hue,
     adjust_saturation,
     crop_resize,
-    evaluation_view,
     gaussian_blur,
     grayscale,
     preset,
@@ -241,26 +240,6 @@ def test_views_under_autocast_keep_their_precision():
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "size"), [(28, 28, 28), (256, 256, 224), (33, 61, 28), (32, 32, 64), (40, 28, 28)]
-)
-def test_evaluation_view_is_resize_and_centre_crop(height, width, size):
-    images = bytes_(2, 3, height, width)
-    config = identity(size)
-    expected = images / 255
-    if min(height, width) != size:
-        expected = F.resize(expected, [round(size * 8 / 7)], antialias=True)
-    expected = F.center_crop(expected, [size, size])
-    torch.testing.assert_close(evaluation_view(images, config), expected, atol=1e-6, rtol=0)
-
-
-def test_evaluation_view_normalises():
-    images = torch.full((1, 1, 28, 28), 51, dtype=torch.uint8)
-    config = ViewConfig(size=28, mean=(0.1,), std=(0.5,))
-    torch.testing.assert_close(evaluation_view(images, config), torch.full((1, 1, 28, 28), 0.2))
-
-
-@pytest.mark.parametrize("call", [evaluation_view, lambda images, config: TwoViews(config, 0)(images, epoch=0, step=0)])
-@pytest.mark.parametrize(
     ("images", "error", "text"),
     [
         (torch.rand(2, 3, 8, 8), TypeError, "uint8.*float32"),
@@ -269,9 +248,15 @@ def test_evaluation_view_normalises():
         (torch.zeros(2, 3, 0, 8, dtype=torch.uint8), ValueError, r"\(2, 3, 0, 8\)"),
     ],
 )
-def test_wrong_images_are_refused(call, images, error, text):
+def test_wrong_images_are_refused(images, error, text):
     with pytest.raises(error, match=text):
-        call(images, identity(8))
+        TwoViews(identity(8), 0)(images, epoch=0, step=0)
+
+
+def test_evaluated_images_are_normalised_as_views_are():
+    config = ViewConfig(size=28, mean=(0.1,), std=(0.5,))
+    images = torch.full((1, 1, 28, 28), 51, dtype=torch.uint8)
+    torch.testing.assert_close(config.preprocessing(images), torch.full((1, 1, 28, 28), 0.2))
 
 
 @pytest.mark.parametrize(("rank", "world"), [(2, 2), (-1, 2), (0, 0)])

@@ -49,6 +49,12 @@ def run(
     method_file: Annotated[
         list[Path] | None, typer.Option(help="A Python file with a method of your own; may be repeated.")
     ] = None,
+    from_pretrained: Annotated[
+        list[str] | None, typer.Option(help="Evaluate a model: org/name, org/name@REVISION or a folder; repeatable.")
+    ] = None,
+    publish: Annotated[
+        str | None, typer.Option(help="Push the trained models to org/name (org/name-METHOD of several).")
+    ] = None,
     track: Annotated[str | None, typer.Option(help="tensorboard, trackio, wandb or another of Accelerate.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Write a profiler trace of every method.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
@@ -59,11 +65,13 @@ def run(
     from gmje_bench.suite import load_suite
 
     _register(method_file)
+    models = _register_models(from_pretrained)
     loaded = load_suite(suite)
     synthetic = loaded.dataset is None
+    names = _chosen(methods, "methods", synthetic=synthetic)
     chosen = loaded.replace(
         dataset=dataset,
-        methods=_chosen(methods, "methods", synthetic=synthetic),
+        methods=[*(names or []), *models] if models else names,
         tasks=_chosen(tasks, "tasks", synthetic=synthetic),
         backbone=backbone,
         epochs=epochs,
@@ -88,6 +96,8 @@ def run(
             check_resumable(folder)
         else:
             check_run_folder(folder, overwrite=overwrite)
+    if publish is not None:
+        _check_publish(publish)
     if dry_run:
         if _is_main():
             typer.echo(_describe(name, chosen.model_dump(), folder))
@@ -102,11 +112,12 @@ def run(
         track=track,
         profile=profile,
         jobs=jobs,
+        publish=publish,
     )
 
 
-def _run(suite: "Suite", **launch: Any) -> None:
-    """Run, and print the tables."""
+def _run(suite: "Suite", publish: str | None, **launch: Any) -> None:
+    """Run, print the tables and publish."""
     from rich.console import Console
 
     from gmje_bench import engine
@@ -127,6 +138,11 @@ def _run(suite: "Suite", **launch: Any) -> None:
         for record in results.failed():
             typer.echo(f"failed: {record.describe()}: {record.error}")
         typer.echo(f"results in {launch['output']}")
+        if publish is not None:
+            from gmje_bench.publishing import publish_models
+
+            for line in publish_models(launch["output"], results, publish):
+                typer.echo(line)
     if results.failed():
         raise typer.Exit(1)
 
@@ -254,6 +270,28 @@ def _register(files: list[Path] | None) -> None:
     register_entry_points()
     for path in files or []:
         register_file(path)
+
+
+def _register_models(names: list[str] | None) -> list[str]:
+    if not names:
+        return []
+    from gmje_bench.methods.pretrained import register_model
+
+    return [register_model(name).name for name in names]
+
+
+def _check_publish(repo_id: str) -> None:
+    """Refuse, before anything is trained, a name or a token that could not be pushed with."""
+    from gmje_hub import HubError
+    from gmje_hub.publish import require_repo_id
+    from gmje_hub.remote import check_login
+
+    try:
+        require_repo_id(repo_id)
+        if _is_main():
+            check_login()
+    except HubError as error:
+        raise OptionError(f"--publish {repo_id}: {error}") from error
 
 
 def _integers(option: str, text: str) -> list[int]:

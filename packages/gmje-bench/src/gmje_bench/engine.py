@@ -267,8 +267,9 @@ def _train_and_evaluate(
             accelerator.log({f"{method}/seed{seed}/{key}": v for key, v in record.metrics.items()})
         folder = state.output / "models" / f"{method}-seed{seed}"
         _save(module.state_dict(), folder / "model.safetensors")
-        if (config := module.config) is not None:
-            write_atomic(folder / "config.json", lambda stream: stream.write(config.to_json().encode()))
+        if module.config is not None:
+            _write_text(folder / "preprocessor_config.json", module.views(data).preprocessing.to_json())
+            _write_text(folder / "config.json", module.config.to_json())
 
 
 def _run_synthetic(state: _Run, reporter: Reporter) -> None:
@@ -370,7 +371,7 @@ def _line(record: Record) -> str:
 
 def _write(output: Path, results: Results) -> None:
     write_results(output, results)
-    write_atomic(output / "results.md", lambda stream: stream.write(report.markdown(results).encode()))
+    _write_text(output / "results.md", report.markdown(results))
 
 
 def _draw(state: _Run) -> None:
@@ -400,6 +401,10 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
     write_atomic(path, lambda stream: stream.write(content))
+
+
+def _write_text(path: Path, text: str) -> None:
+    write_atomic(path, lambda stream: stream.write(text.encode()))
 
 
 def _flat(options: dict[str, Any], prefix: str = "") -> dict[str, str | int | float | bool]:

@@ -11,7 +11,7 @@ from gmje_bench.datasets.base import ImageData, Split
 from gmje_bench.module import JointEmbedding
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.subject import Embedded
-from gmje_bench.views import TwoViews, evaluation_view, preset
+from gmje_bench.views import TwoViews
 from gmje_core.distributed import rank, world_size
 
 __all__ = ["embed_split", "extract_features"]
@@ -68,10 +68,8 @@ def extract_features(
         float32 ``(N, num_features)`` on the CPU, on every process.
     """
     module.eval()
-    config = preset(data.image_size, data.channels)
-    (features,) = _Chunks(split, device, workers).apply(
-        lambda images, _: [module.backbone(evaluation_view(images, config)).float()]
-    )
+    preprocess = module.views(data).preprocessing
+    (features,) = _Chunks(split, device, workers).apply(lambda images, _: [module.backbone(preprocess(images)).float()])
     return features
 
 
@@ -94,12 +92,12 @@ def embed_split(
         It, on every process.
     """
     module.eval()
-    config = preset(data.image_size, data.channels)
-    views = TwoViews(config, PROTOCOL.view_seed)
+    config = module.views(data)
+    preprocess, views = config.preprocessing, TwoViews(config, PROTOCOL.view_seed)
 
     def pass_through(images: Tensor, number: int) -> list[Tensor]:
         context, target = views(images, epoch=0, step=number)
-        features = module.backbone(evaluation_view(images, config))
+        features = module.backbone(preprocess(images))
         embedded = [features, module.projector(features), module.embed(context), module.embed_target(target)]
         return [images, *(z.float() for z in embedded)]
 

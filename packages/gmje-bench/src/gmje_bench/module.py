@@ -1,11 +1,16 @@
 """What is trained: a backbone, a projection head and a criterion, with one forward pass that gives the loss."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
+from gmje_bench.datasets.base import ImageData
+from gmje_bench.errors import OptionError
 from gmje_bench.methods import Objective, Setting, build_objective
 from gmje_bench.suite import Suite
-from gmje_core import Criterion, GMJEConfig, diagnostics
+from gmje_bench.views import ViewConfig, preset
+from gmje_core import Criterion, GMJEConfig, Preprocessing, diagnostics
 from gmje_core.conditional import JointDensity
 from gmje_core.distributed import gather_pairs
 from gmje_core.networks import MomentumEncoder, ProjectionHead, build_backbone
@@ -22,6 +27,7 @@ class JointEmbedding(nn.Module):
         objective: What is trained on, and how.
         name: The method's, for messages.
         config: Where it is a :class:`gmje_core.GMJEModel` in all but class: what that is built from.
+        preprocessing: Of a model that was trained before.
     """
 
     def __init__(
@@ -31,9 +37,10 @@ class JointEmbedding(nn.Module):
         objective: Objective,
         name: str = "",
         config: GMJEConfig | None = None,
+        preprocessing: Preprocessing | None = None,
     ) -> None:
         super().__init__()
-        self.name, self.config = name, config
+        self.name, self.config, self._preprocessing = name, config, preprocessing
         self.backbone, self.projector, self.criterion = backbone, projector, objective.criterion
         self.trains, self._labels, self._symmetric = objective.trains, objective.labels, objective.symmetric
         momentum = objective.momentum
@@ -83,6 +90,13 @@ class JointEmbedding(nn.Module):
         z: Tensor = self.target_encoder(images)
         return z
 
+    def views(self, data: ImageData) -> ViewConfig:
+        """The views of the images that it is trained or evaluated on; a trained model normalises as it was trained."""
+        recommended = preset(data.image_size, data.channels)
+        if self._preprocessing is None:
+            return recommended
+        return replace(recommended, mean=self._preprocessing.image_mean, std=self._preprocessing.image_std)
+
     def density(self) -> JointDensity | None:
         """The joint density learned in training; ``None`` of a method without one."""
         return self.criterion.density() if isinstance(self.criterion, Criterion) else None
@@ -112,6 +126,8 @@ def build_module(
         network.backbone, in_channels=channels, small_images=network.small_images, image_size=image_size
     )
     objective = build_objective(method, Setting(network.dim, classes), suite.method.get(method, {}))
+    if objective.model is not None:
+        return _of_model(objective, method, channels, image_size)
     torch.manual_seed(seed + 1)
     projector = ProjectionHead(
         int(backbone.num_features),  # type: ignore[arg-type]
@@ -137,3 +153,20 @@ def build_module(
             criterion_options=options,
         )
     return JointEmbedding(backbone, projector, objective, method, config)
+
+
+def _of_model(objective: Objective, method: str, channels: int, image_size: int | None) -> JointEmbedding:
+    """A trained model under the same roof, on the images that it was trained for."""
+    model = objective.model
+    assert model is not None
+    config = model.config
+    if config.in_channels != channels:
+        raise OptionError(f"{method} takes images of {config.in_channels} channels; the dataset's have {channels}")
+    if image_size is not None and config.image_size != image_size:
+        raise OptionError(
+            f"{method} was trained on images of {config.image_size} pixels, not {image_size}: "
+            f"add --image-size {config.image_size}"
+        )
+    module = JointEmbedding(model.backbone, model.projector, objective, method, config, model.preprocessing)
+    module.target_encoder = model.target_encoder
+    return module

@@ -14,7 +14,7 @@ from gmje_bench.errors import OptionError
 from gmje_bench.interrupts import Interrupted, Interrupts
 from gmje_bench.module import JointEmbedding
 from gmje_bench.suite import Training
-from gmje_bench.views import TwoViews, preset
+from gmje_bench.views import TwoViews
 from gmje_core import NonFiniteError
 
 __all__ = ["DivergedError", "learning_rate", "pretrain"]
@@ -102,7 +102,7 @@ def pretrain(
         module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
     module.to(accelerator.device).train()
     wrapped, optimizer = accelerator.prepare(module, build_optimizer(module, training))
-    views = TwoViews(preset(data.image_size, data.channels), seed)
+    views = TwoViews(module.views(data), seed)
     progress = checkpoint.restore(module, optimizer, accelerator.scaler) if checkpoint else Progress()
 
     def save() -> None:

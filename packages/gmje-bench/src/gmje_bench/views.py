@@ -9,11 +9,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from gmje_bench.datasets.decoding import storage_side
 from gmje_bench.errors import OptionError
+from gmje_core.preprocessing import Preprocessing
 
 __all__ = [
     "TwoViews",
@@ -23,7 +22,6 @@ __all__ = [
     "adjust_hue",
     "adjust_saturation",
     "crop_resize",
-    "evaluation_view",
     "gaussian_blur",
     "grayscale",
     "preset",
@@ -101,6 +99,11 @@ class ViewConfig:
         kernel = self.blur_kernel
         require(kernel % 2 == 1 and 0 < kernel < 2 * self.size, "blur_kernel", f"odd and below {2 * self.size}")
         require(0 < self.blur_sigma[0] <= self.blur_sigma[1], "blur_sigma", "a rising pair of positive numbers")
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images are presented when they are evaluated: the centre, normalised as the views are."""
+        return Preprocessing(size=self.size, image_mean=self.mean, image_std=self.std)
 
 
 def preset(image_size: int, channels: int) -> ViewConfig:
@@ -191,42 +194,6 @@ class TwoViews:
         draws = [_draw(self.config, b * world_size, height, width, generator) for generator in generators]
         context, target = (_augmented(images, d.share(rank * b, (rank + 1) * b), self.config) for d in draws)
         return context, target
-
-
-@torch.no_grad()
-def evaluation_view(images: Tensor, config: ViewConfig) -> Tensor:
-    """The centre of each image at the training size, normalised.
-
-    Images whose short side is ``size`` are cropped only. Others are resized (bilinear, antialiased) to a short side of
-    ``8/7 size`` first, the usual 256 for 224: stored images of folders have that already.
-
-    Args:
-        images: uint8 ``(b, C, H, W)`` on any device.
-        config: Its ``size``, ``mean`` and ``std`` are used.
-
-    Returns:
-        float32 ``(b, C, size, size)``.
-
-    Raises:
-        TypeError: images that are not uint8.
-        ValueError: images of another shape or number of channels.
-
-    Examples:
-        >>> evaluation_view(torch.zeros(2, 3, 256, 320, dtype=torch.uint8), preset(224, 3)).shape
-        torch.Size([2, 3, 224, 224])
-    """
-    _check(images, config)
-    height, width = images.shape[-2:]
-    short = min(height, width)
-    side = short if short == config.size else storage_side(config.size)
-    top, left = round((side * height // short - config.size) / 2), round((side * width // short - config.size) / 2)
-    if side != short:
-        shape = (side * height // short, side * width // short)
-        pixels = F.interpolate(images.float() / 255, shape, mode="bilinear", antialias=True).clamp_(0, 1)
-        pixels = pixels[..., top : top + config.size, left : left + config.size]
-    else:
-        pixels = images[..., top : top + config.size, left : left + config.size].float() / 255
-    return _normalise(pixels, config)
 
 
 def crop_resize(
@@ -378,7 +345,7 @@ def _augmented(images: Tensor, draws: _Draws, config: ViewConfig) -> Tensor:
     """One view, float32 ``(b, C, size, size)``."""
     b, channels, height, width = images.shape
     views = torch.empty(b, channels, config.size, config.size, device=images.device)
-    draws = draws.to(images.device)
+    draws, normalize = draws.to(images.device), config.preprocessing.normalize
     # On the CPU, intermediate results that leave the cache cost more than the arithmetic.
     largest = channels * max(height * width, config.size**2)
     step = max(1, _CPU_CHUNK // largest) if images.device.type == "cpu" else max(1, b)
@@ -386,7 +353,7 @@ def _augmented(images: Tensor, draws: _Draws, config: ViewConfig) -> Tensor:
         for start in range(0, b, step):
             part = slice(start, start + step)
             x = _augment(images[part].float().div_(255), draws.share(start, start + step), config)
-            views[part] = _normalise(x, config)
+            views[part] = normalize(x)
     return views
 
 
@@ -474,8 +441,3 @@ def _blend(x: Tensor, other: Tensor, factor: Tensor) -> Tensor:
 
 def _column(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
-
-
-def _normalise(x: Tensor, config: ViewConfig) -> Tensor:
-    mean, std = (x.new_tensor(values).view(1, -1, 1, 1) for values in (config.mean, config.std))
-    return (x - mean) / std

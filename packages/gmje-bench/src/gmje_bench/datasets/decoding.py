@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as F
 from gmje_bench.datasets.base import ImageData, ResidentImages, Split
 from gmje_bench.errors import DatasetError
 
-__all__ = ["DEFAULT_SIZE", "LazyImages", "decode", "native_side", "resident", "square", "storage_side"]
+__all__ = ["DEFAULT_SIZE", "LazyImages", "decode", "native_side", "resident", "square"]
 
 #: Side in pixels that networks see of images that have no common size.
 DEFAULT_SIZE = 224
@@ -129,16 +129,6 @@ def square(image: Image.Image, side: int) -> Tensor:
         image = F.center_crop(F.resize(image, [side], antialias=True), [side, side])
     pixels: Tensor = F.pil_to_tensor(image)
     return pixels
-
-
-def storage_side(image_size: int) -> int:
-    """Side that larger images are kept at: a little above what networks see, as is usual.
-
-    Examples:
-        >>> storage_side(224)
-        256
-    """
-    return round(image_size * 8 / 7)
 
 
 def native_side(source: bytes | Path, what: str) -> int | None:

@@ -10,9 +10,10 @@ import numpy.typing as npt
 import torch
 
 from gmje_bench.datasets.base import ImageData, Split, check_classes, fingerprint, unseen_classes
-from gmje_bench.datasets.decoding import DEFAULT_SIZE, LazyImages, native_side, storage_side
+from gmje_bench.datasets.decoding import DEFAULT_SIZE, LazyImages, native_side
 from gmje_bench.datasets.selection import validation_split
 from gmje_bench.errors import DatasetError, did_you_mean
+from gmje_core.preprocessing import resize_side
 
 __all__ = ["SUFFIXES", "load"]
 
@@ -44,7 +45,7 @@ def load(name: str, path: Path, image_size: int | None) -> ImageData:
         raise DatasetError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
     _check(path, train, train_folder)
     size = image_size or DEFAULT_SIZE
-    side = native_side(*_FileReader(train).read(0)) or storage_side(size)
+    side = native_side(*_FileReader(train).read(0)) or resize_side(size)
     if test is None:
         whole = Split.whole(LazyImages(_FileReader(train), side), train.labels_for(train.classes))
         splits = [whole.select(indices) for indices in validation_split(whole.labels, _TEST_SHARE)]

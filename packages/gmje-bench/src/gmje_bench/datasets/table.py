@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from gmje_bench.datasets.base import FingerprintKind, ImageData, Split, check_classes, fingerprint, unseen_classes
-from gmje_bench.datasets.decoding import DEFAULT_SIZE, LazyImages, native_side, storage_side
+from gmje_bench.datasets.decoding import DEFAULT_SIZE, LazyImages, native_side
 from gmje_bench.datasets.selection import validation_split
 from gmje_bench.errors import DatasetError, did_you_mean
+from gmje_core.preprocessing import resize_side
 
 __all__ = ["load_hub", "load_parquet"]
 
@@ -168,7 +169,7 @@ def _from_tables(name: str, tables: dict[str, Any], image_size: int | None) -> I
     readers = {part: _RowReader(table, image, f"{name} ({part})") for part, table in tables.items()}
     native = native_side(*readers["train"].read(0))
     size = image_size or native or DEFAULT_SIZE
-    splits = {p: Split.whole(LazyImages(r, native or storage_side(size)), labels[p]) for p, r in readers.items()}
+    splits = {p: Split.whole(LazyImages(r, native or resize_side(size)), labels[p]) for p, r in readers.items()}
     if "test" not in splits:
         held = validation_split(splits["train"].labels, _TEST_SHARE)
         splits["train"], splits["test"] = (splits["train"].select(indices) for indices in held)

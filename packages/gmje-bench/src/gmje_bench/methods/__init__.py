@@ -16,6 +16,8 @@ from gmje_bench.errors import OptionError, did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
+    from gmje_core import GMJEModel
+
 __all__ = ["METHODS", "Method", "Objective", "Setting", "build_objective", "check_methods", "take_options"]
 
 
@@ -46,6 +48,7 @@ class Objective:
         labels: Whether the criterion takes the labels ``(b,)`` as a third argument.
         published: Where the criterion is one of gmje_core's: its name and options, with which the trained model is
             saved as one that ``GMJEModel.from_pretrained`` loads.
+        model: A trained model that is only evaluated, in place of a network of the suite.
     """
 
     criterion: "nn.Module"
@@ -55,6 +58,7 @@ class Objective:
     symmetric: bool = False
     labels: bool = False
     published: "tuple[str, dict[str, Any]] | None" = None
+    model: "GMJEModel | None" = None
 
 
 Build = Callable[[Setting, Mapping[str, Any]], Objective]
