@@ -1,55 +1,73 @@
-"""Strict JSON objects: nothing unknown, nothing twice, nothing missing, no number that JSON does not have."""
+"""A strict JSON form: nothing unknown, nothing twice, nothing missing, no number that JSON does not have."""
 
 import json
-from collections.abc import Sequence
-from typing import Any
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, Self
 
 from gmje_core.errors import ConfigError, unknown_name
 
-__all__ = ["check_keys", "parse_json"]
+__all__ = ["StrictForm"]
 
 
-def parse_json(text: str, what: str) -> Any:
-    """The JSON value that a text holds.
+@dataclass(frozen=True)
+class StrictForm:
+    """A frozen dataclass that is written as a JSON object, and read back only where every key is right.
 
-    Args:
-        text: JSON.
-        what: What it should be, for messages.
-
-    Raises:
-        ConfigError: not JSON, a key given twice, NaN or infinity.
+    Attributes:
+        what: What it is, for messages.
     """
 
-    def refuse_constant(name: str) -> float:
-        raise ConfigError(f"{what} holds {name}, which is not a JSON number")
+    what: ClassVar[str]
 
-    def refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        values = dict(pairs)
-        if len(values) < len(pairs):
-            keys = [key for key, _ in pairs]
-            repeated = sorted({key for key in keys if keys.count(key) > 1})
-            raise ConfigError(f"{what} holds a key more than once: {', '.join(repeated)}")
-        return values
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data that :meth:`from_dict` takes back."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
-    try:
-        return json.loads(text, parse_constant=refuse_constant, object_pairs_hook=refuse_repeats)
-    except ConfigError:
-        raise
-    except (ValueError, RecursionError) as error:  # also an integer of more digits than Python reads
-        raise ConfigError(f"{what} is not valid JSON: {error}") from error
+    def to_json(self) -> str:
+        """JSON text, with sorted keys and a final newline."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
 
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """What :meth:`to_dict` gave.
 
-def check_keys(values: object, names: Sequence[str], what: str) -> None:
-    """Check that something is an object with these keys and no others.
+        Raises:
+            ConfigError: an unknown key, a missing one, or a value out of range. Nothing is guessed.
+        """
+        if not isinstance(values, dict):
+            raise ConfigError(f"{cls.what} must be a JSON object, got {type(values).__name__}")
+        names = [spec.name for spec in fields(cls)]
+        for key in values:
+            if key not in names:
+                raise ConfigError(unknown_name("key", key, names))
+        missing = [name for name in names if name not in values]
+        if missing:
+            raise ConfigError(f"missing keys: {', '.join(missing)}")
+        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
-    Raises:
-        ConfigError: it is not; the first key that is unknown, with close names, or all that are missing.
-    """
-    if not isinstance(values, dict):
-        raise ConfigError(f"{what} must be a JSON object, got {type(values).__name__}")
-    for key in values:
-        if key not in names:
-            raise ConfigError(unknown_name("key", key, names))
-    missing = [name for name in names if name not in values]
-    if missing:
-        raise ConfigError(f"missing keys: {', '.join(missing)}")
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """What :meth:`to_json` gave.
+
+        Raises:
+            ConfigError: not JSON, or see :meth:`from_dict`.
+        """
+
+        def refuse_constant(name: str) -> float:
+            raise ConfigError(f"{cls.what} holds {name}, which is not a JSON number")
+
+        def refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            values = dict(pairs)
+            if len(values) < len(pairs):
+                keys = [key for key, _ in pairs]
+                repeated = sorted({key for key in keys if keys.count(key) > 1})
+                raise ConfigError(f"{cls.what} holds a key more than once: {', '.join(repeated)}")
+            return values
+
+        try:
+            values = json.loads(text, parse_constant=refuse_constant, object_pairs_hook=refuse_repeats)
+        except ConfigError:
+            raise
+        except (ValueError, RecursionError) as error:  # also an integer of more digits than Python reads
+            raise ConfigError(f"{cls.what} is not valid JSON: {error}") from error
+        return cls.from_dict(values)

@@ -1,13 +1,12 @@
 """The configuration of a model: plain data with a strict JSON form, free of torch."""
 
-import json
 import math
 import types
 import typing
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar
 
-from gmje_core._strict import check_keys, parse_json
+from gmje_core._strict import StrictForm
 from gmje_core.errors import ConfigError
 
 __all__ = ["SCHEMA_VERSION", "GMJEConfig"]
@@ -15,14 +14,13 @@ __all__ = ["SCHEMA_VERSION", "GMJEConfig"]
 #: Version of the JSON form; a change of meaning changes it.
 SCHEMA_VERSION = 1
 
-_WHAT = "the configuration"
 _MAX_SIZE = 65_536
 _MAX_LAYERS = 64
 _OPTION_TYPES = (str, int, float, bool, type(None))
 
 
 @dataclass(frozen=True, kw_only=True)
-class GMJEConfig:
+class GMJEConfig(StrictForm):
     """Everything that a :class:`gmje_core.GMJEModel` is built from.
 
     Args:
@@ -65,6 +63,7 @@ class GMJEConfig:
     criterion: str = "gmje"
     criterion_options: dict[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+    what: ClassVar[str] = "the configuration"
 
     def __post_init__(self) -> None:
         for spec in fields(self):
@@ -89,30 +88,3 @@ class GMJEConfig:
                 raise ConfigError(f"criterion_options must hold finite numbers, got {key!r}: {option!r}")
         # The caller's dictionary may change later; a configuration may not.
         object.__setattr__(self, "criterion_options", dict(self.criterion_options))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that :meth:`from_dict` takes back."""
-        return asdict(self)
-
-    def to_json(self) -> str:
-        """JSON text, with sorted keys and a final newline."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The configuration that :meth:`to_dict` gave.
-
-        Raises:
-            ConfigError: an unknown key, a missing one, or a value out of range. Nothing is guessed.
-        """
-        check_keys(values, [spec.name for spec in fields(cls)], _WHAT)
-        return cls(**values)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The configuration that :meth:`to_json` gave.
-
-        Raises:
-            ConfigError: not JSON, or not a configuration.
-        """
-        return cls.from_dict(parse_json(text, _WHAT))

@@ -1,14 +1,13 @@
 """From stored images to what a backbone takes: the centre, at the size of the training, normalised."""
 
-import json
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Self
+from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gmje_core._strict import check_keys, parse_json
+from gmje_core._strict import StrictForm
 from gmje_core.config import GMJEConfig
 from gmje_core.errors import ConfigError, ShapeError
 
@@ -17,14 +16,13 @@ __all__ = ["Preprocessing", "resize_side"]
 #: Version of the JSON form and of what :meth:`Preprocessing.__call__` does.
 SCHEMA_VERSION = 1
 
-_WHAT = "the preprocessing"
 _MAX_SIZE = 65_536
 # Pixels lie in [0, 1]; a larger number is a mistake, an infinite one, or none.
 _MAX_NUMBER = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class Preprocessing(StrictForm):
     """How images are presented to a trained model.
 
     Args:
@@ -48,6 +46,7 @@ class Preprocessing:
     image_mean: tuple[float, ...]
     image_std: tuple[float, ...]
     schema_version: int = SCHEMA_VERSION
+    what: ClassVar[str] = "the preprocessing"
 
     def __post_init__(self) -> None:
         if type(self.size) is not int or not 1 <= self.size <= _MAX_SIZE:
@@ -128,34 +127,6 @@ class Preprocessing:
         """Pixels ``(B, C, H, W)`` in [0, 1] with the mean subtracted and the deviation divided by."""
         mean, std = (pixels.new_tensor(values).view(1, -1, 1, 1) for values in (self.image_mean, self.image_std))
         return (pixels - mean) / std
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain data that :meth:`from_dict` takes back."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
-
-    def to_json(self) -> str:
-        """JSON text, with sorted keys and a final newline."""
-        return json.dumps(self.to_dict(), indent=2, sort_keys=True, allow_nan=False) + "\n"
-
-    @classmethod
-    def from_dict(cls, values: dict[str, Any]) -> Self:
-        """The preprocessing that :meth:`to_dict` gave.
-
-        Raises:
-            ConfigError: an unknown key, a missing one, or a value out of range. Nothing is guessed.
-        """
-        check_keys(values, [spec.name for spec in fields(cls)], _WHAT)
-        converted: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-        return cls(**converted)
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """The preprocessing that :meth:`to_json` gave.
-
-        Raises:
-            ConfigError: not JSON, or not a preprocessing.
-        """
-        return cls.from_dict(parse_json(text, _WHAT))
 
 
 def resize_side(size: int) -> int:
