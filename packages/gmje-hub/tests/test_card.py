@@ -65,12 +65,22 @@ def test_results_for_machines_are_the_hubs_entries(run):
         ("cifar10", None, "uoft-cs/cifar10"),
         ("cifar10", 1000, "gmje-bench/cifar10"),
         ("hf:org/data", 1000, "gmje-bench/hf-org-data"),
-        ("imagefolder:/my images", None, "gmje-bench/imagefolder-my-images"),
+        ("imagefolder:/home/me/my images", None, "gmje-bench/imagefolder-my-images"),
     ],
 )
 def test_only_a_whole_dataset_has_its_name_on_the_hub(run, make_run, results, name, limit, expected):
     changes = {"dataset": results["dataset"] | {"name": name}, "options": results["options"] | {"limit": limit}}
     assert read_evaluation(make_run(run, **changes), "gmje", 1).dataset_id == expected
+
+
+@pytest.mark.parametrize("options", ["--output /home/me/runs/x", "--output=/home/me/x --overwrite", "--publish a/b"])
+def test_no_folder_of_the_trainers_machine_is_published(run, make_run, results, options):
+    data = "imagefolder:/home/me/my images"
+    command = f"python -m gmje_bench run {options} --epochs 2 --dataset '{data}'"
+    make_run(run, command=command, dataset=results["dataset"] | {"name": data})
+    found = documents(GMJEConfig(), "org/name", None, read_evaluation(run, "gmje", 1))
+    assert "python -m gmje_bench run --epochs 2 --dataset 'imagefolder:my images'\n" in found[README].decode()
+    assert not any(b"home" in content for content in found.values())
 
 
 def test_figures_go_with_the_card(run):

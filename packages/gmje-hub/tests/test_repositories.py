@@ -433,6 +433,14 @@ def test_mistakes_on_the_command_line_are_one_line(client, arguments, words):
     assert answer["err"].count("\n") == 1
 
 
+def test_a_run_folder_names_its_models(client, models, make_run, tmp_path):
+    run = make_run(tmp_path / "run")
+    shutil.copytree(models["one"][0], run / "models" / "gmje-seed1")
+    answer = client("cli", "push", str(run), "org/run")
+    assert answer["status"] == 2
+    assert "is a run, not a model; its models are models/gmje-seed1" in answer["err"]
+
+
 def test_two_readers_with_an_empty_cache_at_once(hub, published, tmp_path):
     repo_id, outputs = published
     clients = [Client(hub.url, tmp_path) for _ in range(2)]

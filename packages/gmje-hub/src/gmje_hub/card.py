@@ -9,6 +9,7 @@ import hashlib
 import json
 import math
 import re
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import resources
@@ -145,15 +146,16 @@ def read_evaluation(run: Path, method: str, seed: int) -> Evaluation:
             for key, info in results["metrics"].items()
             if all(key in r["metrics"] for r in ordered)
         )
+        dataset = _without_folder(str(results["dataset"]["name"]))
         last = own["history"][-1] if own["history"] else {}
         return Evaluation(
             method=method,
             seed=seed,
             seeds=len(ordered),
-            dataset=dict(results["dataset"]),
-            dataset_id=_dataset_id(str(results["dataset"]["name"]), whole=results["options"]["limit"] is None),
+            dataset=results["dataset"] | {"name": dataset},
+            dataset_id=_dataset_id(dataset, whole=results["options"]["limit"] is None),
             protocol_version=int(results["protocol"]["version"]),
-            command=str(results["command"]),
+            command=_published_command(str(results["command"])),
             versions=dict(results["versions"]),
             scores=scores,
             diagnostics=dict(last),
@@ -284,6 +286,37 @@ def _dataset_id(name: str, *, whole: bool) -> str:
     if whole and name in _ON_THE_HUB:
         return _ON_THE_HUB[name]
     return f"gmje-bench/{re.sub(r'[^A-Za-z0-9_.-]+', '-', name).strip('-')}"
+
+
+# Options of a run that change where its results go, and nothing in them.
+_ELSEWHERE = {"--output": 1, "--publish": 1, "--track": 1, "--jobs": 1, "--resume": 0, "--overwrite": 0, "--profile": 0}
+
+
+def _published_command(command: str) -> str:
+    """What trained a model, without what is only of the machine that it was trained on.
+
+    Examples:
+        >>> _published_command("python -m gmje_bench run --output '/home/me/my x' --dataset imagefolder:/home/me/cats")
+        'python -m gmje_bench run --dataset imagefolder:cats'
+    """
+    words, kept = iter(shlex.split(command)), []
+    for word in words:
+        name, _, value = word.partition("=")
+        if name not in _ELSEWHERE:
+            kept.append(_without_folder(word))
+        elif not value and _ELSEWHERE[name]:
+            next(words, None)
+    return shlex.join(kept)
+
+
+def _without_folder(name: str) -> str:
+    """A name in which an absolute path is only its last part: whose folders they are is nobody's business.
+
+    Examples:
+        >>> _without_folder("imagefolder:/home/me/cats"), _without_folder("hf:org/data"), _without_folder("a/b.toml")
+        ('imagefolder:cats', 'hf:org/data', 'a/b.toml')
+    """
+    return re.sub(r"(^|[:=])[/~][^:=]*/(?=[^/])", r"\1", name)
 
 
 def _read_figure(path: Path) -> bytes:

@@ -129,6 +129,11 @@ def read_folder(folder: Path) -> ModelFiles:
     if not folder.is_dir():
         raise ModelNotFoundError(f"no folder {str(folder)!r}; from_pretrained reads what save_pretrained wrote")
     names = {entry.name for entry in os.scandir(folder)}
+    if "results.json" in names and CONFIG not in names:
+        models = sorted(path.parent.name for path in folder.glob(f"models/*/{CONFIG}"))
+        raise ModelNotFoundError(
+            f"{folder} is a run, not a model; its models are {', '.join(f'models/{name}' for name in models) or 'none'}"
+        )
     check_complete(str(folder), names)
     return read_files(folder / CONFIG, folder / WEIGHTS, folder / PREPROCESSOR if PREPROCESSOR in names else None)
 
