@@ -71,13 +71,19 @@ def trained(hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_published_model_is_measured_the_same(hub, trained):
     names = ["--from-pretrained", "org/toy-gmje", "--from-pretrained", "run/models/gje-seed0"]
-    done = bench(hub, trained, *OPTIONS, *names, "--output", "again")
+    done = bench(hub, trained, *OPTIONS, *names, "--seeds", "0,1", "--output", "again")
     assert done.returncode == 0, done.stderr
+    assert "one model, measured once" in done.stderr
     first, again = records(trained / "run"), records(trained / "again")
     assert again["org--toy-gmje"] == first["gmje"]
     assert again["gje-seed0"] == first["gje"]
     assert set(again) == {"org--toy-gmje", "gje-seed0"}
-    sources = json.loads((trained / "again" / "results.json").read_text())["sources"]
+    results = json.loads((trained / "again" / "results.json").read_text())
+    assert [(r["seed"], r["verdict"]) for r in results["records"]] == [(0, "pretrained")] * 2
+    table = (trained / "again" / "results.md").read_text()
+    assert "pretrained" in table
+    assert "±" not in table.split("mean ±")[0]
+    sources = results["sources"]
     assert sources["org--toy-gmje"] == f"org/toy-gmje@{hub.head('org/toy-gmje')}"
     assert sources["gje-seed0"].startswith("sha256:")
 

@@ -40,6 +40,7 @@ from gmje_bench.progress import Reporter
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.resume import take_up
 from gmje_bench.runs import (
+    PRETRAINED,
     DatasetRecord,
     Record,
     Results,
@@ -159,6 +160,9 @@ def run(suite: Suite, launch: Launch) -> Results:
         if state.data is not None:
             for seed in suite.seeds:
                 for method in suite.methods:
+                    if METHODS[method].pretrained and seed != suite.seeds[0]:
+                        reporter.skip(suite.training.epochs, f"{method} seed {seed}: one model, measured once")
+                        continue
                     _run_one(state, method, seed, reporter, interrupts)
         if suite.synthetic is not None and accelerator.is_main_process:
             _run_synthetic(state, reporter)
@@ -257,6 +261,8 @@ def _train_and_evaluate(
             )
         record.history = [finite(values) for values in history]
         record.verdict, record.advice = str(history[-1]["verdict"]), str(history[-1]["advice"])
+    elif METHODS[method].pretrained:
+        record.verdict = PRETRAINED
     reporter.stage(f"{method} seed {seed}: evaluating")
     artifacts = evaluate(record, module, data, suite, accelerator)
     if accelerator.is_main_process:

@@ -14,6 +14,7 @@ from gmje_bench.errors import RunFolderError
 
 __all__ = [
     "METRICS",
+    "PRETRAINED",
     "SOURCES",
     "AlignmentRecord",
     "DatasetRecord",
@@ -30,6 +31,8 @@ __all__ = [
 ]
 
 RESULTS = "results.json"
+#: The verdict of a model that a run did not train.
+PRETRAINED = "pretrained"
 _FOLDERS = ("models", "artifacts", "checkpoints", "profile")
 _FILES = (
     RESULTS,
@@ -159,7 +162,10 @@ class Record(_Model):
     error: str | None = Field(default=None, description="Why it failed, in one line.")
     metrics: dict[str, float] = Field(default={}, description="By the names in 'metrics' of the results.")
     choices: dict[str, float] = Field(default={}, description="What was chosen on validation data, and its score.")
-    verdict: str | None = Field(default=None, description="Of the diagnostics at the end of training.")
+    verdict: str | None = Field(
+        default=None,
+        description=f"Of the diagnostics at the end of training; {PRETRAINED} where it was trained before.",
+    )
     advice: str | None = None
     history: list[dict[str, float | str]] = Field(default=[], description="Loss and diagnostics after every epoch.")
     seconds: dict[str, float] = Field(default={}, description="Wall-clock of every stage.")

@@ -73,12 +73,14 @@ class Method:
         summary: One line for ``list``.
         load: Imports what builds it.
         source: Where a method that is not of this package comes from.
+        pretrained: Whether it is one trained model, which is measured once: no seed changes its weights.
     """
 
     name: str
     summary: str
     load: Callable[[], Build]
     source: str = ""
+    pretrained: bool = False
 
 
 def _own(name: str, summary: str, module: str) -> Method:

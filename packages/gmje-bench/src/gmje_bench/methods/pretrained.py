@@ -45,7 +45,7 @@ def register_model(name: str) -> Method:
         raise OptionError(f"--from-pretrained {name}: {error}") from error
     if key in METHODS and METHODS[key].source != source:
         raise OptionError(f"--from-pretrained {name}: there is a method {key!r} already; rename the folder")
-    METHODS[key] = Method(key, f"trained before: {name}", load, source)
+    METHODS[key] = Method(key, f"trained before: {name}", load, source, pretrained=True)
     return METHODS[key]
 
 

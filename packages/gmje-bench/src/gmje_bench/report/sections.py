@@ -16,7 +16,7 @@ from gmje_bench.report import charts
 from gmje_bench.report import leaderboard as boards
 from gmje_bench.report.embed import Drawer, data_uri, png_uri, tile
 from gmje_bench.report.palette import COLORS, Style, method_styles
-from gmje_bench.report.tables import alignment_rows, heading, headline_metrics, summarise
+from gmje_bench.report.tables import FINE, alignment_rows, heading, headline_metrics, summarise
 from gmje_bench.runs import Record
 
 __all__ = [
@@ -109,7 +109,7 @@ def verdicts(run: Run, drawer: Drawer) -> dict[str, Any] | None:
         bad = record.status == "failed"
         verdict = "failed" if bad else record.verdict or "untrained"
         words = record.error if bad else record.advice
-        lines.append((record.method, str(record.seed), verdict, words or "", bad or verdict not in _FINE))
+        lines.append((record.method, str(record.seed), verdict, words or "", bad or verdict not in FINE))
     lines += [
         (row.method, "", f"failed on {boards.task_title(row.task, row.dim)}", row.error, True)
         for row in alignment_rows(run.results)
@@ -121,9 +121,6 @@ def verdicts(run: Run, drawer: Drawer) -> dict[str, Any] | None:
         if not row.estimates and row.verdict.startswith("not finished")
     ]
     return {"lines": sorted(lines, key=lambda line: not line[-1])} if lines else None
-
-
-_FINE = ("healthy", "untrained")
 
 
 def leaderboard(run: Run, drawer: Drawer, reference: str | None = None) -> dict[str, Any] | None:

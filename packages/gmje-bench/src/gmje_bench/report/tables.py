@@ -12,9 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 from scipy import stats
 
-from gmje_bench.runs import AlignmentRecord, Metric, Record, Results
+from gmje_bench.runs import PRETRAINED, AlignmentRecord, Metric, Record, Results
 
 __all__ = [
+    "FINE",
     "AlignmentRow",
     "Estimate",
     "Row",
@@ -31,7 +32,8 @@ __all__ = [
 ]
 
 _SYNTHETIC = "synthetic"
-_GOOD = ("healthy", "untrained")
+#: Verdicts that call for nothing.
+FINE = ("healthy", "untrained", PRETRAINED)
 _SYNTHETIC_CAPTION = (
     "held out; KL by theory: with unlimited data and capacity; distances in units of the embeddings; errors of "
     "calibration are Kolmogorov-Smirnov distances; the truth's own rows are the noise floor; "
@@ -101,7 +103,7 @@ class Row(NamedTuple):
     @property
     def good(self) -> bool:
         """Whether the method finished, and no seed of it ended with a bad verdict."""
-        return bool(self.estimates) and self.verdict in _GOOD
+        return bool(self.estimates) and self.verdict in FINE
 
 
 class AlignmentRow(NamedTuple):
@@ -140,7 +142,8 @@ def _row(records: list[Record], method: str, wanted: list[int]) -> Row:
     finished = len(records) - len(failed)
     if failed:
         return Row(method, {}, f"failed (seed {_seeds(failed)}): {failed[0].error}", 0.0, finished)
-    missing = [seed for seed in wanted if seed not in {record.seed for record in records}]
+    once = bool(records) and all(record.verdict == PRETRAINED for record in records)
+    missing = [] if once else [seed for seed in wanted if seed not in {record.seed for record in records}]
     if missing or not records:
         words = f" (seed {', '.join(map(str, missing))})" if missing else ""
         return Row(method, {}, f"not finished{words}", 0.0, finished)
