@@ -347,6 +347,13 @@ def test_an_oversized_configuration_is_not_fetched(hub, client):
     assert not any("resolve" in path for _, path in hub.requests)
 
 
+def test_weights_larger_than_their_model_are_not_fetched(hub, client, models):
+    files = {path.name: path.read_bytes() for path in models["one"][0].iterdir()}
+    hub.add("org/wide", files | {"model.safetensors": files["model.safetensors"] + bytes(2**23)})
+    client.fails("CorruptModelError", "the model of its config.json takes at most", "load", "org/wide")
+    assert not any("resolve" in path and path.endswith("model.safetensors") for _, path in hub.requests)
+
+
 def test_a_card_written_by_hand_is_kept(hub, client, models, published):
     repo_id, _ = published
     folder = str(models["two"][0])
@@ -368,6 +375,23 @@ def test_a_card_written_by_hand_is_kept(hub, client, models, published):
     assert "left as it is" not in client("cli", "push", folder, repo_id)["out"]
 
 
+def test_a_card_beside_the_model_is_pushed(hub, client, models, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(models["one"][0], folder)
+
+    def readme(repo_id: str = "org/own") -> bytes:
+        assert client("cli", "push", str(folder), repo_id)["status"] == 0
+        return hub.repos[repo_id].commits[hub.head(repo_id)]["README.md"].content
+
+    generated = readme()
+    (folder / "README.md").write_bytes(readme("org/other"))
+    assert readme() == generated  # not by hand: what it says of the other repository would be wrong here
+    (folder / "README.md").write_text(
+        "---\nlicense: mit\nlibrary_name: gmje\npipeline_tag: image-feature-extraction\ntags: [mine]\n---\n# Mine\n"
+    )
+    assert b"# Mine" in readme()
+
+
 def test_a_run_is_pushed_whole_and_pulled_whole(hub, client, models, make_run, tmp_path):
     run = make_run(tmp_path / "run")
     shutil.copytree(models["one"][0], run / "models" / "gmje-seed1")
@@ -386,6 +410,9 @@ def test_a_run_is_pushed_whole_and_pulled_whole(hub, client, models, make_run, t
         str(p.relative_to(tmp_path / "here")): p.read_bytes() for p in (tmp_path / "here").rglob("*") if p.is_file()
     }
     assert pulled == {name: content for name, content in files.items() if name != ".gitattributes"}
+    assert client("cli", "push", str(tmp_path / "here"), "org/mirror")["status"] == 0
+    mirror = {name: blob.content for name, blob in hub.repos["org/mirror"].commits[hub.head("org/mirror")].items()}
+    assert mirror == files
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 

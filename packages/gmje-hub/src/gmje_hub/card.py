@@ -24,7 +24,7 @@ from scipy import stats
 from gmje_core.config import GMJEConfig
 from gmje_core.preprocessing import Preprocessing
 from gmje_hub.errors import CorruptModelError, HubError, ModelNotFoundError
-from gmje_hub.folder import README, read_bounded
+from gmje_hub.folder import LARGEST_DOCUMENT, README, read_bounded
 
 __all__ = [
     "DOCUMENTS",
@@ -46,7 +46,6 @@ DOCUMENTS = (README, EVAL_RESULTS, *FIGURES)
 
 _RESULTS = "results.json"
 _LARGEST_RESULTS = 2**27
-_LARGEST_FIGURE = 2**22
 # The first and last bytes of every PNG file.
 _PNG, _PNG_END = b"\x89PNG\r\n\x1a\n", b"\0\0\0\0IEND\xaeB`\x82"
 _SCHEMA_VERSION = 2
@@ -320,7 +319,7 @@ def _without_folder(name: str) -> str:
 
 
 def _read_figure(path: Path) -> bytes:
-    content = read_bounded(path, _LARGEST_FIGURE)
+    content = read_bounded(path, LARGEST_DOCUMENT)
     if not content.startswith(_PNG) or not content.endswith(_PNG_END):
         raise CorruptModelError(f"{path} is not a whole PNG file")
     return content

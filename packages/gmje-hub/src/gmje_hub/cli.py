@@ -78,8 +78,8 @@ def inspect(
     import hashlib
 
     from gmje_hub.folder import read_folder
-    from gmje_hub.model import check_weights
     from gmje_hub.remote import fetch, is_repo_id
+    from gmje_hub.weights import check_weights
 
     commit = None
     if is_repo_id(model):
@@ -129,7 +129,7 @@ def main(arguments: list[str] | None = None) -> int:
     except HubError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        _fail("stopped; nothing was committed or left half written", "")
+        _fail("stopped; what was being written is there whole, or not at all", "")
         return 130
     except typer.Exit as stop:
         return stop.exit_code

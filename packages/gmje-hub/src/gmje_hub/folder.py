@@ -23,6 +23,8 @@ from gmje_hub.errors import CorruptModelError, ModelNotFoundError, UnsafeWeights
 
 __all__ = [
     "CONFIG",
+    "LARGEST_DOCUMENT",
+    "LARGEST_HEADER",
     "LIMITS",
     "MODEL_FILES",
     "PREPROCESSOR",
@@ -36,6 +38,7 @@ __all__ = [
     "check_name",
     "digest_of",
     "read_bounded",
+    "read_config",
     "read_files",
     "read_folder",
 ]
@@ -48,8 +51,11 @@ README = "README.md"
 #: What a model is loaded from; the preprocessing may be missing.
 MODEL_FILES = (CONFIG, WEIGHTS, PREPROCESSOR)
 #: Most bytes that a file may have, by name; weights are bounded by their own header.
-LIMITS = {CONFIG: 2**16, PREPROCESSOR: 2**16, README: 2**20}
-_LARGEST_HEADER = 2**22
+LIMITS = {CONFIG: 2**16, PREPROCESSOR: 2**16}
+#: Most bytes that a card, its results or a figure may have.
+LARGEST_DOCUMENT = 2**22
+#: Most bytes that the header of the weights may have.
+LARGEST_HEADER = 2**22
 _MOST_TENSORS = 2**14
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
@@ -191,7 +197,7 @@ def read_files(config: Path, weights: Path, preprocessor: Path | None = None) ->
     Raises:
         CorruptModelError: what is wrong, with the file's name.
     """
-    parsed = _parse(config, GMJEConfig.from_json)
+    parsed = read_config(config)
     preprocessing = None
     if preprocessor is not None:
         preprocessing = _parse(preprocessor, Preprocessing.from_json)
@@ -201,6 +207,15 @@ def read_files(config: Path, weights: Path, preprocessor: Path | None = None) ->
             raise CorruptModelError(f"{preprocessor}: {error}") from error
     tensors, header_bytes = _read_header(weights)
     return ModelFiles(parsed, weights, tensors, header_bytes, preprocessing, digest_of(weights))
+
+
+def read_config(path: Path) -> GMJEConfig:
+    """The configuration in a file.
+
+    Raises:
+        CorruptModelError: it holds none, or it lies in a download cache under another hash than its own.
+    """
+    return _parse(path, GMJEConfig.from_json)
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
@@ -287,7 +302,7 @@ def _read_header(path: Path) -> tuple[dict[str, TensorInfo], int]:
         size = os.fstat(stream.fileno()).st_size
         start = stream.read(8)
         length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        if not 2 <= length <= min(_LARGEST_HEADER, size - 8):
+        if not 2 <= length <= min(LARGEST_HEADER, size - 8):
             raise _not_whole(path, f"a header of {length} bytes in a file of {size}")
         text = stream.read(length)
     try:

@@ -4,32 +4,17 @@ import os
 from pathlib import Path
 from typing import Self
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
 
 import gmje_core
-from gmje_core import ConfigError, GMJEConfig, GMJEError, NotFittedError
+from gmje_core import ConfigError, GMJEError, NotFittedError
 from gmje_core.files import write_atomic
 from gmje_hub.errors import CorruptModelError, UnsavableModelError
-from gmje_hub.folder import CONFIG, PREPROCESSOR, WEIGHTS, ModelFiles, brief, read_folder
+from gmje_hub.folder import CONFIG, PREPROCESSOR, WEIGHTS, ModelFiles, read_folder
+from gmje_hub.weights import check_weights, mismatch_of, not_finite
 
-__all__ = ["GMJEModel", "check_weights"]
-
-# As safetensors writes them, and as torch does.
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
+__all__ = ["GMJEModel"]
 
 
 class GMJEModel(gmje_core.GMJEModel):
@@ -40,6 +25,7 @@ class GMJEModel(gmje_core.GMJEModel):
 
     Examples:
         >>> import tempfile
+        >>> from gmje_core import GMJEConfig
         >>> config = GMJEConfig(backbone="smallconv", in_channels=1, image_size=28, dim=8, hidden=16,
         ...                     criterion_options={"components": 4})
         >>> folder = Path(tempfile.mkdtemp()) / "model"
@@ -173,7 +159,7 @@ class GMJEModel(gmje_core.GMJEModel):
 
     def _to_files(self, place: str) -> dict[str, bytes]:
         state = {key: value.detach().cpu().contiguous() for key, value in self.state_dict().items()}
-        mismatch = _mismatch(_described(state), _expected(self.config)) or _not_finite(state)
+        mismatch = mismatch_of(state, self.config) or not_finite(state)
         if mismatch:
             raise UnsavableModelError(
                 f"{place} was not written, as it could not be loaded: {mismatch} (half(), float() and double() change "
@@ -195,7 +181,7 @@ class GMJEModel(gmje_core.GMJEModel):
             state = load(files.read_weights())
         except SafetensorError as error:
             raise CorruptModelError(f"{files.weights} is not a whole safetensors file: {error}") from error
-        if wrong := _not_finite(state):
+        if wrong := not_finite(state):
             raise CorruptModelError(f"{files.weights} does not fit {CONFIG}: {wrong}")
         model = cls(files.config, files.preprocessing)
         model.load_state_dict(state)
@@ -207,52 +193,3 @@ class GMJEModel(gmje_core.GMJEModel):
         except GMJEError as error:
             raise CorruptModelError(f"{files.weights} holds no valid density: {error}") from error
         return model
-
-
-def check_weights(files: ModelFiles) -> None:
-    """Check that the header of the weights is that of the configuration's model; nothing of its size is allocated.
-
-    Raises:
-        CorruptModelError: names, shapes or dtypes that differ, or a configuration that builds nothing.
-    """
-    try:
-        expected = _expected(files.config)
-    except (ConfigError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
-        raise CorruptModelError(f"{CONFIG} beside {files.weights} builds no model: {brief(error)}") from error
-    found = {name: (_DTYPES[info.dtype], info.shape) for name, info in files.tensors.items()}
-    if mismatch := _mismatch(found, expected):
-        raise CorruptModelError(f"{files.weights} does not fit {CONFIG}: {mismatch}")
-
-
-_Described = dict[str, tuple[torch.dtype, tuple[int, ...]]]
-
-
-def _described(state: dict[str, Tensor]) -> _Described:
-    return {key: (value.dtype, tuple(value.shape)) for key, value in state.items()}
-
-
-def _expected(config: GMJEConfig) -> _Described:
-    """Of every tensor that the model of a configuration has; none is allocated."""
-    with torch.device("meta"):
-        return _described(gmje_core.GMJEModel(config).state_dict())
-
-
-def _mismatch(found: _Described, expected: _Described) -> str:
-    """What keeps a state from being loaded: names, shapes, dtypes; empty where nothing does."""
-    problems = [f"missing {key}" for key in expected.keys() - found.keys()]
-    problems += [f"unexpected {key}" for key in found.keys() - expected.keys()]
-    for key in expected.keys() & found.keys():
-        if found[key] != expected[key]:
-            (dtype, shape), (right_dtype, right_shape) = found[key], expected[key]
-            problems.append(f"{key} is {dtype} {shape} instead of {right_dtype} {right_shape}")
-    return _first(problems)
-
-
-def _not_finite(state: dict[str, Tensor]) -> str:
-    floating = ((key, value) for key, value in state.items() if value.is_floating_point())
-    return _first([f"{key} holds NaN or infinity" for key, value in floating if not torch.isfinite(value).all()])
-
-
-def _first(problems: list[str]) -> str:
-    more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-    return "; ".join(sorted(problems)[:3]) + more

@@ -1,12 +1,13 @@
 """From a folder on disk to a repository: the model, and the card that the run it is part of makes."""
 
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gmje_hub.card import Evaluation, documents, read_evaluation
+from gmje_hub.card import DOCUMENTS, EVAL_RESULTS, Evaluation, documents, is_generated, read_evaluation
 from gmje_hub.errors import ModelNotFoundError
-from gmje_hub.folder import CONFIG, PREPROCESSOR, WEIGHTS, read_folder
+from gmje_hub.folder import CONFIG, LARGEST_DOCUMENT, PREPROCESSOR, README, WEIGHTS, read_bounded, read_folder
 
 if TYPE_CHECKING:
     from gmje_hub.remote import Pushed
@@ -25,6 +26,8 @@ def push_folder(
     overwrite_card: bool = False,
 ) -> "Pushed":
     """Publish the model of a folder; one in a run folder, ``RUN/models/METHOD-seedN``, brings the run's results.
+
+    Of any other folder, a card written by hand goes along, and so does all that was pulled with a model's results.
 
     Args:
         folder: With ``config.json`` and ``model.safetensors``.
@@ -53,6 +56,7 @@ def push_folder(
             WEIGHTS: files.weights,
             PREPROCESSOR: preprocessing.to_json().encode() if preprocessing else None,
             **documents(files.config, repo_id, preprocessing, evaluation),
+            **({} if evaluation else _own_documents(folder)),
         },
         message=message,
         branch=branch,
@@ -68,6 +72,16 @@ def require_repo_id(name: str) -> None:
 
     if not is_repo_id(name):
         raise ModelNotFoundError(f"{name!r} is not the name of a repository, which is org/name")
+
+
+def _own_documents(folder: Path) -> dict[str, bytes]:
+    """The card, results and figures of a folder, unless there is just a card that can be written anew."""
+    found = {
+        name: read_bounded(folder / name, LARGEST_DOCUMENT) for name in DOCUMENTS if os.path.lexists(folder / name)
+    }
+    if EVAL_RESULTS not in found and is_generated(found.get(README, b"").decode("utf-8", errors="replace")):
+        del found[README]
+    return found
 
 
 def _evaluation(folder: Path) -> Evaluation | None:

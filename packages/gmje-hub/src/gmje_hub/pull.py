@@ -8,9 +8,9 @@ from pathlib import Path
 from gmje_core.files import write_atomic
 from gmje_hub.errors import HubError
 from gmje_hub.folder import CONFIG, PREPROCESSOR, WEIGHTS
-from gmje_hub.model import check_weights
 from gmje_hub.publish import require_repo_id
 from gmje_hub.remote import fetch, fetch_documents
+from gmje_hub.weights import check_weights
 
 __all__ = ["pull_folder"]
 

@@ -41,6 +41,7 @@ from gmje_hub.errors import (
 )
 from gmje_hub.folder import (
     CONFIG,
+    LARGEST_DOCUMENT,
     LIMITS,
     MODEL_FILES,
     PREPROCESSOR,
@@ -53,12 +54,12 @@ from gmje_hub.folder import (
     check_name,
     digest_of,
     read_bounded,
+    read_config,
     read_files,
 )
 
 __all__ = ["Pushed", "check_login", "fetch", "fetch_documents", "is_repo_id", "push"]
 
-_LARGEST_DOCUMENT = 2**22
 _MOST_RESULTS = 32
 
 # The base error of whichever HTTP library the client is built on.
@@ -137,7 +138,9 @@ def fetch(
             if local_files_only:
                 raise ModelNotFoundError(f"{repo_id} at {commit} is not in the cache; local_files_only forbids to ask")
             listed = _check_listing(repo_id, commit, token)
-            for name in MODEL_FILES:
+            for name in MODEL_FILES:  # the configuration first: it says how large the weights may be
+                if name == WEIGHTS:
+                    _check_size(repo_id, Path(str(cached[CONFIG])).resolve(), listed[WEIGHTS])
                 try:
                     cached[name] = hf_hub_download(
                         repo_id, name, revision=commit, token=token, cache_dir=cache, force_download=force_download
@@ -172,15 +175,15 @@ def fetch_documents(repo_id: str, commit: str, *, token: str | bool | None = Non
         results = sorted(name for name in sizes if fnmatch(name, ".eval_results/*.yaml"))[:_MOST_RESULTS]
         names = [check_name(name) for name in (*DOCUMENTS, *results) if name in sizes]
         for name in names:
-            if sizes[name] > _LARGEST_DOCUMENT:
+            if sizes[name] > LARGEST_DOCUMENT:
                 raise CorruptModelError(
-                    f"{name} of {repo_id} has {sizes[name]} bytes; at most {_LARGEST_DOCUMENT} is fetched"
+                    f"{name} of {repo_id} has {sizes[name]} bytes; at most {LARGEST_DOCUMENT} is fetched"
                 )
         paths = {name: hf_hub_download(repo_id, name, revision=commit, token=token) for name in names}
     found = {}
     for name, path in paths.items():
         blob = Path(path).resolve()
-        found[name] = read_bounded(blob, _LARGEST_DOCUMENT)
+        found[name] = read_bounded(blob, LARGEST_DOCUMENT)
         check_digest(blob, found[name], digest_of(blob))
     return found
 
@@ -252,7 +255,7 @@ def check_login(token: str | bool | None = None) -> None:
 
 def _is_by_hand(repo_id: str, commit: str | None, token: str | bool | None) -> bool:
     path = Path(hf_hub_download(repo_id, README, revision=commit, token=token)).resolve()
-    return not is_generated(read_bounded(path, LIMITS[README]).decode("utf-8", errors="replace"))
+    return not is_generated(read_bounded(path, LARGEST_DOCUMENT).decode("utf-8", errors="replace"))
 
 
 def _check_listing(repo_id: str, commit: str, token: str | bool | None) -> dict[str, int]:
@@ -263,6 +266,17 @@ def _check_listing(repo_id: str, commit: str, token: str | bool | None) -> dict[
         if name in LIMITS and sizes.get(name, 0) > LIMITS[name]:
             raise CorruptModelError(f"{name} of {repo_id} has {sizes[name]} bytes; at most {LIMITS[name]} can be right")
     return sizes
+
+
+def _check_size(repo_id: str, config: Path, size: int) -> None:
+    """Refuse weights that are larger than a configuration's model, before they are fetched."""
+    from gmje_hub.weights import largest_file
+
+    largest = largest_file(read_config(config), repo_id)
+    if size > largest:
+        raise CorruptModelError(
+            f"{WEIGHTS} of {repo_id} has {size} bytes; the model of its {CONFIG} takes at most {largest}"
+        )
 
 
 def _listing(repo_id: str, commit: str, token: str | bool | None) -> dict[str, int]:
