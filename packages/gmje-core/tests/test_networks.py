@@ -107,6 +107,13 @@ def test_wrong_backbones_are_named(name, options, words):
         build_backbone(name, **options)
 
 
+@pytest.mark.parametrize("name", ["timm:hf-hub:org/name", "timm:../x", "timm:local-dir:/x", "timm:"])
+def test_only_models_of_timm_itself_are_built(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)  # not even asked
+    with pytest.raises(ConfigError, match="does not name a model of timm"):
+        build_backbone(name)
+
+
 @pytest.mark.parametrize("name", ["smallconv", "resnet18", "timm:resnet18", "timm:vit_tiny_patch16_224"])
 def test_the_two_steps_of_timm_are_the_forward_pass(name):
     if name.startswith("timm:"):

@@ -6,6 +6,7 @@ embeddings whose joint density is learned.
 
 import difflib
 import itertools
+import re
 from collections.abc import Callable
 from typing import Any, Protocol
 
@@ -144,6 +145,8 @@ class TimmBackbone(nn.Module):
 
     def __init__(self, name: str, *, in_channels: int = 3, image_size: int | None = None) -> None:
         super().__init__()
+        if not re.fullmatch(r"[\w.]+", name, re.ASCII):  # "hf-hub:org/name" would ask a network
+            raise ConfigError(f"backbone 'timm:{name}' does not name a model of timm (timm.list_models() lists them)")
         try:
             import timm
         except ImportError as error:
