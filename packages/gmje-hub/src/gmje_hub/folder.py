@@ -55,8 +55,8 @@ LIMITS = {CONFIG: 2**16, PREPROCESSOR: 2**16}
 #: Most bytes that a card, its results or a figure may have.
 LARGEST_DOCUMENT = 2**22
 #: Most bytes that the header of the weights may have.
-LARGEST_HEADER = 2**22
-_MOST_TENSORS = 2**14
+LARGEST_HEADER = 2**20
+_MOST_TENSORS = 2**13
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 _Parsed = TypeVar("_Parsed")
