@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -39,27 +40,36 @@ class ClientError(Exception):
         self.kind, self.text = kind, text
 
 
-class Client:
-    """A Python process with the package imported, told what to do line by line."""
-
-    def __init__(self, url: str, home: Path, token: str = "good") -> None:
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
-        environment |= {
-            "HF_ENDPOINT": url,
-            "HF_HOME": str(home),
-            "HF_TOKEN": token,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-            "HF_HUB_DISABLE_TELEMETRY": "1",
-        }
-        self.process = subprocess.Popen(
-            [sys.executable, str(HERE / "hub_client.py")],
+def start(command: list[str], url: str, home: Path, stderr: int = subprocess.DEVNULL) -> "subprocess.Popen[str]":
+    """A process that uses the server, and a cache of its own; it can be interrupted even where its parent cannot."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
+    environment |= {
+        "HF_ENDPOINT": url,
+        "HF_HOME": str(home),
+        "HF_TOKEN": "good",
+        "HF_HUB_DISABLE_XET": "1",
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is ignored stays ignored in a child
+    try:
+        return subprocess.Popen(
+            command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=stderr,
             env=environment,
             text=True,
         )
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+class Client:
+    """A Python process with the package imported, told what to do line by line."""
+
+    def __init__(self, url: str, home: Path) -> None:
+        self.process = start([sys.executable, str(HERE / "hub_client.py")], url, home)
 
     def __call__(self, function: str, *positional: Any, **named: Any) -> Any:
         assert self.process.stdin
@@ -215,6 +225,20 @@ def test_a_push_that_is_killed_leaves_the_old_revision_whole(hub, client, models
     with pytest.raises(json.JSONDecodeError):  # it died without an answer
         victim("push", str(models["two"][0]), repo_id)
     victim.close()
+    assert hub.head(repo_id) == head
+    assert client("load", repo_id)["outputs"] == outputs
+
+
+def test_ctrl_c_is_one_line_and_leaves_the_old_revision_whole(hub, client, models, published, tmp_path):
+    repo_id, outputs = published
+    head = hub.head(repo_id)
+    hub.lfs.clear()
+    command = [sys.executable, "-m", "gmje_hub", "push", str(models["two"][0]), repo_id]
+    process = start(command, hub.url, tmp_path, stderr=subprocess.PIPE)
+    hub.faults.append(server.Fault("PUT", "/lfs/", status=503, before=lambda: process.send_signal(signal.SIGINT)))
+    _, error = process.communicate()
+    assert process.returncode == 130
+    assert error.splitlines()[-1] == "stopped; what was being written is there whole, or not at all"
     assert hub.head(repo_id) == head
     assert client("load", repo_id)["outputs"] == outputs
 
@@ -449,6 +473,7 @@ def test_pull_and_inspect(hub, client, published, tmp_path):
         (["pull", "org/nme"], "no repository"),
         (["pull", "nothing"], "org/name"),
         (["inspect", "./nothing"], "no folder"),
+        (["inspect", ".", "--revision", "v1"], "'.' is a folder, which has no revision 'v1'"),
         (["push", "./nothing", "org/name"], "no folder"),
         (["pus"], "pus"),
     ],

@@ -19,6 +19,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+# Exit status after Ctrl-C, as shells have it.
+_INTERRUPTED = 130
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or full commit hash.")]
 
 
@@ -77,15 +79,10 @@ def inspect(
     """Say what a model is, verified, without taking memory for its weights twice or running anything of it."""
     import hashlib
 
-    from gmje_hub.folder import read_folder
-    from gmje_hub.remote import fetch, is_repo_id
+    from gmje_hub.remote import open_model
     from gmje_hub.weights import check_weights
 
-    commit = None
-    if is_repo_id(model):
-        files, commit = fetch(model, revision=revision)
-    else:
-        files = read_folder(Path(model).expanduser())
+    files, commit = open_model(model, revision=revision)
     check_weights(files)
     found: dict[str, Any] = {
         "model": model,
@@ -125,12 +122,14 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         status = app(arguments, standalone_mode=False)
+        if status == _INTERRUPTED:  # what typer makes of Ctrl-C
+            raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except HubError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
         _fail("stopped; what was being written is there whole, or not at all", "")
-        return 130
+        return _INTERRUPTED
     except typer.Exit as stop:
         return stop.exit_code
     except OSError as error:

@@ -11,7 +11,7 @@ import gmje_core
 from gmje_core import ConfigError, GMJEError, NotFittedError
 from gmje_core.files import write_atomic
 from gmje_hub.errors import CorruptModelError, UnsavableModelError
-from gmje_hub.folder import CONFIG, PREPROCESSOR, WEIGHTS, ModelFiles, read_folder
+from gmje_hub.folder import CONFIG, PREPROCESSOR, WEIGHTS, ModelFiles
 from gmje_hub.weights import check_weights, mismatch_of, not_finite
 
 __all__ = ["GMJEModel"]
@@ -87,7 +87,7 @@ class GMJEModel(gmje_core.GMJEModel):
             token: Of the user; ``None`` for the stored one, ``False`` for none.
             cache_dir: Where downloads are kept.
             local_files_only: Make no request.
-            revision: Branch, tag or full commit hash.
+            revision: Branch, tag or full commit hash; a folder has none.
 
         Raises:
             ModelNotFoundError: no such folder, repository or revision, or a file is missing.
@@ -96,13 +96,10 @@ class GMJEModel(gmje_core.GMJEModel):
             UnsafeWeightsError: only pickled weights.
             CorruptModelError: a damaged or hostile file, or weights that are not those of the configuration; named.
         """
-        from gmje_hub.remote import fetch, is_repo_id
+        from gmje_hub.remote import open_model
 
-        name = pretrained_model_name_or_path
-        if not is_repo_id(name):
-            return cls._from_files(read_folder(Path(name).expanduser()))
-        files, commit = fetch(
-            str(name),
+        files, commit = open_model(
+            pretrained_model_name_or_path,
             revision=revision,
             token=token,
             cache_dir=cache_dir,

@@ -3,6 +3,7 @@
 Every failure of the network or of the server is one of this package's errors, one line long.
 """
 
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -56,9 +57,10 @@ from gmje_hub.folder import (
     read_bounded,
     read_config,
     read_files,
+    read_folder,
 )
 
-__all__ = ["Pushed", "check_login", "fetch", "fetch_documents", "is_repo_id", "push"]
+__all__ = ["Pushed", "check_login", "fetch", "fetch_documents", "is_repo_id", "open_model", "push"]
 
 _MOST_RESULTS = 32
 
@@ -153,6 +155,37 @@ def fetch(
         if not path.is_relative_to(cache):
             raise CorruptModelError(f"{path} is outside of the cache {cache}: a link leads out of it")
     return read_files(paths[CONFIG], paths[WEIGHTS], paths.get(PREPROCESSOR)), commit
+
+
+def open_model(
+    name: str | os.PathLike[str],
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+) -> tuple[ModelFiles, str | None]:
+    """The files of a model by its name: of a repository, see :func:`fetch`, or of a folder, which has no commit.
+
+    Raises:
+        ModelNotFoundError: no such repository or folder, or a revision of a folder.
+        HubError: see :func:`fetch` and :func:`gmje_hub.folder.read_folder`.
+    """
+    if is_repo_id(name):
+        return fetch(
+            str(name),
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+        )
+    if revision is not None:
+        raise ModelNotFoundError(
+            f"{str(name)!r} is a folder, which has no revision {revision!r}; a repository is org/name"
+        )
+    return read_folder(Path(name).expanduser()), None
 
 
 def fetch_documents(repo_id: str, commit: str, *, token: str | bool | None = None) -> dict[str, bytes]:
@@ -313,7 +346,8 @@ def _translated(repo_id: str, revision: str | None) -> Iterator[None]:
         raise HubUnavailableError(f"{repo_id}{at} is not in the cache, and {where} was not reached or asked") from error
     except (_TransportError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-            raise  # the disk, not the network
+            error.filename = error.filename or constants.HF_HUB_CACHE  # a full disk does not say which
+            raise  # not the network
         raise HubUnavailableError(
             f"the connection to {where} failed while {repo_id} was used ({type(error).__name__}: {brief(error)})"
         ) from error
