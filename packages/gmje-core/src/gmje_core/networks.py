@@ -172,12 +172,14 @@ class TimmBackbone(nn.Module):
 
     def forward_features(self, x: Tensor) -> Tensor:
         """Timm's own: a map ``(B, C, h, w)``, or tokens ``(B, n, C)``."""
-        features: Tensor = self.body.forward_features(x)  # type: ignore[operator]
+        body: Any = self.body
+        features: Tensor = body.forward_features(x)
         return features
 
     def forward_head(self, x: Tensor) -> Tensor:
         """Timm's own pooling, to ``(B, num_features)``."""
-        features: Tensor = self.body.forward_head(x)  # type: ignore[operator]
+        body: Any = self.body
+        features: Tensor = body.forward_head(x)
         return features
 
 
