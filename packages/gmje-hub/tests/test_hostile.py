@@ -96,6 +96,16 @@ def replaced(name: str, make: Callable[[Path], object]) -> Damage:
     return damage
 
 
+def linked(name: str) -> Damage:
+    """A link out of the folder, to a file that would be right."""
+
+    def damage(folder: Path) -> None:
+        (folder / name).rename(folder.parent / name)
+        (folder / name).symlink_to(folder.parent / name)
+
+    return damage
+
+
 def not_finite(value: float) -> Damage:
     def damaged(content: bytes) -> bytes:
         (length,) = struct.unpack("<Q", content[:8])
@@ -231,6 +241,10 @@ CASES: dict[str, Damage] = {
     "a pickle alone": pickled,
     **{f"no {name}": (lambda folder, n=name: (folder / n).unlink()) for name in ("config.json", "model.safetensors")},
     **{
+        f"{name} is a link out": linked(name)
+        for name in ("config.json", "model.safetensors", "preprocessor_config.json")
+    },
+    **{
         f"{name} is a {kind}": replaced(name, make)
         for name in ("config.json", "model.safetensors", "preprocessor_config.json")
         for kind, make in (
@@ -290,6 +304,13 @@ def test_every_hostile_folder_is_refused(
     assert len(str(caught.value)) < 2_000
     assert sorted(path for path in folder.parent.rglob("*")) == before
     assert isinstance(caught.value, UnsafeWeightsError) == (case == "a pickle alone")
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "preprocessor_config.json"])
+def test_a_link_is_called_one(name: str, folder: Path) -> None:
+    linked(name)(folder)
+    with pytest.raises(CorruptModelError, match="it is a link; a model's files must be plain files"):
+        GMJEModel.from_pretrained(folder)
 
 
 @pytest.mark.parametrize(
