@@ -1,6 +1,8 @@
 """Saving and loading a folder: bit-equal, strict, atomic, and never through pickle."""
 
+import errno
 import json
+import os
 
 import pytest
 import torch
@@ -200,3 +202,12 @@ def test_every_criterion_comes_back_and_continues(tmp_path, criterion, momentum)
     for key, value in model.state_dict().items():
         assert torch.equal(value, loaded.state_dict()[key]), key
     assert torch.equal(loaded.log_prob(*views), model.log_prob(*views))
+
+
+def test_a_full_disk_names_the_file(model, folder, monkeypatch):
+    def fsync(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("os.fsync", fsync)
+    with pytest.raises(OSError, match=r"No space left on device: '.*model\.safetensors'"):
+        model.save_pretrained(folder)
