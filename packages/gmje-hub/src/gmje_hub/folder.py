@@ -25,7 +25,7 @@ __all__ = [
     "CONFIG",
     "LARGEST_DOCUMENT",
     "LARGEST_HEADER",
-    "LIMITS",
+    "LARGEST_JSON",
     "MODEL_FILES",
     "PREPROCESSOR",
     "README",
@@ -50,8 +50,8 @@ README = "README.md"
 
 #: What a model is loaded from; the preprocessing may be missing.
 MODEL_FILES = (CONFIG, WEIGHTS, PREPROCESSOR)
-#: Most bytes that a file may have, by name; weights are bounded by their own header.
-LIMITS = {CONFIG: 2**16, PREPROCESSOR: 2**16}
+#: Most bytes that a configuration or a preprocessing may have.
+LARGEST_JSON = 2**16
 #: Most bytes that a card, its results or a figure may have.
 LARGEST_DOCUMENT = 2**22
 #: Most bytes that the header of the weights may have.
@@ -266,7 +266,7 @@ def brief(error: BaseException) -> str:
 
 def _parse(path: Path, parse: Callable[[str], _Parsed]) -> _Parsed:
     """What a small JSON file means."""
-    content = read_bounded(path, LIMITS[CONFIG])
+    content = read_bounded(path, LARGEST_JSON)
     check_digest(path, content, digest_of(path))
     try:
         return parse(content.decode("utf-8"))

@@ -43,7 +43,7 @@ from gmje_hub.errors import (
 from gmje_hub.folder import (
     CONFIG,
     LARGEST_DOCUMENT,
-    LIMITS,
+    LARGEST_JSON,
     MODEL_FILES,
     PREPROCESSOR,
     README,
@@ -295,9 +295,9 @@ def _check_listing(repo_id: str, commit: str, token: str | bool | None) -> dict[
     """The sizes of a repository's files by name, unless they say that it is no model, before any is fetched."""
     sizes = _listing(repo_id, commit, token)
     check_complete(repo_id, set(sizes))
-    for name in MODEL_FILES:
-        if name in LIMITS and sizes.get(name, 0) > LIMITS[name]:
-            raise CorruptModelError(f"{name} of {repo_id} has {sizes[name]} bytes; at most {LIMITS[name]} can be right")
+    for name in (CONFIG, PREPROCESSOR):
+        if sizes.get(name, 0) > LARGEST_JSON:
+            raise CorruptModelError(f"{name} of {repo_id} has {sizes[name]} bytes; at most {LARGEST_JSON} can be right")
     return sizes
 
 
