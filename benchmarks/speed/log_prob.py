@@ -29,8 +29,8 @@ from torch.distributions import (
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gmje_core.covariance import Covariance, DiagonalCovariance, FullCovariance, LowRankCovariance
-from gmje_core.mixture import GaussianMixture
+from gmje_core.densities.covariance import Covariance, DiagonalCovariance, FullCovariance, LowRankCovariance
+from gmje_core.densities.mixture import GaussianMixture
 
 TARGETS = {"full": 4.0, "diag": 50.0, "low_rank": 20.0}
 TOLERANCE = 1e-3  # nats, float32 against float32

@@ -8,7 +8,7 @@ from gmje_bench.errors import OptionError
 from gmje_bench.methods import METHODS, Setting, build_objective
 from gmje_bench.module import build_module
 from gmje_bench.suite import load_suite
-from gmje_core import GMJEConfig, GMJEModel, nt_xent
+from gmje_core import GMJEConfig, JointEmbeddingModel, nt_xent
 
 pytestmark = pytest.mark.filterwarnings("ignore::gmje_core.criteria.gje.TraceTrapWarning")
 
@@ -147,7 +147,7 @@ def test_models_of_the_paper_can_be_published(name):
     module = build_module(name, load_suite("smoke"), channels=1, seed=0, image_size=28)
     assert (module.config is not None) == name.startswith(("gje", "gmje"))
     if module.config is not None:
-        model = GMJEModel(GMJEConfig.from_json(module.config.to_json()))
+        model = JointEmbeddingModel(GMJEConfig.from_json(module.config.to_json()))
         model.load_state_dict(module.state_dict())
         images = torch.rand(4, 1, 28, 28)
         module.eval(), model.eval()

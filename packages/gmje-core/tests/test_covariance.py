@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from gmje_core import _chunks
-from gmje_core.covariance import (
+from gmje_core.densities.covariance import (
     Conditional,
     DiagonalCovariance,
     FullCovariance,
@@ -16,8 +16,8 @@ from gmje_core.covariance import (
     SphericalCovariance,
     covariance_from_dense,
 )
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gmje_core.mixture import GaussianMixture
 
 TYPES = ["full", "low_rank", "diag", "spherical"]
 D, RANK = 6, 2

@@ -9,11 +9,19 @@ import torch
 from torch import nn
 
 from gmje_core import GaussianMixture
-from gmje_core.covariance import DiagonalCovariance
-from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC, NotFittedError, TraceTrapWarning, build_criterion
-from gmje_core.criteria.moments import batch_moments
-from gmje_core.diagnostics import CollapseWarning, effective_rank, relative_spread
-from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, ShapeError
+from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC, build_criterion
+from gmje_core.densities.covariance import DiagonalCovariance
+from gmje_core.diagnostics import effective_rank, relative_spread
+from gmje_core.errors import (
+    BatchSizeError,
+    CollapseWarning,
+    ConfigError,
+    NonFiniteError,
+    NotFittedError,
+    ShapeError,
+    TraceTrapWarning,
+)
+from gmje_core.estimation.moments import batch_moments
 from gmje_core.objectives import gaussian_mutual_information
 
 GJES = [
@@ -315,7 +323,7 @@ def test_trap_has_no_data_gradient():
 @pytest.mark.parametrize("noise", [0.0, 0.1, 1.0])
 def test_gje_loss_is_minus_the_gaussian_mutual_information_behind_the_channel(noise):
     torch.manual_seed(0)
-    criterion = GJE(2, noise=noise, reg_covar=1e-9, decay=0.99).double()
+    criterion = GJE(2, noise=noise, variance_floor=1e-9, decay=0.99).double()
     factor = torch.randn(4, 4, dtype=torch.float64)
     losses = [
         criterion(*(torch.randn(500, 4, dtype=torch.float64) @ factor.T).split(2, dim=1)).item() for _ in range(400)

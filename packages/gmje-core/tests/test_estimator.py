@@ -19,23 +19,21 @@ from sklearn.utils.validation import check_is_fitted
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gmje_core import _density_file, em
-from gmje_core._density_file import read_density, write_density
-from gmje_core.criteria.base import NotFittedError
 from gmje_core.errors import (
     BatchSizeError,
     ConfigError,
-    GMJEError,
-    NonFiniteError,
-    NotPositiveDefiniteError,
-    ShapeError,
-)
-from gmje_core.estimator import (
     ConvergenceWarning,
     DensityFileError,
+    GMJEError,
     InputTypeError,
-    JointEmbeddingMixture,
+    NonFiniteError,
+    NotFittedError,
+    NotPositiveDefiniteError,
     ScaleWarning,
+    ShapeError,
 )
+from gmje_core.estimator import JointEmbeddingMixture
+from gmje_core.estimator.density_file import read_density, write_density
 
 FORMS = [(kind, tied) for kind in ("full", "low_rank", "diag", "spherical") for tied in (False, True)]
 # The forms that scikit-learn has, by its names.

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gmje_core.criteria import GMJEGNG
-from gmje_core.criteria.gas import NeuralGas
+from gmje_core.estimation.gas import NeuralGas
 
 
 def clusters(count, seed, apart=8.0, dim=8):

@@ -10,13 +10,13 @@ from gmje_core.errors import (
     BatchSizeError,
     ConfigError,
     GMJEError,
+    JitterWarning,
     NonFiniteError,
     NotPositiveDefiniteError,
     ShapeError,
     unknown_name,
 )
 from gmje_core.linalg import (
-    JitterWarning,
     broadcast_shapes,
     full_precision,
     half_log_det,

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from gmje_core import ConfigError, GaussianMixture, ShapeError
-from gmje_core.conditional import ConditionalJointMixture, MixtureDensityNetwork
 from gmje_core.criteria import GMJEMDN
+from gmje_core.densities.joint import ConditionalJointMixture
+from gmje_core.estimation.network import MixtureDensityNetwork
 
 TYPES = ["full", "low_rank", "diag", "spherical"]
 
@@ -49,7 +50,9 @@ def test_correlated_target_is_recovered(covariance_type):
         second = 0.9 * context.sign() * noise[:, :1] + math.sqrt(1 - 0.81) * noise[:, 1:]
         return context, torch.cat([noise[:, :1], second], dim=1) + context
 
-    criterion = GMJEMDN((1, 2), 2, covariance_type=covariance_type, rank=1, hidden=32, objective="nll", reg_covar=1e-4)
+    criterion = GMJEMDN(
+        (1, 2), 2, covariance_type=covariance_type, rank=1, hidden=32, objective="nll", variance_floor=1e-4
+    )
     posterior = fit(criterion, draw).density().condition(torch.tensor([[-1.0], [1.0]]))
     covariance = posterior.covariance_matrix
     correlation = covariance[:, 0, 1] / (covariance[:, 0, 0] * covariance[:, 1, 1]).sqrt()

@@ -9,14 +9,10 @@ from scipy import stats
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal
 
 from gmje_core import _chunks
-from gmje_core.covariance import (
-    DiagonalCovariance,
-    FullCovariance,
-    LowRankCovariance,
-    SphericalCovariance,
-)
+from gmje_core.densities.covariance import DiagonalCovariance, FullCovariance, LowRankCovariance, SphericalCovariance
+from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gmje_core.mixture import GaussianMixture, JointGaussianMixture
 
 TYPES = ["full", "low_rank", "diag", "spherical"]
 DIMS = [(2, 3), (4, 1), (1, 4)]

@@ -6,8 +6,8 @@ import math
 import pytest
 import torch
 
-from gmje_core import ConfigError, GMJEConfig, GMJEModel, JointGaussianMixture, NotFittedError, ShapeError
-from gmje_core.model import _uncertainty
+from gmje_core import ConfigError, GMJEConfig, JointEmbeddingModel, JointGaussianMixture, NotFittedError, ShapeError
+from gmje_core.models.model import _uncertainty
 
 
 def small(**changes: object) -> GMJEConfig:
@@ -16,9 +16,9 @@ def small(**changes: object) -> GMJEConfig:
 
 
 @pytest.fixture
-def model() -> GMJEModel:
+def model() -> JointEmbeddingModel:
     torch.manual_seed(0)
-    model = GMJEModel(small())
+    model = JointEmbeddingModel(small())
     for _ in range(3):
         model(*torch.rand(2, 32, 1, 28, 28))
     return model
@@ -73,7 +73,7 @@ def test_uncertainty_keeps_the_smaller_part():
 def test_uncertainty_does_not_depend_on_the_rows_taken_at_once(model, monkeypatch):
     images = torch.rand(7, 1, 28, 28)
     whole = model.uncertainty(images)
-    monkeypatch.setattr("gmje_core.model._LARGEST", 3 * 4 * 8)
+    monkeypatch.setattr("gmje_core.models.model._LARGEST", 3 * 4 * 8)
     for part, other in zip(model.uncertainty(images), whole, strict=True):
         assert part.shape == (7,)
         torch.testing.assert_close(part, other)
@@ -106,7 +106,7 @@ def test_views_that_differ_are_named(model):
 
 def test_image_size_reaches_models_that_fix_it():
     pytest.importorskip("timm")
-    model = GMJEModel(small(backbone="timm:vit_tiny_patch16_224", image_size=32))
+    model = JointEmbeddingModel(small(backbone="timm:vit_tiny_patch16_224", image_size=32))
     assert model.embed(torch.rand(2, 1, 32, 32)).shape == (2, 8)
 
 
@@ -124,7 +124,7 @@ def test_embedding_does_not_depend_on_the_rest_of_the_batch(model):
 
 def test_untrained_density_says_so():
     with pytest.raises(NotFittedError):
-        GMJEModel(small()).condition(torch.rand(2, 1, 28, 28))
+        JointEmbeddingModel(small()).condition(torch.rand(2, 1, 28, 28))
 
 
 @pytest.mark.parametrize("images", [torch.rand(2, 3, 28, 28), torch.rand(28, 28), torch.zeros(2, 1, 28, 28).byte()])
@@ -180,7 +180,7 @@ def test_repeated_keys_are_named():
 )
 def test_unknown_names_are_suggested(change):
     with pytest.raises(ConfigError, match="did you mean"):
-        GMJEModel(small(**change))
+        JointEmbeddingModel(small(**change))
 
 
 class TestMomentum:
@@ -189,7 +189,7 @@ class TestMomentum:
     @pytest.mark.parametrize("criterion", ["gje", "gmje", "gmje-mdn", "gmje-gng", "gmje-smc"])
     def test_trains_and_answers(self, criterion):
         torch.manual_seed(0)
-        model = GMJEModel(small(momentum=0.9, criterion=criterion, criterion_options={}))
+        model = JointEmbeddingModel(small(momentum=0.9, criterion=criterion, criterion_options={}))
         optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
         for _ in range(3):
             out = model(*torch.rand(2, 16, 1, 28, 28))
@@ -206,7 +206,7 @@ class TestMomentum:
         assert model.uncertainty(views[0]).within.isfinite().all()
 
     def test_target_encoder_is_the_moving_average(self):
-        model = GMJEModel(small(momentum=0.75))
+        model = JointEmbeddingModel(small(momentum=0.75))
         average = {name: p.clone() for name, p in model.backbone.named_parameters()}
         for step in range(3):
             model(*torch.rand(2, 8, 1, 28, 28))
@@ -218,7 +218,7 @@ class TestMomentum:
             torch.testing.assert_close(p, average[name], msg=name)
 
     def test_evaluation_does_not_move_it(self):
-        model = GMJEModel(small(momentum=0.5))
+        model = JointEmbeddingModel(small(momentum=0.5))
         model(*torch.rand(2, 8, 1, 28, 28))
         before = {key: value.clone() for key, value in model.target_encoder.state_dict().items()}
         with torch.no_grad():

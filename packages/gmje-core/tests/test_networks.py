@@ -7,7 +7,7 @@ import torch
 import torchvision
 
 from gmje_core import ConfigError
-from gmje_core.networks import ProjectionHead, ResNet, SmallConv, backbone_names, build_backbone
+from gmje_core.models.networks import ProjectionHead, ResNet, SmallConv, backbone_names, build_backbone
 
 
 def images(channels: int = 3, size: int = 32, batch: int = 2) -> torch.Tensor:

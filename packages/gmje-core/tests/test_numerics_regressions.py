@@ -11,21 +11,22 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gmje_core.covariance import (
+from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC
+from gmje_core.criteria.smc import effective_sample_size
+from gmje_core.densities.covariance import (
     DiagonalCovariance,
     FullCovariance,
     LowRankCovariance,
     SphericalCovariance,
     covariance_from_dense,
 )
-from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC
-from gmje_core.criteria.learned import LearnedMixture
-from gmje_core.criteria.moments import batch_moments
-from gmje_core.criteria.online import OnlineMixture
-from gmje_core.criteria.seeding import kmeans_plus_plus
-from gmje_core.criteria.smc import effective_sample_size
-from gmje_core.linalg import JitterWarning
-from gmje_core.mixture import GaussianMixture, JointGaussianMixture
+from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.densities.mixture import GaussianMixture
+from gmje_core.errors import JitterWarning
+from gmje_core.estimation.learned import LearnedMixture
+from gmje_core.estimation.moments import batch_moments
+from gmje_core.estimation.online import OnlineMixture
+from gmje_core.estimation.seeding import kmeans_plus_plus
 from gmje_core.objectives import info_nce_mixture, pmi
 
 TYPES = ["full", "low_rank", "diag", "spherical"]
@@ -141,7 +142,7 @@ class TestJitterReachesEveryPart:
 
     @pytest.mark.parametrize("kind", TYPES)
     def test_mass_of_a_network_s_conditional_is_one(self, kind):
-        criterion = GMJEMDN((3, 2), 1, covariance_type=kind, rank=1, hidden=8, reg_covar=0.3)
+        criterion = GMJEMDN((3, 2), 1, covariance_type=kind, rank=1, hidden=8, variance_floor=0.3)
         criterion(torch.randn(64, 3), torch.randn(64, 2) @ torch.tensor([[1.0, 0.9], [0.0, 0.1]]))
         posterior = criterion.condition(torch.randn(1, 3)).detach()
         assert_mass_is_one(
@@ -180,7 +181,7 @@ class TestVariancesAreVariances:
     @pytest.mark.parametrize("variance", [0.01, 1.0, 25.0])
     @pytest.mark.parametrize("kind", TYPES)
     def test_a_learned_mixture_starts_at_the_variance_it_is_given(self, kind, variance):
-        learned = LearnedMixture(4, 3, covariance_type=kind, tied=False, rank=2, reg_covar=1e-6)
+        learned = LearnedMixture(4, 3, covariance_type=kind, tied=False, rank=2, variance_floor=1e-6)
         total = (torch.zeros(3).double(), torch.full((3,), 25.0).double())
         learned.start(torch.randn(4, 3), variance, total, batch_size=64)
         got = learned.covariance().diagonal()
@@ -190,7 +191,7 @@ class TestVariancesAreVariances:
     @pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
     def test_an_online_mixture_starts_at_the_variance_it_is_given(self, kind, variance):
         online = OnlineMixture(
-            4, 3, covariance_type=kind, tied=False, weight_prior=1.0, covariance_prior=2.0, reg_covar=1e-6
+            4, 3, covariance_type=kind, tied=False, weight_prior=1.0, covariance_prior=2.0, variance_floor=1e-6
         )
         total = (torch.zeros(3).double(), torch.full((3,), 25.0).double())
         online.start(torch.randn(4, 3), variance, total, batch_size=64)
@@ -200,7 +201,7 @@ class TestVariancesAreVariances:
     @pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
     @pytest.mark.parametrize("kind", TYPES)
     def test_a_network_starts_at_half_the_deviation_of_the_target(self, kind, scale):
-        criterion = GMJEMDN(4, 3, covariance_type=kind, rank=2, hidden=8, objective="nll", reg_covar=1e-8)
+        criterion = GMJEMDN(4, 3, covariance_type=kind, rank=2, hidden=8, objective="nll", variance_floor=1e-8)
         z_context, z_target = torch.randn(2, 512, 4)
         criterion(z_context, scale * z_target)
         deviations = criterion.condition(z_context[:50]).covariance.diagonal().sqrt()
@@ -363,7 +364,7 @@ class TestMomentsAreCentred:
     @pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
     def test_a_running_mixture_of_far_clusters(self, kind):
         online = OnlineMixture(
-            2, 3, covariance_type=kind, tied=False, weight_prior=1e-6, covariance_prior=1e-6, reg_covar=1e-16
+            2, 3, covariance_type=kind, tied=False, weight_prior=1e-6, covariance_prior=1e-6, variance_floor=1e-16
         )
         centers = torch.tensor([[-3e3], [3e3]]).expand(2, 3)
         index = torch.arange(400) % 2

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from gmje_core.covariance import DiagonalCovariance, FullCovariance, LowRankCovariance, SphericalCovariance
+from gmje_core.densities.covariance import DiagonalCovariance, FullCovariance, LowRankCovariance, SphericalCovariance
+from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
-from gmje_core.mixture import JointGaussianMixture
 from gmje_core.objectives import (
     conditional_nll,
     gaussian_mutual_information,

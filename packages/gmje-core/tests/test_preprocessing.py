@@ -6,7 +6,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as F
 
-from gmje_core import ConfigError, GMJEConfig, GMJEModel, Preprocessing, ShapeError
+from gmje_core import ConfigError, GMJEConfig, JointEmbeddingModel, Preprocessing, ShapeError
 
 GOOD = Preprocessing(size=28, image_mean=(0.25, 0.5, 0.5), image_std=(0.5, 0.25, 0.5))
 
@@ -104,9 +104,9 @@ def test_text_that_is_none_is_named(text, words):
 def test_a_model_presents_images_as_it_was_trained():
     config = GMJEConfig(backbone="smallconv", image_size=28, dim=8, hidden=16, criterion_options={"components": 4})
     images = bytes_(2, 3, 32, 40)
-    assert torch.equal(GMJEModel(config, GOOD).preprocess(images), GOOD(images))
+    assert torch.equal(JointEmbeddingModel(config, GOOD).preprocess(images), GOOD(images))
     with pytest.raises(ConfigError, match="does not say how its images were normalised"):
-        GMJEModel(config).preprocess(images)
+        JointEmbeddingModel(config).preprocess(images)
     for other in (identity(32), identity(28, channels=1)):
         with pytest.raises(ConfigError, match="the model takes 28 pixels and 3 channels"):
-            GMJEModel(config, other)
+            JointEmbeddingModel(config, other)

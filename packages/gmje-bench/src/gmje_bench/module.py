@@ -11,9 +11,9 @@ from gmje_bench.methods import Objective, Setting, build_objective
 from gmje_bench.suite import Suite
 from gmje_bench.views import ViewConfig, preset
 from gmje_core import Criterion, GMJEConfig, Preprocessing, diagnostics
-from gmje_core.conditional import JointDensity
+from gmje_core.densities.joint import JointDensity
 from gmje_core.distributed import gather_pairs
-from gmje_core.networks import MomentumEncoder, ProjectionHead, build_backbone
+from gmje_core.models.networks import MomentumEncoder, ProjectionHead, build_backbone
 
 __all__ = ["JointEmbedding", "build_module"]
 
@@ -26,7 +26,7 @@ class JointEmbedding(nn.Module):
         projector: Features to embeddings.
         objective: What is trained on, and how.
         name: The method's, for messages.
-        config: Where it is a :class:`gmje_core.GMJEModel` in all but class: what that is built from.
+        config: Where it is a :class:`gmje_core.JointEmbeddingModel` in all but class: what that is built from.
         preprocessing: Of a model that was trained before.
     """
 

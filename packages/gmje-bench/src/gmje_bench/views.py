@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gmje_bench.errors import OptionError
-from gmje_core.preprocessing import Preprocessing
+from gmje_core.models.preprocessing import Preprocessing
 
 __all__ = [
     "TwoViews",

@@ -1,25 +1,28 @@
 """Gaussian (Mixture) Joint Embeddings: joint densities of two views, criteria to train on them, models.
 
-Densities are :mod:`gmje_core.mixture`, losses :mod:`gmje_core.criteria` over the equations of
-:mod:`gmje_core.objectives`, models :mod:`gmje_core.model`; :mod:`gmje_core.estimator` is for embeddings that you have.
+Densities are in :mod:`gmje_core.densities`, how they are learned in :mod:`gmje_core.estimation`, equations in
+:mod:`gmje_core.objectives`, losses in :mod:`gmje_core.criteria`, networks in :mod:`gmje_core.models`;
+:mod:`gmje_core.estimator` is for embeddings that you already have.
 """
 
 from gmje_core import diagnostics
-from gmje_core.config import GMJEConfig
-from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC, Criterion, NotFittedError, build_criterion
+from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC, Criterion, build_criterion
+from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import (
     BatchSizeError,
     ConfigError,
     GMJEError,
     NonFiniteError,
+    NotFittedError,
     NotPositiveDefiniteError,
     ShapeError,
 )
 from gmje_core.estimator import JointEmbeddingMixture
-from gmje_core.mixture import GaussianMixture, JointGaussianMixture
-from gmje_core.model import GMJEModel, GMJEOutput
+from gmje_core.models.config import GMJEConfig
+from gmje_core.models.model import GMJEOutput, JointEmbeddingModel
+from gmje_core.models.preprocessing import Preprocessing
 from gmje_core.objectives import info_nce, nt_xent, pmi
-from gmje_core.preprocessing import Preprocessing
 
 __version__ = "0.1.0"
 
@@ -34,10 +37,10 @@ __all__ = [
     "Criterion",
     "GMJEConfig",
     "GMJEError",
-    "GMJEModel",
     "GMJEOutput",
     "GaussianMixture",
     "JointEmbeddingMixture",
+    "JointEmbeddingModel",
     "JointGaussianMixture",
     "NonFiniteError",
     "NotFittedError",

@@ -14,7 +14,6 @@ from gmje_core.errors import NonFiniteError, ShapeError
 
 __all__ = [
     "HEALTHY",
-    "CollapseWarning",
     "Verdict",
     "component_usage",
     "effective_rank",
@@ -30,10 +29,6 @@ SPREAD_FLOOR = 1e-3
 RANK_FRACTION_FLOOR = 0.1
 USAGE_FLOOR = 0.05
 TRAP_TOLERANCE = 0.05
-
-
-class CollapseWarning(UserWarning):
-    """A run has turned bad: the text names the verdict and what to change."""
 
 
 class Verdict(NamedTuple):

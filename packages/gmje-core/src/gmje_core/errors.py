@@ -8,11 +8,19 @@ from collections.abc import Iterable
 
 __all__ = [
     "BatchSizeError",
+    "CollapseWarning",
     "ConfigError",
+    "ConvergenceWarning",
+    "DensityFileError",
     "GMJEError",
+    "InputTypeError",
+    "JitterWarning",
     "NonFiniteError",
+    "NotFittedError",
     "NotPositiveDefiniteError",
+    "ScaleWarning",
     "ShapeError",
+    "TraceTrapWarning",
     "unknown_name",
 ]
 
@@ -39,6 +47,38 @@ class BatchSizeError(GMJEError, ValueError):
 
 class ConfigError(GMJEError, ValueError):
     """An option that is unknown or out of range."""
+
+
+class CollapseWarning(UserWarning):
+    """A run has turned bad: the text names the verdict and what to change."""
+
+
+class JitterWarning(RuntimeWarning):
+    """A covariance was not positive definite in its precision and something was added to its diagonal."""
+
+
+class ConvergenceWarning(UserWarning):
+    """EM ended before its lower bound settled, or with components that no row belongs to."""
+
+
+class DensityFileError(GMJEError, ValueError):
+    """A file that is damaged, holds something else, or whose parts do not fit each other."""
+
+
+class ScaleWarning(UserWarning):
+    """The regularisation outweighs the embeddings' own variance."""
+
+
+class NotFittedError(GMJEError, RuntimeError):
+    """The density was asked for before any batch was seen."""
+
+
+class TraceTrapWarning(UserWarning):
+    """The covariance is asked to score the batch it is fitted on."""
+
+
+class InputTypeError(GMJEError, TypeError):
+    """Embeddings that are not a dense matrix of real numbers."""
 
 
 def unknown_name(kind: str, value: object, choices: Iterable[str]) -> str:

@@ -11,11 +11,10 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
-from gmje_core.errors import NonFiniteError, NotPositiveDefiniteError, ShapeError
+from gmje_core.errors import JitterWarning, NonFiniteError, NotPositiveDefiniteError, ShapeError
 
 __all__ = [
     "LOG_2PI",
-    "JitterWarning",
     "accumulation_dtype",
     "broadcast_shapes",
     "full_precision",
@@ -33,10 +32,6 @@ LOG_2PI = math.log(2 * math.pi)
 
 # Relative to the largest diagonal entry, in units of the dtype's epsilon: 1e1 .. 1e4, then an error.
 _JITTER_TRIES = 4
-
-
-class JitterWarning(RuntimeWarning):
-    """A covariance was not positive definite in its precision and something was added to its diagonal."""
 
 
 def full_precision(device_type: str = "cpu") -> AbstractContextManager[object]:

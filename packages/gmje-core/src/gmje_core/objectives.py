@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gmje_core.covariance import DiagonalCovariance
+from gmje_core.densities.covariance import DiagonalCovariance
+from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.errors import BatchSizeError, ConfigError, ShapeError, unknown_name
 from gmje_core.linalg import full_precision, half_log_det, promote, require_finite, safe_cholesky
-from gmje_core.mixture import JointGaussianMixture
 
 __all__ = [
     "ComponentWeights",

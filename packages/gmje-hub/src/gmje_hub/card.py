@@ -21,8 +21,8 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCardData, eval_res
 from jinja2 import Environment, StrictUndefined
 from scipy import stats
 
-from gmje_core.config import GMJEConfig
-from gmje_core.preprocessing import Preprocessing
+from gmje_core.models.config import GMJEConfig
+from gmje_core.models.preprocessing import Preprocessing
 from gmje_hub.errors import CorruptModelError, HubError, ModelNotFoundError
 from gmje_hub.folder import LARGEST_DOCUMENT, README, read_bounded
 

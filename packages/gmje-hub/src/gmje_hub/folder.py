@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from gmje_core.config import GMJEConfig
 from gmje_core.errors import ConfigError
-from gmje_core.preprocessing import Preprocessing
+from gmje_core.models.config import GMJEConfig
+from gmje_core.models.preprocessing import Preprocessing
 from gmje_hub.errors import CorruptModelError, ModelNotFoundError, UnsafeWeightsError
 
 __all__ = [

@@ -17,8 +17,8 @@ from gmje_hub.weights import check_weights, mismatch_of, not_finite
 __all__ = ["GMJEModel"]
 
 
-class GMJEModel(gmje_core.GMJEModel):
-    """:class:`gmje_core.GMJEModel` that can be saved, loaded, published and fetched.
+class GMJEModel(gmje_core.JointEmbeddingModel):
+    """:class:`gmje_core.JointEmbeddingModel` that can be saved, loaded, published and fetched.
 
     Attributes:
         revision: Hash of the commit that the model was loaded from; ``None`` of a local or new one.

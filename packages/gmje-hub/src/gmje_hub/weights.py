@@ -78,7 +78,7 @@ def _expected(config: GMJEConfig, place: str) -> _Described:
     """Of every tensor that the model of a configuration has; none is allocated."""
     try:
         with torch.device("meta"):
-            return _described(gmje_core.GMJEModel(config).state_dict())
+            return _described(gmje_core.JointEmbeddingModel(config).state_dict())
     except (ConfigError, ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
         raise CorruptModelError(f"{CONFIG} beside {place} builds no model: {brief(error)}") from error
 

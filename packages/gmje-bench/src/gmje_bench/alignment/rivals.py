@@ -15,9 +15,10 @@ from torch import Generator, Tensor, nn
 from gmje_bench.alignment.truths import seeded
 from gmje_bench.errors import OptionError, did_you_mean
 from gmje_core import GaussianMixture, JointGaussianMixture
-from gmje_core.covariance import FullCovariance
 from gmje_core.criteria.mdn import GMJEMDN
-from gmje_core.estimator import ConvergenceWarning, JointEmbeddingMixture
+from gmje_core.densities.covariance import FullCovariance
+from gmje_core.errors import ConvergenceWarning
+from gmje_core.estimator import JointEmbeddingMixture
 from gmje_core.linalg import safe_cholesky
 
 __all__ = ["RIVALS", "Conditional", "Rival", "fit_gje", "fit_gmje", "fit_mdn", "fit_mse", "get_rival"]
@@ -189,7 +190,7 @@ def fit_mdn(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditio
         covariance_type="low_rank" if large else "full" if size > 1 else "diag",
         rank=2,
         hidden=_HIDDEN,
-        layers=_LAYERS,
+        hidden_layers=_LAYERS,
         objective="nll",
         context_components=1,
         seed=seed,

@@ -14,7 +14,7 @@ from torch import Generator, Tensor
 from gmje_bench.alignment.truths import BranchTruth, LatentTruth, LiftedTruth, Truth, seeded
 from gmje_bench.errors import OptionError, did_you_mean
 from gmje_core import GaussianMixture, JointGaussianMixture
-from gmje_core.covariance import SphericalCovariance
+from gmje_core.densities.covariance import SphericalCovariance
 
 __all__ = ["TASKS", "Task", "make_truth"]
 

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmje_core import GaussianMixture
-from gmje_core.covariance import DiagonalCovariance, SphericalCovariance
+from gmje_core.densities.covariance import DiagonalCovariance, SphericalCovariance
 
 __all__ = ["BranchTruth", "LatentTruth", "LiftedTruth", "Truth", "seeded"]
 

@@ -13,7 +13,7 @@ from gmje_bench.datasets.base import ImageData, Split, check_classes, fingerprin
 from gmje_bench.datasets.decoding import DEFAULT_SIZE, LazyImages, native_side
 from gmje_bench.datasets.selection import validation_split
 from gmje_bench.errors import DatasetError, did_you_mean
-from gmje_core.preprocessing import resize_side
+from gmje_core.models.preprocessing import resize_side
 
 __all__ = ["SUFFIXES", "load"]
 

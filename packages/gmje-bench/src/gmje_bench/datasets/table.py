@@ -17,7 +17,7 @@ from gmje_bench.datasets.base import FingerprintKind, ImageData, Split, check_cl
 from gmje_bench.datasets.decoding import DEFAULT_SIZE, LazyImages, native_side
 from gmje_bench.datasets.selection import validation_split
 from gmje_bench.errors import DatasetError, did_you_mean
-from gmje_core.preprocessing import resize_side
+from gmje_core.models.preprocessing import resize_side
 
 __all__ = ["load_hub", "load_parquet"]
 

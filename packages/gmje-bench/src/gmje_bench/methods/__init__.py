@@ -16,7 +16,7 @@ from gmje_bench.errors import OptionError, did_you_mean
 if TYPE_CHECKING:
     from torch import nn
 
-    from gmje_core import GMJEModel
+    from gmje_core import JointEmbeddingModel
 
 __all__ = ["METHODS", "Method", "Objective", "Setting", "build_objective", "check_methods", "take_options"]
 
@@ -58,7 +58,7 @@ class Objective:
     symmetric: bool = False
     labels: bool = False
     published: "tuple[str, dict[str, Any]] | None" = None
-    model: "GMJEModel | None" = None
+    model: "JointEmbeddingModel | None" = None
 
 
 Build = Callable[[Setting, Mapping[str, Any]], Objective]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gmje_bench.protocol import PROTOCOL
 from gmje_core import GMJEError, JointEmbeddingMixture
-from gmje_core.conditional import JointDensity
-from gmje_core.estimator import ConvergenceWarning
+from gmje_core.densities.joint import JointDensity
+from gmje_core.errors import ConvergenceWarning
 
 __all__ = ["CollapsedError", "Scale", "conditional_log_prob", "embedding_log_prob", "fit_joint"]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from gmje_core.conditional import JointDensity
+from gmje_core.densities.joint import JointDensity
 
 __all__ = ["Embedded", "Subject", "TaskResult"]
 

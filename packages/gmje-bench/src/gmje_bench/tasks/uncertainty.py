@@ -12,7 +12,7 @@ from gmje_bench.alignment.metrics import hpd_ranks, uniformity_error
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.densities import Scale, conditional_log_prob, embedding_log_prob, fit_joint
 from gmje_bench.tasks.subject import Subject, TaskResult
-from gmje_core.conditional import JointDensity
+from gmje_core.densities.joint import JointDensity
 
 __all__ = ["area_under_risk_coverage", "calibration_error", "risk_coverage", "uncertainty"]
 

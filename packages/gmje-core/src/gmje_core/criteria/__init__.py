@@ -3,13 +3,13 @@
 import inspect
 from typing import Any
 
-from gmje_core.criteria.base import Criterion, NotFittedError
-from gmje_core.criteria.gje import GJE, TraceTrapWarning
+from gmje_core.criteria.base import Criterion
+from gmje_core.criteria.gje import GJE
+from gmje_core.criteria.gmje import GMJE
 from gmje_core.criteria.gng import GMJEGNG
 from gmje_core.criteria.mdn import GMJEMDN
-from gmje_core.criteria.prototypes import GMJE
 from gmje_core.criteria.smc import GMJESMC
-from gmje_core.errors import ConfigError, unknown_name
+from gmje_core.errors import ConfigError, NotFittedError, TraceTrapWarning, unknown_name
 
 __all__ = [
     "CRITERIA",

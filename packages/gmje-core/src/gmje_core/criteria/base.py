@@ -10,20 +10,20 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 
-from gmje_core.conditional import JointDensity
-from gmje_core.diagnostics import HEALTHY, CollapseWarning, embedding_diagnostics, judge
+from gmje_core.densities.joint import JointDensity
+from gmje_core.diagnostics import HEALTHY, embedding_diagnostics, judge
 from gmje_core.distributed import gather_pairs, world_size
-from gmje_core.errors import BatchSizeError, ConfigError, GMJEError, NonFiniteError, ShapeError
+from gmje_core.errors import (
+    BatchSizeError,
+    CollapseWarning,
+    ConfigError,
+    NonFiniteError,
+    NotFittedError,
+    ShapeError,
+)
 from gmje_core.linalg import full_precision
 
-__all__ = ["MIN_VARIANCE", "Criterion", "NotFittedError"]
-
-#: Smallest variance that embeddings are taken to have: constant ones stay finite in float32.
-MIN_VARIANCE = 1e-24
-
-
-class NotFittedError(GMJEError, RuntimeError):
-    """The density was asked for before any batch was seen."""
+__all__ = ["Criterion"]
 
 
 class Criterion(nn.Module, ABC):

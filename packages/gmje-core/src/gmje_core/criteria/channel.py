@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from gmje_core.criteria.base import MIN_VARIANCE
-from gmje_core.mixture import JointGaussianMixture
+from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.estimation.moments import MIN_VARIANCE
 
 __all__ = ["NoiseChannel"]
 

@@ -11,23 +11,20 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gmje_core.covariance import Covariance
-from gmje_core.criteria.base import MIN_VARIANCE, Criterion, NotFittedError
-from gmje_core.criteria.checks import check_at_least, check_choice, check_share
-from gmje_core.criteria.learned import LearnedMixture
-from gmje_core.criteria.moments import batch_moments, merge_moments
+from gmje_core.checks import check_at_least, check_choice, check_share
+from gmje_core.criteria.base import Criterion
+from gmje_core.densities.covariance import Covariance
+from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.diagnostics import trace_ratio
+from gmje_core.errors import NotFittedError, TraceTrapWarning
+from gmje_core.estimation.learned import LearnedMixture
+from gmje_core.estimation.moments import MIN_VARIANCE, batch_moments, merge_moments
 from gmje_core.linalg import safe_cholesky, whiten
-from gmje_core.mixture import JointGaussianMixture
 from gmje_core.objectives import conditional_nll, joint_nll
 
-__all__ = ["GJE", "CovarianceSource", "TraceTrapWarning"]
+__all__ = ["GJE", "CovarianceSource"]
 
 CovarianceSource = Literal["running", "learned", "batch"]
-
-
-class TraceTrapWarning(UserWarning):
-    """The covariance is asked to score the batch it is fitted on."""
 
 
 class GJE(Criterion):
@@ -54,7 +51,7 @@ class GJE(Criterion):
             dimension. It bounds the information that a dimension can carry, hence anchors the scale: neither
             shrinking around an offset nor growing pays.
         decay: Weight of the past in the running moments, in ``[0, 1)``.
-        reg_covar: Added to the diagonal of every covariance, in units of the mean variance of an embedding
+        variance_floor: Added to the diagonal of every covariance, in units of the mean variance of an embedding
             dimension.
         check_every: Steps between automatic collapse checks; 0 for none.
 
@@ -84,22 +81,22 @@ class GJE(Criterion):
         covariance: CovarianceSource = "running",
         noise: float = 1.0,
         decay: float = 0.95,
-        reg_covar: float = 1e-3,
+        variance_floor: float = 1e-3,
         check_every: int = 100,
     ) -> None:
         super().__init__(dim, check_every=check_every)
         check_choice("covariance", covariance, CovarianceSource)
-        check_at_least(0, noise=noise, reg_covar=reg_covar)
+        check_at_least(0, noise=noise, variance_floor=variance_floor)
         check_share(decay=decay, most=False)
         self.covariance: CovarianceSource = covariance
-        self.noise, self.decay, self.reg_covar = noise, decay, reg_covar
+        self.noise, self.decay, self.variance_floor = noise, decay, variance_floor
         # Float64, because a covariance of nearly collapsed embeddings is a small difference of large numbers.
         self.register_buffer("mean", torch.zeros(self.dim, dtype=torch.float64))
         self.register_buffer("second", torch.eye(self.dim, dtype=torch.float64))
         self.register_buffer("weight", torch.zeros((), dtype=torch.float64))
         if covariance == "learned":
             self.mixture = LearnedMixture(
-                1, self.dim, covariance_type="full", tied=False, rank=1, reg_covar=max(reg_covar, 1e-8)
+                1, self.dim, covariance_type="full", tied=False, rank=1, variance_floor=max(variance_floor, 1e-8)
             )
         if covariance == "batch":
             warnings.warn(
@@ -182,7 +179,7 @@ class GJE(Criterion):
 
     def _ridge(self) -> Tensor:
         """``(D,)`` variances added to every covariance."""
-        return self.reg_covar * self._per_view(self.second.diagonal())
+        return self.variance_floor * self._per_view(self.second.diagonal())
 
     def _channel(self) -> Tensor:
         """``(D,)`` variances of the noise channel."""

@@ -7,15 +7,16 @@ small, so that the mixture grows to what the embeddings need and follows them wh
 import torch
 from torch import Tensor
 
-from gmje_core.covariance import Covariance
-from gmje_core.criteria.base import MIN_VARIANCE, Criterion, NotFittedError
+from gmje_core.checks import check_at_least, check_choice, check_counts, check_positive, check_share
+from gmje_core.criteria.base import Criterion
 from gmje_core.criteria.channel import NoiseChannel
-from gmje_core.criteria.checks import check_at_least, check_choice, check_counts, check_positive, check_share
-from gmje_core.criteria.gas import NeuralGas
-from gmje_core.criteria.online import MomentType, OnlineMixture
+from gmje_core.densities.covariance import Covariance
+from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.diagnostics import component_usage
-from gmje_core.errors import ConfigError
-from gmje_core.mixture import JointGaussianMixture
+from gmje_core.errors import ConfigError, NotFittedError
+from gmje_core.estimation.gas import NeuralGas
+from gmje_core.estimation.moments import MIN_VARIANCE
+from gmje_core.estimation.online import MomentType, OnlineMixture
 from gmje_core.objectives import pmi
 
 __all__ = ["GMJEGNG"]
@@ -49,7 +50,7 @@ class GMJEGNG(Criterion):
         weight_prior: Dirichlet pseudo-observations of each component.
         covariance_prior: Inverse-Wishart pseudo-observations of each component; ``None`` for 2, with full
             covariances for ``D``.
-        reg_covar: Variance floor, in units of the mean variance of an embedding dimension.
+        variance_floor: Variance floor, in units of the mean variance of an embedding dimension.
         check_every: Steps between automatic collapse checks; 0 for none.
 
     Raises:
@@ -85,7 +86,7 @@ class GMJEGNG(Criterion):
         utility_factor: float = 15.0,
         weight_prior: float = 1.0,
         covariance_prior: float | None = None,
-        reg_covar: float = 1e-4,
+        variance_floor: float = 1e-4,
         check_every: int = 100,
     ) -> None:
         super().__init__(dim, check_every=check_every)
@@ -97,7 +98,7 @@ class GMJEGNG(Criterion):
             temperature=temperature,
             max_age=max_age,
             utility_factor=utility_factor,
-            reg_covar=reg_covar,
+            variance_floor=variance_floor,
             weight_prior=weight_prior,
         )
         check_share(step=step, least=False)
@@ -125,7 +126,7 @@ class GMJEGNG(Criterion):
             tied=False,
             weight_prior=weight_prior,
             covariance_prior=covariance_prior,
-            reg_covar=reg_covar,
+            variance_floor=variance_floor,
         )
         self.channel = NoiseChannel(self.context_dim, self.target_dim, temperature)
 

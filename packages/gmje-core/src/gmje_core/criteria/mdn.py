@@ -12,15 +12,17 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from gmje_core.conditional import ConditionalJointMixture, MixtureDensityNetwork
-from gmje_core.covariance import CovarianceType
-from gmje_core.criteria.base import Criterion, NotFittedError
+from gmje_core.checks import check_choice, check_counts, check_positive, check_share
+from gmje_core.criteria.base import Criterion
 from gmje_core.criteria.channel import NoiseChannel
-from gmje_core.criteria.checks import check_choice, check_counts, check_positive, check_share
-from gmje_core.criteria.online import OnlineMixture
-from gmje_core.criteria.seeding import reseed_dead, start_on, step_generator
+from gmje_core.densities.covariance import CovarianceType
+from gmje_core.densities.joint import ConditionalJointMixture
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import component_usage
-from gmje_core.mixture import GaussianMixture
+from gmje_core.errors import NotFittedError
+from gmje_core.estimation.network import MixtureDensityNetwork
+from gmje_core.estimation.online import OnlineMixture
+from gmje_core.estimation.seeding import reseed_dead, start_on, step_generator
 
 __all__ = ["GMJEMDN", "ConditionalObjective"]
 
@@ -49,12 +51,12 @@ class GMJEMDN(Criterion):
         covariance_type: ``"full"``, ``"low_rank"``, ``"diag"`` or ``"spherical"`` conditional covariances.
         rank: Columns of the factor of ``"low_rank"``.
         hidden: Width of the network.
-        layers: Its hidden layers.
+        hidden_layers: Its hidden layers.
         objective: ``"pmi"`` or ``"nll"``.
         temperature: Variance of the noise channel, in units of the mean squared norm of a view's embeddings.
         context_components: Components of the marginal of the context, which :meth:`density` needs; online EM.
         step: Step of online EM and of the running energy, in ``(0, 1]``.
-        reg_covar: Floor of the variances, in units of the variance of a target dimension.
+        variance_floor: Floor of the variances, in units of the variance of a target dimension.
         seed: Of the network's start and of the marginal's; the same on every rank.
         check_every: Steps between automatic collapse checks; 0 for none.
 
@@ -82,21 +84,21 @@ class GMJEMDN(Criterion):
         covariance_type: CovarianceType = "diag",
         rank: int = 8,
         hidden: int = 256,
-        layers: int = 2,
+        hidden_layers: int = 2,
         objective: ConditionalObjective = "pmi",
         temperature: float = 0.05,
         context_components: int = 64,
         step: float = 0.05,
-        reg_covar: float = 1e-4,
+        variance_floor: float = 1e-4,
         seed: int = 0,
         check_every: int = 100,
     ) -> None:
         super().__init__(dim, check_every=check_every)
         check_choice("covariance_type", covariance_type, CovarianceType)
         check_choice("objective", objective, ConditionalObjective)
-        check_counts(components=components, rank=rank, hidden=hidden, layers=layers)
+        check_counts(components=components, rank=rank, hidden=hidden, hidden_layers=hidden_layers)
         check_counts(context_components=context_components)
-        check_positive(temperature=temperature, reg_covar=reg_covar)
+        check_positive(temperature=temperature, variance_floor=variance_floor)
         check_share(step=step, least=False)
         self.components, self.objective, self.step, self.seed = components, objective, step, seed
         self.network = MixtureDensityNetwork(
@@ -106,8 +108,8 @@ class GMJEMDN(Criterion):
             covariance_type=covariance_type,
             rank=rank,
             hidden=hidden,
-            layers=layers,
-            reg_covar=reg_covar,
+            hidden_layers=hidden_layers,
+            variance_floor=variance_floor,
             seed=seed,
         )
         self.marginal = OnlineMixture(
@@ -117,7 +119,7 @@ class GMJEMDN(Criterion):
             tied=False,
             weight_prior=1.0,
             covariance_prior=2.0,
-            reg_covar=reg_covar,
+            variance_floor=variance_floor,
         )
         self.channel = NoiseChannel(self.context_dim, self.target_dim, temperature)
 

@@ -9,16 +9,18 @@ import math
 import torch
 from torch import Tensor
 
-from gmje_core.covariance import Covariance, DiagonalCovariance, FullCovariance, SphericalCovariance
-from gmje_core.criteria.base import MIN_VARIANCE, Criterion, NotFittedError
+from gmje_core.checks import check_choice, check_counts, check_positive, check_share
+from gmje_core.criteria.base import Criterion
 from gmje_core.criteria.channel import NoiseChannel
-from gmje_core.criteria.checks import check_choice, check_counts, check_positive, check_share
-from gmje_core.criteria.online import MomentType
-from gmje_core.criteria.seeding import step_generator
+from gmje_core.densities.covariance import Covariance, DiagonalCovariance, FullCovariance, SphericalCovariance
+from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import component_usage
-from gmje_core.errors import ConfigError, NonFiniteError
+from gmje_core.errors import ConfigError, NonFiniteError, NotFittedError
+from gmje_core.estimation.moments import MIN_VARIANCE
+from gmje_core.estimation.online import MomentType
+from gmje_core.estimation.seeding import step_generator
 from gmje_core.linalg import safe_cholesky
-from gmje_core.mixture import GaussianMixture, JointGaussianMixture
 from gmje_core.objectives import Direction
 
 __all__ = ["GMJESMC", "effective_sample_size", "rejuvenate", "systematic_resample"]
@@ -141,7 +143,7 @@ class GMJESMC(Criterion):
         in_batch: Whether the other pairs of the batch count as particles in the encoder's loss.
         direction: ``"target"``: each context is compared with targets; ``"context"``: the reverse; or ``"both"``.
         step: Step of the running bandwidth and energy, in ``(0, 1]``.
-        reg_covar: Floor of the bandwidth, in units of the mean variance of an embedding dimension.
+        variance_floor: Floor of the bandwidth, in units of the mean variance of an embedding dimension.
         seed: Of resampling and jitter; the same on every rank.
         check_every: Steps between automatic collapse checks; 0 for none.
 
@@ -184,7 +186,7 @@ class GMJESMC(Criterion):
         in_batch: bool = True,
         direction: Direction = "both",
         step: float = 0.05,
-        reg_covar: float = 1e-4,
+        variance_floor: float = 1e-4,
         seed: int = 0,
         check_every: int = 100,
     ) -> None:
@@ -197,13 +199,13 @@ class GMJESMC(Criterion):
         check_choice("covariance_type", covariance_type, MomentType)
         check_choice("direction", direction, Direction)
         check_counts(particles=particles)
-        check_positive(temperature=temperature, reg_covar=reg_covar)
+        check_positive(temperature=temperature, variance_floor=variance_floor)
         check_share(weighting=weighting, ess_threshold=ess_threshold, rejuvenation=rejuvenation)
         check_share(age_decay=age_decay, most=False)
         check_share(step=step, least=False)
         self.particles, self.covariance_type = particles, covariance_type
         self.weighting, self.age_decay, self.step = weighting, age_decay, step
-        self.ess_threshold, self.rejuvenation, self.reg_covar = ess_threshold, rejuvenation, reg_covar
+        self.ess_threshold, self.rejuvenation, self.variance_floor = ess_threshold, rejuvenation, variance_floor
         self.in_batch, self.direction, self.seed = in_batch, direction, seed
         self.channel = NoiseChannel(self.context_dim, self.target_dim, temperature)
         shape = (self.dim, self.dim) if covariance_type == "full" else (self.dim,)
@@ -276,7 +278,7 @@ class GMJESMC(Criterion):
 
     def _kernel(self) -> Covariance:
         """The bandwidth, shared by all particles."""
-        floor = self.reg_covar * self.spread
+        floor = self.variance_floor * self.spread
         if self.covariance_type == "full":
             eye = torch.eye(self.dim).to(self.bandwidth)
             return FullCovariance(safe_cholesky(self.bandwidth + floor * eye, name="bandwidth")[None])

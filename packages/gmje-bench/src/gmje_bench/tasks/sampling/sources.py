@@ -11,7 +11,7 @@ from torch import Tensor
 
 from gmje_bench.protocol import PROTOCOL
 from gmje_core import GaussianMixture
-from gmje_core.covariance import SphericalCovariance
+from gmje_core.densities.covariance import SphericalCovariance
 
 __all__ = ["Source", "fit_gaussian", "fit_kernel", "fit_mixture", "of_density"]
 

@@ -5,8 +5,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-__all__ = ["Moments", "batch_moments", "merge_moments"]
+__all__ = ["MIN_VARIANCE", "Moments", "batch_moments", "merge_moments"]
 
+#: Smallest variance that embeddings are taken to have: constant ones stay finite in float32.
+MIN_VARIANCE = 1e-24
 #: Mass ``(...)``, mean ``(..., D)`` and central second moment, ``(..., D, D)`` or its diagonal ``(..., D)``.
 Moments = tuple[Tensor, Tensor, Tensor]
 

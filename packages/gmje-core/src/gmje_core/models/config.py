@@ -6,8 +6,8 @@ import typing
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
-from gmje_core._strict import StrictForm
 from gmje_core.errors import ConfigError
+from gmje_core.strict_json import StrictForm
 
 __all__ = ["SCHEMA_VERSION", "GMJEConfig"]
 
@@ -21,10 +21,10 @@ _OPTION_TYPES = (str, int, float, bool, type(None))
 
 @dataclass(frozen=True, kw_only=True)
 class GMJEConfig(StrictForm):
-    """Everything that a :class:`gmje_core.GMJEModel` is built from.
+    """Everything that a :class:`gmje_core.JointEmbeddingModel` is built from.
 
     Args:
-        backbone: A name that :func:`gmje_core.networks.build_backbone` takes.
+        backbone: A name that :func:`gmje_core.models.networks.build_backbone` takes.
         in_channels: Image channels.
         image_size: Side of the square images that the model was trained on, in pixels.
         small_images: A ResNet stem for images of about 32 pixels.

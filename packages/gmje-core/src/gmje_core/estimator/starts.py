@@ -12,12 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gmje_core._pairs import Pairs
-from gmje_core.covariance import Covariance, DiagonalCovariance, SphericalCovariance, covariance_from_dense
-from gmje_core.em import CovarianceForm, maximization, moments_of
+from gmje_core.densities.covariance import Covariance, DiagonalCovariance, SphericalCovariance, covariance_from_dense
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError, ShapeError
+from gmje_core.estimation.em import CovarianceForm, maximization, moments_of
+from gmje_core.estimation.pairs import Pairs
 from gmje_core.linalg import require_finite, safe_cholesky
-from gmje_core.mixture import GaussianMixture
 
 __all__ = ["Given", "Init", "shrink", "start", "subsample"]
 

@@ -6,14 +6,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmje_core.covariance import (
+from gmje_core.densities.covariance import (
     Covariance,
     DiagonalCovariance,
     FullCovariance,
     LowRankCovariance,
     SphericalCovariance,
 )
-from gmje_core.criteria.base import MIN_VARIANCE
+from gmje_core.estimation.moments import MIN_VARIANCE
 from gmje_core.linalg import inverse_softplus
 
 __all__ = ["LearnedMixture"]
@@ -32,7 +32,7 @@ class LearnedMixture(nn.Module):
         covariance_type: ``"full"``, ``"low_rank"``, ``"diag"`` or ``"spherical"``.
         tied: One covariance for all components.
         rank: Columns of the low-rank factor.
-        reg_covar: Floor of the variances, in units of the variance of an embedding dimension.
+        variance_floor: Floor of the variances, in units of the variance of an embedding dimension.
     """
 
     center: Tensor
@@ -40,11 +40,11 @@ class LearnedMixture(nn.Module):
     mass: Tensor
 
     def __init__(
-        self, components: int, dim: int, *, covariance_type: str, tied: bool, rank: int, reg_covar: float
+        self, components: int, dim: int, *, covariance_type: str, tied: bool, rank: int, variance_floor: float
     ) -> None:
         super().__init__()
         self.covariance_type, self.rank = covariance_type, rank
-        self.floor = math.sqrt(reg_covar)
+        self.floor = math.sqrt(variance_floor)
         k = 1 if tied else components
         self.logits = nn.Parameter(torch.zeros(components))
         self.locations = nn.Parameter(torch.zeros(components, dim))

@@ -5,9 +5,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from gmje_core.covariance import Covariance, DiagonalCovariance, FullCovariance, SphericalCovariance
-from gmje_core.criteria.base import MIN_VARIANCE
-from gmje_core.criteria.moments import batch_moments, merge_moments
+from gmje_core.densities.covariance import Covariance, DiagonalCovariance, FullCovariance, SphericalCovariance
+from gmje_core.estimation.moments import MIN_VARIANCE, batch_moments, merge_moments
 from gmje_core.linalg import safe_cholesky
 
 __all__ = ["MomentType", "OnlineMixture"]
@@ -31,7 +30,7 @@ class OnlineMixture(nn.Module):
         tied: One covariance for all components.
         weight_prior: Dirichlet pseudo-observations of each component.
         covariance_prior: Inverse-Wishart pseudo-observations of each component.
-        reg_covar: Added to the variances, in units of the pooled variance of an embedding dimension.
+        variance_floor: Added to the variances, in units of the pooled variance of an embedding dimension.
     """
 
     mass: Tensor
@@ -50,11 +49,11 @@ class OnlineMixture(nn.Module):
         tied: bool,
         weight_prior: float,
         covariance_prior: float,
-        reg_covar: float,
+        variance_floor: float,
     ) -> None:
         super().__init__()
         self.covariance_type, self.tied = covariance_type, tied
-        self.weight_prior, self.covariance_prior, self.reg_covar = weight_prior, covariance_prior, reg_covar
+        self.weight_prior, self.covariance_prior, self.variance_floor = weight_prior, covariance_prior, variance_floor
         shape = (components, dim, dim) if covariance_type == "full" else (components, dim)
         self.register_buffer("mass", torch.zeros(components, dtype=torch.float64))
         self.register_buffer("means", torch.zeros(components, dim, dtype=torch.float64))
@@ -82,7 +81,7 @@ class OnlineMixture(nn.Module):
         """Maximum a posteriori covariances, with a ``K`` axis of size 1 where tied."""
         counts = self.counts.view(-1, *[1] * (self.second.ndim - 1))
         pooled = (counts * self.second).sum(dim=0, keepdim=True) / counts.sum()
-        floor = self.reg_covar * self.total_variance.mean().clamp_min(MIN_VARIANCE)
+        floor = self.variance_floor * self.total_variance.mean().clamp_min(MIN_VARIANCE)
         isotropic = (pooled if self.diagonal else pooled.diagonal(dim1=-2, dim2=-1)).mean() + floor
         second, counts = (pooled, counts.sum().view_as(counts[:1])) if self.tied else (self.second, counts)
         prior = isotropic if self.diagonal else isotropic * torch.eye(second.shape[-1]).to(second)

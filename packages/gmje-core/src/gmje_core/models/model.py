@@ -7,15 +7,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from gmje_core.conditional import JointDensity
-from gmje_core.config import GMJEConfig
 from gmje_core.criteria import build_criterion
+from gmje_core.densities.joint import JointDensity
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError, ShapeError
-from gmje_core.mixture import GaussianMixture
-from gmje_core.networks import MomentumEncoder, ProjectionHead, build_backbone
-from gmje_core.preprocessing import Preprocessing
+from gmje_core.models.config import GMJEConfig
+from gmje_core.models.networks import MomentumEncoder, ProjectionHead, build_backbone
+from gmje_core.models.preprocessing import Preprocessing
 
-__all__ = ["GMJEModel", "GMJEOutput", "Uncertainty"]
+__all__ = ["GMJEOutput", "JointEmbeddingModel", "Uncertainty"]
 
 # Elements of the largest temporary of `uncertainty`: the conditional means (B, K, d_t) of some rows.
 _LARGEST = 2**24
@@ -53,7 +53,7 @@ class Uncertainty(NamedTuple):
     surprise: Tensor
 
 
-class GMJEModel(nn.Module):
+class JointEmbeddingModel(nn.Module):
     """A joint-embedding model with an explicit density (arXiv 2603.26799).
 
     Train it on two views; then ask it for embeddings, conditionals, log-densities, uncertainty and samples.
@@ -68,7 +68,7 @@ class GMJEModel(nn.Module):
 
     Examples:
         >>> _ = torch.manual_seed(0)
-        >>> model = GMJEModel(GMJEConfig(backbone="smallconv", in_channels=1, image_size=28, dim=8,
+        >>> model = JointEmbeddingModel(GMJEConfig(backbone="smallconv", in_channels=1, image_size=28, dim=8,
         ...                              hidden=32, criterion_options={"components": 4}))
         >>> views = torch.rand(2, 16, 1, 28, 28)
         >>> out = model(*views)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmje_core._pairs import Pairs
-from gmje_core.covariance import (
+from gmje_core.densities.covariance import (
     Covariance,
     CovarianceType,
     DiagonalCovariance,
@@ -20,10 +19,11 @@ from gmje_core.covariance import (
     LowRankCovariance,
     SphericalCovariance,
 )
-from gmje_core.criteria.moments import Moments, batch_moments, merge_moments
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError
+from gmje_core.estimation.moments import Moments, batch_moments, merge_moments
+from gmje_core.estimation.pairs import Pairs
 from gmje_core.linalg import safe_cholesky
-from gmje_core.mixture import GaussianMixture
 
 __all__ = ["CovarianceForm", "block_rows", "expectation", "maximization", "moments_of", "total_moments"]
 
@@ -194,7 +194,7 @@ def maximization(moments: Moments, form: CovarianceForm, previous: Covariance | 
 
     A component without mass gets the pooled covariance and stays without weight. ``low_rank`` covariances are the
     maximum-likelihood factor analysis of :math:`\Sigma_k`, by the fixed point of
-    :meth:`~gmje_core.covariance.LowRankCovariance.from_dense` from the previous one.
+    :meth:`~gmje_core.densities.covariance.LowRankCovariance.from_dense` from the previous one.
 
     Args:
         moments: ``(K,)``, ``(K, D)`` and second moments ``(K or 1, D, D)``, or ``(K, D)`` for diagonal forms.

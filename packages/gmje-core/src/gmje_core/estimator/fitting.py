@@ -9,25 +9,21 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from gmje_core._pairs import Pairs
-from gmje_core._starts import Given, Init, shrink, start, subsample
-from gmje_core.covariance import Covariance
-from gmje_core.criteria.online import OnlineMixture
-from gmje_core.criteria.seeding import reseed_dead
-from gmje_core.em import CovarianceForm, expectation, maximization
-from gmje_core.errors import NonFiniteError
-from gmje_core.mixture import GaussianMixture
+from gmje_core.densities.covariance import Covariance
+from gmje_core.densities.mixture import GaussianMixture
+from gmje_core.errors import ConvergenceWarning, NonFiniteError
+from gmje_core.estimation.em import CovarianceForm, expectation, maximization
+from gmje_core.estimation.online import OnlineMixture
+from gmje_core.estimation.pairs import Pairs
+from gmje_core.estimation.seeding import reseed_dead
+from gmje_core.estimator.starts import Given, Init, shrink, start, subsample
 
-__all__ = ["ConvergenceWarning", "Run", "Settings", "fit_online", "fit_whole", "online_step", "resume", "start_online"]
+__all__ = ["Run", "Settings", "fit_online", "fit_whole", "online_step", "resume", "start_online"]
 
 # Online EM's step (t + 2)^-0.6 (Cappé and Moulines, 2009).
 _STEP_POWER = 0.6
 # Steps of online EM in which dead components are moved; later a light component is a rare one.
 _RESEED_STEPS = 50
-
-
-class ConvergenceWarning(UserWarning):
-    """EM ended before its lower bound settled, or with components that no row belongs to."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +153,7 @@ def _statistics(mixture: GaussianMixture, form: CovarianceForm, rows: int) -> On
         tied=form.tied,
         weight_prior=1.0,
         covariance_prior=2.0 if form.diagonal else float(dim),
-        reg_covar=form.reg_covar,
+        variance_floor=form.reg_covar,
     ).to(mixture.device)
     covariance = mixture.covariance
     second = covariance.diagonal() if form.diagonal else covariance.dense()

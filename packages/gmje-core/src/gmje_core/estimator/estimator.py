@@ -17,21 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmje_core._density_file import DensityFileError, read_density, write_density
-from gmje_core._fitting import (
-    ConvergenceWarning,
-    Run,
-    Settings,
-    fit_online,
-    fit_whole,
-    online_step,
-    resume,
-    start_online,
-)
-from gmje_core._growing import grow
-from gmje_core._pairs import Array, Embeddings, InputTypeError, Kind, Pairs, to_kind
-from gmje_core._starts import Given, Init
-from gmje_core.covariance import (
+from gmje_core.checks import check_at_least, check_choice, check_counts
+from gmje_core.densities.covariance import (
     Covariance,
     CovarianceType,
     DiagonalCovariance,
@@ -39,16 +26,31 @@ from gmje_core.covariance import (
     LowRankCovariance,
     SphericalCovariance,
 )
-from gmje_core.criteria.base import NotFittedError
-from gmje_core.criteria.checks import check_at_least, check_choice, check_counts
-from gmje_core.criteria.online import OnlineMixture
-from gmje_core.criteria.seeding import step_generator
-from gmje_core.em import CovarianceForm, block_rows, total_moments
-from gmje_core.errors import BatchSizeError, ConfigError, GMJEError, ShapeError, unknown_name
+from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.densities.mixture import GaussianMixture
+from gmje_core.errors import (
+    BatchSizeError,
+    ConfigError,
+    ConvergenceWarning,
+    DensityFileError,
+    GMJEError,
+    InputTypeError,
+    NotFittedError,
+    ScaleWarning,
+    ShapeError,
+    unknown_name,
+)
+from gmje_core.estimation.em import CovarianceForm, block_rows, total_moments
+from gmje_core.estimation.online import OnlineMixture
+from gmje_core.estimation.pairs import Array, Embeddings, Kind, Pairs, to_kind
+from gmje_core.estimation.seeding import step_generator
+from gmje_core.estimator.density_file import read_density, write_density
+from gmje_core.estimator.fitting import Run, Settings, fit_online, fit_whole, online_step, resume, start_online
+from gmje_core.estimator.growing import grow
+from gmje_core.estimator.starts import Given, Init
 from gmje_core.linalg import full_precision, require_finite
-from gmje_core.mixture import GaussianMixture, JointGaussianMixture
 
-__all__ = ["ConvergenceWarning", "DensityFileError", "InputTypeError", "JointEmbeddingMixture", "ScaleWarning"]
+__all__ = ["ConvergenceWarning", "DensityFileError", "InputTypeError", "JointEmbeddingMixture"]
 
 # Elements of the conditional means of one block of predictions, rows x components x d_t.
 _PREDICT_BLOCK = 2**22
@@ -56,10 +58,6 @@ _DTYPES = {"float32": torch.float32, "float64": torch.float64}
 _ARRAYS = ("weights_init", "means_init", "precisions_init")
 # Fitted attributes that a file holds as JSON.
 _SCALARS = ("context_dim_", "converged_", "n_iter_", "lower_bound_", "lower_bounds_", "n_samples_seen_")
-
-
-class ScaleWarning(UserWarning):
-    """The regularisation outweighs the embeddings' own variance."""
 
 
 class JointEmbeddingMixture:
@@ -96,7 +94,7 @@ class JointEmbeddingMixture:
         dtype: ``"float64"`` or ``"float32"`` (faster on accelerators) of the densities; statistics are float64.
 
     Attributes:
-        density_: The fitted :class:`~gmje_core.mixture.JointGaussianMixture`.
+        density_: The fitted :class:`~gmje_core.densities.joint.JointGaussianMixture`.
         weights_: ``(K,)``.
         means_: ``(K, D)`` with ``D = d_c + d_t``, context first.
         covariances_: ``(K, D, D)`` for ``full`` and ``low_rank``, ``(K, D)`` for ``diag``, ``(K,)`` for

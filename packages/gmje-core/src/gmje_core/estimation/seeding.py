@@ -5,7 +5,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from gmje_core.criteria.base import MIN_VARIANCE
+from gmje_core.estimation.moments import MIN_VARIANCE
 
 __all__ = ["Seedable", "kmeans_plus_plus", "reseed_dead", "start_on", "step_generator"]
 

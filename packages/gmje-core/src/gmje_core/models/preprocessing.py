@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gmje_core._strict import StrictForm
-from gmje_core.config import GMJEConfig
 from gmje_core.errors import ConfigError, ShapeError
+from gmje_core.models.config import GMJEConfig
+from gmje_core.strict_json import StrictForm
 
 __all__ = ["Preprocessing", "resize_side"]
 

@@ -1,17 +1,15 @@
-r"""A mixture density network and the joint density that it makes with a marginal of the context.
+r"""A mixture density network, which gives the distribution of the target for each context.
 
 The network maps a context to the weights, means and covariances of a Gaussian mixture of the target (Bishop, 1994).
 """
 
 import math
-from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmje_core.covariance import (
+from gmje_core.densities.covariance import (
     Covariance,
     CovarianceType,
     DiagonalCovariance,
@@ -19,43 +17,14 @@ from gmje_core.covariance import (
     LowRankCovariance,
     SphericalCovariance,
 )
-from gmje_core.errors import ConfigError, ShapeError
+from gmje_core.densities.mixture import GaussianMixture
+from gmje_core.errors import ShapeError
 from gmje_core.linalg import full_precision
-from gmje_core.mixture import GaussianMixture
 
-__all__ = ["ConditionalJointMixture", "JointDensity", "MixtureDensityNetwork"]
+__all__ = ["MixtureDensityNetwork"]
 
 # Spread of the components' means at the start, in standard deviations of the target.
 _START_SPREAD, _START_DEVIATION = 0.5, 0.5
-
-
-class JointDensity(Protocol):
-    """What every criterion's density can be asked."""
-
-    @property
-    def context_dim(self) -> int:
-        """``d_c``."""
-
-    @property
-    def target_dim(self) -> int:
-        """``d_t``."""
-
-    @property
-    def components(self) -> int:
-        """Components of the conditional."""
-
-    @property
-    def context(self) -> GaussianMixture:
-        """Marginal of the context."""
-
-    def log_prob(self, z_context: Tensor, z_target: Tensor) -> Tensor:
-        """``(B,)`` joint log-density, nats."""
-
-    def condition(self, z_context: Tensor | None = None, *, z_target: Tensor | None = None) -> GaussianMixture:
-        """Mixture of one view given the other."""
-
-    def sample(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """Draw pairs."""
 
 
 class MixtureDensityNetwork(nn.Module):
@@ -72,8 +41,8 @@ class MixtureDensityNetwork(nn.Module):
         covariance_type: ``"full"``, ``"low_rank"``, ``"diag"`` or ``"spherical"`` covariances of the target.
         rank: Columns of the factor of ``"low_rank"``.
         hidden: Width of the hidden layers.
-        layers: Number of hidden layers.
-        reg_covar: Floor of the variances, in units of the variance of a target dimension.
+        hidden_layers: Number of hidden layers.
+        variance_floor: Floor of the variances, in units of the variance of a target dimension.
         seed: Of the initial weights.
 
     Examples:
@@ -96,12 +65,12 @@ class MixtureDensityNetwork(nn.Module):
         covariance_type: CovarianceType = "diag",
         rank: int = 8,
         hidden: int = 256,
-        layers: int = 2,
-        reg_covar: float = 1e-4,
+        hidden_layers: int = 2,
+        variance_floor: float = 1e-4,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.covariance_type, self.rank, self.floor = covariance_type, rank, math.sqrt(reg_covar)
+        self.covariance_type, self.rank, self.floor = covariance_type, rank, math.sqrt(variance_floor)
         self.components, self.context_dim, self.target_dim = components, context_dim, target_dim
         sizes = {"logits": components, "means": components * target_dim}
         sizes["deviations"] = components * (1 if covariance_type == "spherical" else target_dim)
@@ -113,7 +82,7 @@ class MixtureDensityNetwork(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             body: list[nn.Module] = []
-            for index in range(layers):
+            for index in range(hidden_layers):
                 body += [nn.Linear(hidden if index else context_dim, hidden), nn.SiLU()]
             self.body = nn.Sequential(*body)
             self.head = nn.Linear(hidden, sum(sizes.values()))
@@ -188,114 +157,3 @@ class MixtureDensityNetwork(nn.Module):
         lower = deviations.new_zeros(*shape, shape[2])
         lower[..., rows, columns] = scale * values["off_diagonal"].view(*shape[:2], len(rows))
         return FullCovariance(lower + torch.diag_embed(deviations), validate=False)
-
-
-class ConditionalJointMixture:
-    r"""Joint density :math:`q(z_c, z_t) = q(z_c)\, q(z_t \mid z_c)` of a marginal mixture and a conditional network.
-
-    The conditional of the target is closed-form; the reverse one is not, because the network knows one way only.
-
-    Args:
-        context: Marginal of the context, of batch shape ``()``.
-        network: Of the target given the context; it is used as it is, without gradient.
-
-    Examples:
-        >>> context = GaussianMixture.from_moments(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None])
-        >>> joint = ConditionalJointMixture(context, MixtureDensityNetwork(2, 3))
-        >>> z_context, z_target = joint.sample((7,))
-        >>> torch.allclose(joint.log_prob(z_context, z_target),
-        ...                context.log_prob(z_context) + joint.condition(z_context).log_prob(z_target))
-        True
-    """
-
-    def __init__(self, context: GaussianMixture, network: MixtureDensityNetwork) -> None:
-        if context.dim != network.context_dim:
-            raise ShapeError(
-                f"context must have event_shape ({network.context_dim},), but has {tuple(context.event_shape)}"
-            )
-        self._context, self._network = context, network
-
-    @property
-    def context(self) -> GaussianMixture:
-        """Marginal of the context."""
-        return self._context
-
-    @property
-    def context_dim(self) -> int:
-        """``d_c``."""
-        return self._network.context_dim
-
-    @property
-    def target_dim(self) -> int:
-        """``d_t``."""
-        return self._network.target_dim
-
-    @property
-    def components(self) -> int:
-        """``K`` of the conditional."""
-        return self._network.components
-
-    @torch.no_grad()
-    def log_prob(self, z_context: Tensor, z_target: Tensor) -> Tensor:
-        r""":math:`\log q(z_c) + \log q(z_t \mid z_c)`, nats.
-
-        Args:
-            z_context: ``(B, d_c)``.
-            z_target: ``(B, d_t)``.
-
-        Returns:
-            ``(B,)``.
-
-        Raises:
-            ShapeError, NonFiniteError: views that do not fit the density or each other.
-        """
-        if z_context.shape[:-1] != z_target.shape[:-1]:
-            raise ShapeError(
-                "z_context and z_target must hold the same rows, but have shapes "
-                f"{tuple(z_context.shape)} and {tuple(z_target.shape)}"
-            )
-        return self._context.log_prob(z_context) + self.condition(z_context).log_prob(z_target)
-
-    @torch.no_grad()
-    def condition(self, z_context: Tensor | None = None, *, z_target: Tensor | None = None) -> GaussianMixture:
-        """Mixture of the target given the context.
-
-        Args:
-            z_context: ``(B, d_c)``.
-            z_target: Must be left out.
-
-        Returns:
-            Mixture of batch shape ``(B,)``.
-
-        Raises:
-            ConfigError: the reverse conditional is asked for.
-            ShapeError, NonFiniteError: a context that does not fit.
-        """
-        if z_context is None or z_target is not None:
-            raise ConfigError(
-                "a conditional network gives the target from the context only: pass z_context alone, or train "
-                "another with the views exchanged, or use a joint mixture (GMJE), which conditions both ways"
-            )
-        mixture: GaussianMixture = self._network(z_context)
-        return mixture
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """Draw pairs.
-
-        Args:
-            sample_shape: Leading shape of the draws.
-
-        Returns:
-            ``(*sample_shape, d_c)`` and ``(*sample_shape, d_t)``.
-        """
-        z_context = self._context.sample(sample_shape)
-        rows = z_context.reshape(-1, self.context_dim)
-        z_target: Tensor = self._network(rows).sample() if len(rows) else rows.new_zeros(0, self.target_dim)
-        return z_context, z_target.view(*sample_shape, self.target_dim)
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self._network.covariance_type}, components={self.components}, "
-            f"context_dim={self.context_dim}, target_dim={self.target_dim})"
-        )

@@ -9,16 +9,16 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gmje_core.covariance import CovarianceType
-from gmje_core.criteria.base import Criterion, NotFittedError
+from gmje_core.checks import check_at_least, check_choice, check_counts, check_positive, check_share
+from gmje_core.criteria.base import Criterion
 from gmje_core.criteria.channel import NoiseChannel
-from gmje_core.criteria.checks import check_at_least, check_choice, check_counts, check_positive, check_share
-from gmje_core.criteria.learned import LearnedMixture
-from gmje_core.criteria.online import OnlineMixture
-from gmje_core.criteria.seeding import reseed_dead, start_on, step_generator
+from gmje_core.densities.covariance import CovarianceType
+from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.diagnostics import component_usage
-from gmje_core.errors import ConfigError
-from gmje_core.mixture import JointGaussianMixture
+from gmje_core.errors import ConfigError, NotFittedError
+from gmje_core.estimation.learned import LearnedMixture
+from gmje_core.estimation.online import OnlineMixture
+from gmje_core.estimation.seeding import reseed_dead, start_on, step_generator
 from gmje_core.objectives import joint_nll, pmi
 
 __all__ = ["GMJE", "Update"]
@@ -58,7 +58,7 @@ class GMJE(Criterion):
         weight_prior: Dirichlet pseudo-observations of each component.
         covariance_prior: Inverse-Wishart pseudo-observations of each component; ``None`` for 2, with full
             covariances for ``D``.
-        reg_covar: Variance floor, in units of the mean variance of an embedding dimension.
+        variance_floor: Variance floor, in units of the mean variance of an embedding dimension.
         seed: Of the k-means++ start and of re-seeding; the same on every rank.
         check_every: Steps between automatic collapse checks; 0 for none.
 
@@ -93,7 +93,7 @@ class GMJE(Criterion):
         step: float | None = 0.05,
         weight_prior: float = 1.0,
         covariance_prior: float | None = None,
-        reg_covar: float = 1e-4,
+        variance_floor: float = 1e-4,
         seed: int = 0,
         check_every: int = 100,
     ) -> None:
@@ -106,7 +106,7 @@ class GMJE(Criterion):
                 "or one of 'full', 'diag', 'spherical' with update='em'"
             )
         check_counts(components=components, rank=rank)
-        check_positive(temperature=temperature, reg_covar=reg_covar, weight_prior=weight_prior)
+        check_positive(temperature=temperature, variance_floor=variance_floor, weight_prior=weight_prior)
         if step is not None:
             check_share(step=step, least=False)
         if covariance_prior is None:
@@ -122,7 +122,7 @@ class GMJE(Criterion):
                 tied=tied,
                 weight_prior=weight_prior,
                 covariance_prior=covariance_prior,
-                reg_covar=reg_covar,
+                variance_floor=variance_floor,
             )
         else:
             self.mixture = LearnedMixture(
@@ -131,7 +131,7 @@ class GMJE(Criterion):
                 covariance_type=covariance_type,
                 tied=tied,
                 rank=rank,
-                reg_covar=reg_covar,
+                variance_floor=variance_floor,
             )
         self.channel = NoiseChannel(self.context_dim, self.target_dim, temperature)
         self.register_buffer("reseed_count", torch.zeros((), dtype=torch.long))

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from gmje_core.errors import GMJEError, NonFiniteError, ShapeError
+from gmje_core.errors import InputTypeError, NonFiniteError, ShapeError
 
-__all__ = ["Array", "Embeddings", "InputTypeError", "Kind", "Pairs", "to_kind"]
+__all__ = ["Array", "Embeddings", "Kind", "Pairs", "to_kind"]
 
 #: What is taken for embeddings: anything that NumPy can read as a matrix of numbers, or a tensor.
 Embeddings = npt.ArrayLike | Tensor
@@ -21,10 +21,6 @@ Embeddings = npt.ArrayLike | Tensor
 Array = npt.NDArray[Any] | Tensor
 #: Which of the two.
 Kind = Literal["numpy", "torch"]
-
-
-class InputTypeError(GMJEError, TypeError):
-    """Embeddings that are not a dense matrix of real numbers."""
 
 
 class Pairs:

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from gmje_core._pairs import Pairs
-from gmje_core.criteria.gas import NeuralGas
+from gmje_core.estimation.gas import NeuralGas
+from gmje_core.estimation.pairs import Pairs
 
 __all__ = ["Grown", "grow"]
 

@@ -12,7 +12,7 @@ from typing import ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from gmje_core._chunks import (
+from gmje_core.densities.chunking import (
     apply_matrices,
     gather_components,
     gathered_product,

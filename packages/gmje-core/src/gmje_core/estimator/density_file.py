@@ -13,16 +13,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from gmje_core.errors import GMJEError
+from gmje_core.errors import DensityFileError
 from gmje_core.files import write_atomic
 
-__all__ = ["DensityFileError", "read_density", "write_density"]
+__all__ = ["read_density", "write_density"]
 
 _FORMAT, _VERSION = "gmje.JointEmbeddingMixture", 1
-
-
-class DensityFileError(GMJEError, ValueError):
-    """A file that is damaged, holds something else, or whose parts do not fit each other."""
 
 
 def write_density(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: dict[str, Any]) -> None:

@@ -1,0 +1,1 @@
+"""Networks, their configuration, and the model that joins them with a criterion."""
