@@ -18,7 +18,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import check_is_fitted
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gmje_core import _density_file, em
 from gmje_core.errors import (
     BatchSizeError,
     ConfigError,
@@ -32,7 +31,8 @@ from gmje_core.errors import (
     ScaleWarning,
     ShapeError,
 )
-from gmje_core.estimator import JointEmbeddingMixture
+from gmje_core.estimation import em
+from gmje_core.estimator import JointEmbeddingMixture, density_file
 from gmje_core.estimator.density_file import read_density, write_density
 
 FORMS = [(kind, tied) for kind in ("full", "low_rank", "diag", "spherical") for tied in (False, True)]
@@ -802,7 +802,7 @@ class TestFiles:
             JointEmbeddingMixture.load(tmp_path / "density")
 
     def test_a_later_version_is_named(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(_density_file, "_VERSION", 2)
+        monkeypatch.setattr(density_file, "_VERSION", 2)
         estimator().fit(*clusters()).save(tmp_path / "density")
         monkeypatch.undo()
         with pytest.raises(DensityFileError, match="version '2' of its format, but this library reads version 1"):

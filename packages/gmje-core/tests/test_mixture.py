@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from torch.distributions import Categorical, Distribution, Independent, MixtureSameFamily, MultivariateNormal
 
-from gmje_core import _chunks
+from gmje_core.densities import chunking
 from gmje_core.densities.covariance import DiagonalCovariance, FullCovariance, LowRankCovariance, SphericalCovariance
 from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
@@ -420,7 +420,7 @@ def test_batched_parameters_equal_one_at_a_time(kind):
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("chunk", [1, 2**18])
 def test_gradients(kind, tied, chunk, monkeypatch):
-    monkeypatch.setattr(_chunks, "CHUNK", chunk)
+    monkeypatch.setattr(chunking, "CHUNK", chunk)
     joint, z_c, z_t = random_joint(kind, dims=(1, 2), tied=tied)
     parts = (joint.log_weights, joint.means, z_c[:2], z_t[:2], *joint.covariance.parameters)
     inputs = [t.detach().clone().requires_grad_() for t in parts]

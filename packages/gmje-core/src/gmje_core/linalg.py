@@ -212,8 +212,8 @@ def half_log_det(scale_tril: Tensor) -> Tensor:
         ``(...)``, nats.
 
     Examples:
-        >>> half_log_det(torch.diag(torch.tensor([1.0, torch.e])))
-        tensor(1.)
+        >>> half_log_det(torch.diag(torch.tensor([1.0, 4.0])))   # log 4
+        tensor(1.3863)
     """
     diagonal: Tensor = scale_tril.diagonal(dim1=-2, dim2=-1)
     return diagonal.log().sum(dim=-1)
