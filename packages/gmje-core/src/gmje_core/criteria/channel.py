@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor, nn
 
+from gmje_core.densities.covariance import DiagonalCovariance, SphericalCovariance
 from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.estimation.moments import MIN_VARIANCE
 
 __all__ = ["NoiseChannel"]
@@ -29,11 +31,14 @@ class NoiseChannel(nn.Module):
         self.register_buffer("energy", torch.zeros(2, dtype=torch.float64))
 
     @torch.no_grad()
-    def observe(self, z: Tensor, step: float) -> None:
-        """Follow the energy of a batch ``(B, d_c + d_t)``; the first one sets it."""
-        squares = z.double().square().mean(dim=0).split(self.dims)
-        energy = torch.stack([view.sum() for view in squares]).clamp_min(MIN_VARIANCE)
-        self.energy.lerp_(energy, step if bool(self.energy.any()) else 1.0)
+    def start(self, z: Tensor) -> None:
+        """Take the energy of a first batch ``(B, d_c + d_t)``."""
+        self.energy.copy_(self._energy_of(z))
+
+    @torch.no_grad()
+    def update(self, z: Tensor, step: float) -> None:
+        """Follow the energy of a batch ``(B, d_c + d_t)``."""
+        self.energy.lerp_(self._energy_of(z), step)
 
     def variances(self) -> tuple[Tensor, Tensor]:
         """Noise variance of a context and of a target dimension, scalars in float64."""
@@ -44,9 +49,14 @@ class NoiseChannel(nn.Module):
         """The density of embeddings sent through the channel."""
         context, target = self.variances()
         variance = torch.cat([context.expand(self.dims[0]), target.expand(self.dims[1])]).to(density.means)
-        return JointGaussianMixture(
-            density.log_weights,
-            density.means,
-            density.covariance.add_diagonal(variance),
-            context_dim=density.context_dim,
+        covariance = density.covariance
+        if isinstance(covariance, SphericalCovariance):  # the views' noise may differ
+            covariance = DiagonalCovariance(covariance.diagonal(), validate=False)
+        smoothed = GaussianMixture(
+            density.log_weights, density.means, covariance.add_diagonal(variance), validate_args=False
         )
+        return JointGaussianMixture.from_mixture(smoothed, density.context_dim)
+
+    def _energy_of(self, z: Tensor) -> Tensor:
+        squares = z.double().square().mean(dim=0).split(self.dims)
+        return torch.stack([view.sum() for view in squares]).clamp_min(MIN_VARIANCE)
