@@ -194,7 +194,7 @@ def maximization(moments: Moments, form: CovarianceForm, previous: Covariance | 
 
     A component without mass gets the pooled covariance and stays without weight. ``low_rank`` covariances are the
     maximum-likelihood factor analysis of :math:`\Sigma_k`, by the fixed point of
-    :meth:`~gmje_core.densities.covariance.LowRankCovariance.from_dense` from the previous one.
+    :func:`~gmje_core.densities.covariance.low_rank.factor_analysis` from the previous one.
 
     Args:
         moments: ``(K,)``, ``(K, D)`` and second moments ``(K or 1, D, D)``, or ``(K, D)`` for diagonal forms.
@@ -247,7 +247,7 @@ def _factor_analysis(dense: Tensor, form: CovarianceForm, previous: Covariance |
     if form.rank > dense.shape[-1]:
         raise ConfigError(f"rank must lie between 1 and D = {dense.shape[-1]}, got {form.rank!r}")
     if not isinstance(previous, LowRankCovariance):
-        return LowRankCovariance.from_dense(dense, form.rank)
+        return LowRankCovariance.from_second_moments(dense, rank=form.rank)
     total = dense.diagonal(dim1=-2, dim2=-1)
     floor = (1e-6 * total).clamp_min(form.reg_covar)
     variance = previous.diagonal_variance.to(dense)
