@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from gmje_core.densities.covariance import DiagonalCovariance, FullCovariance, SphericalCovariance
 from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
-from gmje_core.estimation.moments import batch_moments
 from gmje_core.errors import BatchSizeError, ConfigError, ShapeError, unknown_name
+from gmje_core.estimation.moments import batch_moments
 from gmje_core.linalg import (
     cholesky_or_nan,
     full_precision,
@@ -36,6 +36,7 @@ __all__ = [
     "info_nce",
     "info_nce_mixture",
     "joint_nll",
+    "mixture_pmi",
     "nt_xent",
     "pmi",
 ]
@@ -140,9 +141,34 @@ def pmi(
         raise ConfigError(unknown_name("weights", weights, get_args(ComponentWeights)))
     if weights == "density":
         return density.pmi(z_context, z_target)
-    context, target, joint = density.view_log_probs(z_context, z_target)
-    within = joint - context - target + density.log_weights
+    return mixture_pmi(*density.view_log_probs(z_context, z_target), density.log_weights, weights)
+
+
+def mixture_pmi(
+    context: Tensor, target: Tensor, joint: Tensor, log_weights: Tensor, weights: ComponentWeights = "density"
+) -> Tensor:
+    """The equation of :func:`pmi` on the scores of a batch.
+
+    Args:
+        context: ``(B, K)`` log-probabilities of the contexts under each component, with the log-weight.
+        target: ``(B, K)`` of the targets.
+        joint: ``(B, K)`` of the pairs.
+        log_weights: ``(K,)``.
+        weights: ``density`` or ``batch``.
+
+    Returns:
+        ``(B,)``, nats.
+
+    Examples:
+        >>> scores = torch.tensor([[0.1, 0.4]]).log()         # two components without structure inside
+        >>> bool(mixture_pmi(scores, scores, scores * 2 - torch.log(torch.tensor(0.5)), torch.tensor([0.5, 0.5]).log())
+        ...      > 0)
+        True
+    """
+    within = joint - context - target + log_weights
     by_context, by_target = context.log_softmax(dim=-1), target.log_softmax(dim=-1)
+    if weights == "density":
+        return (by_context + by_target - log_weights + within).logsumexp(dim=-1)
     both = torch.cat([by_context.flatten(0, -2), by_target.flatten(0, -2)])
     log_usage = both.logsumexp(dim=0) - math.log(len(both))
     # A component that no one uses has usage 0 and numerator 0: a floor keeps their ratio and its gradient finite.
@@ -304,7 +330,7 @@ def bank_pmi(
         itself = torch.eye(len(key), dtype=torch.bool, device=key.device)
         parts.append(others.masked_fill(itself, torch.finfo(others.dtype).min).logsumexp(dim=1))
         total += len(key) - 1
-    return own + math.log(total) - torch.stack(parts).logsumexp(dim=0)
+    return own - (torch.stack(parts).logsumexp(dim=0) - math.log(total))
 
 
 def _kernel_mixture(log_weights: Tensor, means: Tensor, kernel: SphericalCovariance) -> GaussianMixture:

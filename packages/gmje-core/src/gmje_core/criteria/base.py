@@ -50,7 +50,7 @@ class Criterion(CountingModule, ABC):
     #: The density that the encoder is trained by.
     critic: TrainableDensity
     #: The noise between embeddings and critic, for criteria whose channel is a module.
-    channel: NoiseChannel | None = None
+    channel: NoiseChannel | None
     #: Whether the critic's covariance is fitted on the batch that it scores, which no remedy does.
     self_scored = False
 
@@ -63,6 +63,7 @@ class Criterion(CountingModule, ABC):
             raise ConfigError(f"check_every must be 0 (never) or a number of steps, got {check_every!r}")
         self.context_dim, self.target_dim = dims
         self.check_every = check_every
+        self.register_module("channel", None)
         self._last: tuple[Tensor, Tensor] | None = None
         self._gauges: dict[str, Tensor | float] = {}
         self._warned = False
@@ -162,7 +163,7 @@ class Criterion(CountingModule, ABC):
         """
 
     def _fit(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor | None:
-        """What trains parameters of the critic on detached embeddings, in nats per pair; ``None`` without parameters."""
+        """What trains the critic's parameters on detached embeddings, in nats per pair; ``None`` without parameters."""
         if critic is None or not self.critic.has_gradient:
             return None
         return -critic.log_prob(torch.cat([z_context, z_target], dim=1)).mean()
@@ -199,7 +200,7 @@ class Criterion(CountingModule, ABC):
         return responsibilities
 
     def _gauge(self, mixture: GaussianMixture, log_joint: Tensor) -> Tensor:
-        """Responsibilities ``(B, K)`` under a mixture that scored the batch; keeps the gauges that all mixtures have."""
+        """Responsibilities ``(B, K)`` under the mixture that scored the batch; keeps the gauges of any mixture."""
         responsibilities = log_joint.softmax(dim=1)
         # The squared Mahalanobis distances, taken back from the log-densities that hold them.
         constant = mixture.log_weights - mixture.covariance.half_log_det() - 0.5 * mixture.dim * LOG_2PI

@@ -17,7 +17,7 @@ from gmje_core.diagnostics import component_usage
 from gmje_core.errors import ConfigError
 from gmje_core.estimation.learned import LearnedMixture
 from gmje_core.estimation.online import OnlineMixture
-from gmje_core.objectives import pmi
+from gmje_core.objectives import mixture_pmi
 
 __all__ = ["GMJE", "PrototypeCriterion", "Update"]
 
@@ -30,8 +30,9 @@ class PrototypeCriterion(Criterion):
     channel: NoiseChannel
 
     def _encoder_loss(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor:
-        smooth = self.channel.smooth(self._joint(critic).detach())
-        return -pmi(smooth, z_context, z_target, weights="batch").mean()
+        density = self._joint(critic).detach()
+        scores = self.channel.view_log_probs(density, z_context, z_target)
+        return -mixture_pmi(*scores, density.log_weights, weights="batch").mean()
 
 
 class GMJE(PrototypeCriterion):

@@ -4,21 +4,17 @@ Every unit of the gas is a component. Units are inserted where the error is larg
 small, so that the mixture grows to what the embeddings need and follows them when they move.
 """
 
-import torch
 from torch import Tensor
 
 from gmje_core.checks import check_at_least, check_choice, check_counts, check_positive, check_share
-from gmje_core.criteria.gmje import PrototypeCriterion
 from gmje_core.criteria.channel import NoiseChannel
-from gmje_core.densities.covariance import Covariance
-from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.criteria.gmje import PrototypeCriterion
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import component_usage
-from gmje_core.errors import ConfigError, NotFittedError
+from gmje_core.errors import ConfigError
 from gmje_core.estimation.gas import NeuralGas
-from gmje_core.estimation.moments import MIN_VARIANCE
 from gmje_core.estimation.growing import GrowingMixture
 from gmje_core.estimation.online import MomentType, OnlineMixture
-from gmje_core.objectives import pmi
 
 __all__ = ["GMJEGNG"]
 

@@ -133,10 +133,10 @@ class GMJESMC(Criterion):
         losses = []
         if self.direction in ("target", "both"):
             bank = None if past is None or weights is None else (past[1], weights)
-            losses.append(-bank_pmi(z_context, z_target, bank, noise_target, in_batch=self.in_batch).mean())
+            losses.append(-bank_pmi(z_context, z_target, bank, noise_context, in_batch=self.in_batch).mean())
         if self.direction in ("context", "both"):
             bank = None if past is None or weights is None else (past[0], weights)
-            losses.append(-bank_pmi(z_target, z_context, bank, noise_context, in_batch=self.in_batch).mean())
+            losses.append(-bank_pmi(z_target, z_context, bank, noise_target, in_batch=self.in_batch).mean())
         return torch.stack(losses).mean()
 
     def _more_gauges(self, responsibilities: Tensor | None) -> dict[str, Tensor | float]:

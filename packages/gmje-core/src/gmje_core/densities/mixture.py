@@ -21,7 +21,15 @@ from gmje_core.densities.parameters import (
     log_of_weights,
 )
 from gmje_core.errors import ConfigError
-from gmje_core.linalg import LOG_2PI, broadcast_shapes, full_precision, in_full_precision, promote, require_finite, slice_or_list
+from gmje_core.linalg import (
+    LOG_2PI,
+    broadcast_shapes,
+    full_precision,
+    in_full_precision,
+    promote,
+    require_finite,
+    slice_or_list,
+)
 
 __all__ = ["GaussianMixture"]
 

@@ -109,7 +109,7 @@ class Placement(NamedTuple):
 
 
 class ParticleBank(TrainableDensity):
-    r"""The kernel mixture :math:`q(z) = \sum_m w_m N(z; x_m, H)` on past pairs, its bandwidth ``H`` fitted prequentially.
+    r"""The kernel mixture :math:`q(z) = \sum_m w_m N(z; x_m, H)` on past pairs, with a running bandwidth ``H``.
 
     One update moves the weights by the importance ratio of the batch to the bank, makes room for the batch where the
     lightest particles are (of equal ones the oldest), and resamples when few particles still count.

@@ -1,4 +1,4 @@
-r"""One joint Gaussian that follows a stream of batches: by running moments, or by parameters that an optimiser trains."""
+r"""One joint Gaussian that follows a stream of batches, by running moments or by an optimiser's steps."""
 
 import torch
 from torch import Tensor

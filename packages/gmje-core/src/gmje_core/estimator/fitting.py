@@ -15,7 +15,7 @@ from gmje_core.errors import ConvergenceWarning, NonFiniteError
 from gmje_core.estimation.em import CovarianceForm, expectation, maximization
 from gmje_core.estimation.online import OnlineMixture
 from gmje_core.estimation.pairs import Pairs
-from gmje_core.estimation.seeding import reseed_dead
+from gmje_core.estimation.seeding import dead_components
 from gmje_core.estimator.starts import Given, Init, shrink, start, subsample
 
 __all__ = ["Run", "Settings", "fit_online", "fit_whole", "online_step", "resume", "start_online"]
@@ -125,8 +125,8 @@ def online_step(run: Run, rows: Tensor, settings: Settings, generator: torch.Gen
     if not torch.isfinite(evidence).all():
         raise NonFiniteError(f"the mean log-density became {bound}: the embeddings' scale is beyond {rows.dtype}")
     run.online.observe(rows, (joint - evidence).exp(), (steps + 2) ** -_STEP_POWER)
-    if steps < _RESEED_STEPS:
-        reseed_dead(run.online, rows, generator)
+    if steps < _RESEED_STEPS and bool(dead_components(run.online.mass).any()):
+        run.online.reseed(rows, generator)
     mixture = _parameters(run.online, settings.form, run.mixture.covariance)
     return Run(mixture, [bound], False, run.online, run.seen + len(rows))
 
