@@ -154,7 +154,7 @@ class TestEM:
         with pytest.warns(ConvergenceWarning, match="did not converge in 20 rounds"):
             whole.fit(*z)
         monkeypatch.setattr(em, "block_rows", lambda components, dim: 64)
-        monkeypatch.setattr("gmje_core.estimator.block_rows", lambda components, dim: 17)
+        monkeypatch.setattr("gmje_core.estimator.estimator.block_rows", lambda components, dim: 17)
         with pytest.warns(ConvergenceWarning):
             parts = estimator(kind, tied, max_iter=20, tol=0.0, n_init=2).fit(*z)
         for a, b in zip(values_of(whole, *z), values_of(parts, *z), strict=True):
