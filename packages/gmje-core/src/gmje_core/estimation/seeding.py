@@ -62,17 +62,20 @@ def reseed_dead(mixture: Seedable, z: Tensor, generator: torch.Generator) -> int
 
 
 def kmeans_plus_plus(
-    x: Tensor, count: int, *, generator: torch.Generator, centers: Tensor | None = None
+    x: Tensor, count: int, *, generator: torch.Generator, centers: Tensor | None = None, trials: int = 1
 ) -> tuple[Tensor, Tensor]:
     r"""Rows of ``x`` drawn one by one with probability proportional to their squared distance to the nearest centre.
 
-    Arthur and Vassilvitskii (2007). With ``centers``, those count as chosen already.
+    Arthur and Vassilvitskii (2007). With ``centers``, those count as chosen already. With more than one of ``trials``
+    the choice is greedy: of several rows drawn, the one that brings all rows nearest to their centres is taken, so
+    that centres rarely share a cluster.
 
     Args:
         x: ``(B, D)``.
         count: How many rows to draw; fewer are returned where fewer distinct rows remain.
         generator: CPU generator; the same state draws the same rows on every device and rank.
         centers: ``(M, D)``, existing centres.
+        trials: Rows drawn for each choice.
 
     Returns:
         Indices ``(count,)`` into ``x``, and ``(B,)`` squared distances to the nearest centre at the end.
@@ -91,8 +94,19 @@ def kmeans_plus_plus(
     else:
         nearest = torch.cdist(points, centers.detach().to(points)).square().min(dim=1).values
     while len(chosen) < count and bool((nearest > 0).any()):
-        pick = int(torch.multinomial(nearest / nearest.max(), 1, generator=generator))
+        drawn = torch.multinomial(nearest / nearest.max(), trials, replacement=True, generator=generator)
+        pick = int(drawn if trials == 1 else _most_helpful(points, nearest, drawn))
         chosen.append(pick)
+        # These distances are exact, unlike those that rank the trials, so that a row equal to a centre is never drawn.
         nearest = torch.minimum(nearest, (points - points[pick]).square().sum(dim=1))
     index = torch.tensor(chosen, dtype=torch.long, device=x.device)
     return index, nearest.to(x)
+
+
+def _most_helpful(points: Tensor, nearest: Tensor, drawn: Tensor) -> Tensor:
+    """The one of the rows ``drawn`` (t,) that, as a centre, leaves the least sum of squared distances."""
+    centred = points - points.mean(dim=0)
+    norms = centred.square().sum(dim=1)
+    # The expansion of the square is exact enough to rank the rows drawn.
+    distances = torch.addmm(norms, centred[drawn], centred.T, alpha=-2) + norms[drawn].unsqueeze(1)
+    return drawn[torch.minimum(nearest, distances).sum(dim=1).argmin()]
