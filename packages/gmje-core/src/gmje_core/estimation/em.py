@@ -239,7 +239,7 @@ def _require_variance(dense: Tensor) -> None:
 
 
 def _factor_analysis(dense: Tensor, form: CovarianceForm, previous: Covariance | None) -> LowRankCovariance:
-    """Maximum-likelihood factor analysis of covariances ``(K or 1, D, D)``, from the previous factor if there is one."""
+    """Maximum-likelihood factor analysis of covariances ``(K or 1, D, D)``, from the previous one if there is one."""
     if form.rank > dense.shape[-1]:
         raise ConfigError(f"rank must lie between 1 and D = {dense.shape[-1]}, got {form.rank!r}")
     if not isinstance(previous, LowRankCovariance):
