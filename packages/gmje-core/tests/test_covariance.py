@@ -7,7 +7,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from gmje_core.densities import chunking
+from gmje_core.densities import blockwise
 from gmje_core.densities.covariance import (
     Conditional,
     DiagonalCovariance,
@@ -87,8 +87,8 @@ class TestAgainstDense:
     @pytest.mark.parametrize("chunk", [1, 40, 2**18])
     @pytest.mark.parametrize("sample", [(), (5,), (2, 5)])
     def test_squared_mahalanobis(self, kind, lead, sample, chunk, monkeypatch):
-        monkeypatch.setattr(chunking, "CHUNK", chunk)
-        monkeypatch.setattr(chunking, "ROWS", 3)
+        monkeypatch.setattr(blockwise, "CHUNK", chunk)
+        monkeypatch.setattr(blockwise, "ROWS", 3)
         covariance = make(kind, lead)
         means = torch.randn(4, D, dtype=torch.float64)
         x = torch.randn(*sample, *lead[:-1], D, dtype=torch.float64)
@@ -144,7 +144,7 @@ class TestAgainstDense:
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("chunk", [1, 2**18])
 def test_distances_are_differentiable_twice(kind, tied, chunk, monkeypatch):
-    monkeypatch.setattr(chunking, "CHUNK", chunk)
+    monkeypatch.setattr(blockwise, "CHUNK", chunk)
     covariance = make(kind, (1,) if tied else (3,), dim=3, rank=1)
     x, means = torch.randn(2, 3, dtype=torch.float64), torch.randn(3, 3, dtype=torch.float64)
     inputs = [t.detach().requires_grad_() for t in (x, means, *covariance.parameters)]
@@ -166,7 +166,7 @@ def test_distances_in_chunks_never_hold_rows_times_components_times_dim(kind):
     with Largest() as largest:
         covariance.rebuild(*leaves).squared_mahalanobis(x, means).sum().backward()
     # The result, its chunk, or the factors: nothing comes near B x K x D = 8.4 million.
-    assert largest.elements <= max(chunking.CHUNK, 2 * batch * components, components * dim**2)
+    assert largest.elements <= max(blockwise.CHUNK, 2 * batch * components, components * dim**2)
     assert largest.elements < batch * components * dim / 10
 
 

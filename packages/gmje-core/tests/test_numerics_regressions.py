@@ -61,7 +61,7 @@ def covariance(kind, components=3, dim=5, scale=1.0):
     factor = sizes.sqrt()[:, None, None] * torch.randn(components, dim, 2, dtype=torch.float64)
     if kind == "low_rank":
         return LowRankCovariance(factor, variance)
-    return FullCovariance.from_dense(factor @ factor.mT + torch.diag_embed(variance))
+    return FullCovariance.from_second_moments(factor @ factor.mT + torch.diag_embed(variance))
 
 
 def mixture_of(kind, components=3, dim=5, scale=1.0):
@@ -126,7 +126,7 @@ class TestJitterReachesEveryPart:
         row = torch.tensor([[1.0, 2.0, -1.0]])
         singular = (row.mT @ row)[None]
         with pytest.warns(JitterWarning):
-            repaired = FullCovariance.from_dense(singular)
+            repaired = FullCovariance.from_second_moments(singular)
         mixture = GaussianMixture(torch.zeros(1), torch.zeros(1, 3), repaired)
         if condition:
             mixture = mixture.condition([0], torch.tensor([0.5]))
@@ -152,7 +152,7 @@ class TestJitterReachesEveryPart:
     def test_the_log_determinant_is_that_of_the_distances(self):
         row = torch.tensor([[1.0, 2.0, -1.0]])
         with pytest.warns(JitterWarning):
-            repaired = FullCovariance.from_dense(torch.stack([row.mT @ row, torch.eye(3)]))
+            repaired = FullCovariance.from_second_moments(torch.stack([row.mT @ row, torch.eye(3)]))
         whitening = torch.linalg.inv(repaired.scale_tril.double())
         x = torch.randn(20, 3)
         distances = (whitening @ x.double().T).square().sum(dim=1).T

@@ -53,7 +53,7 @@ class TestLikelihoods:
         density, z_c, z_t = density_and_pairs(kind)
         joint = -density.log_prob(z_c, z_t)
         to_target = -density.condition(z_c).log_prob(z_t)
-        to_context = -density.condition(z_target=z_t).log_prob(z_c)
+        to_context = -density.condition_on_target(z_t).log_prob(z_c)
         torch.testing.assert_close(joint_nll(density, z_c, z_t), joint.mean())
         torch.testing.assert_close(conditional_nll(density, z_c, z_t), to_target.mean())
         torch.testing.assert_close(conditional_nll(density, z_c, z_t, "context"), to_context.mean())

@@ -1,12 +1,15 @@
-r"""Linear algebra that never fails silently: safe Cholesky, triangular inverses, reordered factors.
+r"""Linear algebra of covariances: Cholesky factors, triangular inverses and reordered factors.
 
-All functions are pure, batched over leading dimensions and differentiable.
+All functions are pure, batched over leading dimensions and differentiable. What fails shows: as an error or a warning
+in functions that check their input, and as NaN in those that must not wait for the device.
 """
 
+import functools
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -17,16 +20,22 @@ __all__ = [
     "LOG_2PI",
     "accumulation_dtype",
     "broadcast_shapes",
+    "cholesky_or_nan",
     "full_precision",
     "half_log_det",
+    "in_full_precision",
     "inverse_softplus",
     "promote",
     "reorder_factor",
     "require_finite",
     "safe_cholesky",
+    "slice_or_list",
     "triangular_inverse",
     "whiten",
 ]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 LOG_2PI = math.log(2 * math.pi)
 
@@ -49,6 +58,24 @@ def full_precision(device_type: str = "cpu") -> AbstractContextManager[object]:
     if not torch.amp.is_autocast_available(device_type):
         return nullcontext()
     return torch.autocast(device_type, enabled=False)
+
+
+def in_full_precision(method: Callable[P, R]) -> Callable[P, R]:
+    """Decorator of methods that runs them in :func:`full_precision` on the ``device`` of their object.
+
+    Args:
+        method: A method of an object that has a ``device``, such as a mixture.
+
+    Returns:
+        The method with autocast off.
+    """
+
+    @functools.wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with full_precision(self.device.type):
+            return method(self, *args, **kwargs)  # type: ignore[call-arg]
+
+    return cast("Callable[P, R]", wrapper)
 
 
 def promote(*tensors: Tensor) -> tuple[Tensor, ...]:
@@ -103,6 +130,8 @@ def broadcast_shapes(*shapes: torch.Size) -> torch.Size:
 
 def require_finite(name: str, tensor: Tensor) -> None:
     """Check that a tensor holds neither NaN nor infinity.
+
+    The check reads a value from the tensor's device, so a GPU is waited for.
 
     Args:
         name: What the tensor is, for the message.
@@ -202,6 +231,31 @@ def _member(failed: Tensor) -> str:
     return f"component {index[0] if len(index) == 1 else tuple(index)}"
 
 
+def cholesky_or_nan(matrix: Tensor) -> Tensor:
+    r"""Lower Cholesky factor of matrices that are positive definite by construction, without a check of any value.
+
+    A member whose factorisation fails becomes NaN. Whether one failed is never read, so that a GPU is not waited for.
+
+    Args:
+        matrix: ``(..., D, D)`` symmetric (the lower triangle is read), float32 or float64.
+
+    Returns:
+        ``(..., D, D)`` lower triangular, positive diagonal or NaN.
+
+    Examples:
+        >>> cholesky_or_nan(torch.diag_embed(torch.tensor([[4.0, 1.0], [1.0, -1.0]])))
+        tensor([[[2., 0.],
+                 [0., 1.]],
+        <BLANKLINE>
+                [[nan, nan],
+                 [nan, nan]]])
+    """
+    factor: Tensor
+    info: Tensor
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    return torch.where((info == 0)[..., None, None], factor, math.nan)
+
+
 def half_log_det(scale_tril: Tensor) -> Tensor:
     r""":math:`\tfrac12 \log |L L^\top| = \sum_i \log L_{ii}`.
 
@@ -279,10 +333,29 @@ def reorder_factor(scale_tril: Tensor, indices: Sequence[int]) -> Tensor:
     if list(indices) == list(range(count)):
         return scale_tril[..., :count, :count]
     width = max(indices) + 1
-    rows = scale_tril[..., list(indices), :width].to(accumulation_dtype(scale_tril))
+    rows = scale_tril[..., slice_or_list(indices), :width].to(accumulation_dtype(scale_tril))
     upper: Tensor = torch.linalg.qr(rows.mT, mode="reduced").R
     sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper)
     return (upper * sign.unsqueeze(-1)).mT.tril().to(scale_tril.dtype)
+
+
+def slice_or_list(indices: Sequence[int]) -> slice | list[int]:
+    """A slice where the indices follow each other, so that indexing gives a view; otherwise the list of them.
+
+    A list that indexes a tensor on a GPU is first copied there, for which the program waits; a slice is not.
+
+    Args:
+        indices: At least one index, none of them negative.
+
+    Returns:
+        What to put between the brackets.
+
+    Examples:
+        >>> slice_or_list([2, 3, 4]), slice_or_list([2, 4])
+        (slice(2, 5, None), [2, 4])
+    """
+    start, count = indices[0], len(indices)
+    return slice(start, start + count) if list(indices) == list(range(start, start + count)) else list(indices)
 
 
 def inverse_softplus(y: Tensor | float) -> Tensor:

@@ -1,4 +1,4 @@
-r"""Joint densities of a context and a target embedding: what they share, and the two kinds there are."""
+r"""Joint densities of a context and a target embedding: what they share, and the one that is a mixture of both."""
 
 from collections.abc import Sequence
 from typing import Protocol, Self
@@ -7,23 +7,24 @@ import torch
 from torch import Tensor
 
 from gmje_core.densities.covariance import Covariance, CovarianceType, FullCovariance
-from gmje_core.densities.mixture import GaussianMixture, _log_of_weights
-from gmje_core.errors import ConfigError, ShapeError
-from gmje_core.linalg import promote, require_finite
+from gmje_core.densities.mixture import GaussianMixture
+from gmje_core.densities.parameters import check_same_rows, log_of_weights
+from gmje_core.errors import ConfigError
+from gmje_core.linalg import promote
 
-__all__ = ["ConditionalJointMixture", "JointDensity", "JointGaussianMixture"]
+__all__ = ["JointDensity", "JointGaussianMixture"]
 
 
 class JointDensity(Protocol):
-    """What every criterion's density can be asked."""
+    """What any joint density can be asked; the density of every criterion is one."""
 
     @property
     def context_dim(self) -> int:
-        """``d_c``."""
+        """Size of the context embedding, ``d_c``."""
 
     @property
     def target_dim(self) -> int:
-        """``d_t``."""
+        """Size of the target embedding, ``d_t``."""
 
     @property
     def components(self) -> int:
@@ -36,8 +37,8 @@ class JointDensity(Protocol):
     def log_prob(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         """``(B,)`` joint log-density, nats."""
 
-    def condition(self, z_context: Tensor | None = None, *, z_target: Tensor | None = None) -> GaussianMixture:
-        """Mixture of one view given the other."""
+    def condition(self, z_context: Tensor) -> GaussianMixture:
+        """Mixture of the target given the context, of batch shape ``(B,)``."""
 
     def sample(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """Draw pairs."""
@@ -46,19 +47,20 @@ class JointDensity(Protocol):
 class JointGaussianMixture:
     r"""Joint density of a context and a target embedding, :math:`q(z_c, z_t)`, a mixture of ``K`` Gaussians.
 
-    The method's central object (arXiv 2603.26799): conditionals both ways, marginals and the dependence of the
-    views are closed-form. It holds one :class:`GaussianMixture` over ``[z_c ; z_t]``, as :attr:`joint`.
+    It is the central object of the method (arXiv 2603.26799): both conditionals, both marginals and the dependence of
+    the views have a closed form. It holds one :class:`GaussianMixture` over ``[z_c ; z_t]``, as :attr:`joint`.
 
     Args:
         log_weights: ``(..., K)`` log-weights or logits.
         means: ``(..., K, D)`` with ``D = d_c + d_t``, context first.
-        covariance: Leading shape broadcasting with ``(..., K)``.
+        covariance: Covariance whose leading shape broadcasts with ``(..., K)``.
         context_dim: ``d_c``, between 1 and ``D - 1``.
-        validate_args: As of :class:`GaussianMixture`.
+        validate_args: Check values here and in every call, as in :class:`GaussianMixture`; with ``False`` no value is
+            read.
 
     Raises:
-        ConfigError: ``context_dim`` out of range.
-        ShapeError, NonFiniteError: as :class:`GaussianMixture`.
+        ConfigError: ``context_dim`` is out of range.
+        ShapeError, NonFiniteError: as in :class:`GaussianMixture`.
 
     Examples:
         >>> joint = JointGaussianMixture.from_moments(
@@ -84,14 +86,14 @@ class JointGaussianMixture:
         validate_args: bool | None = None,
     ) -> None:
         self._joint = GaussianMixture(log_weights, means, covariance, validate_args)
-        self._context_dim = _check_context_dim(context_dim, self._joint.dim)
+        self._context_dim = check_context_dim(context_dim, self._joint.dim)
 
     @classmethod
     def from_mixture(cls, joint: GaussianMixture, context_dim: int) -> Self:
-        """The joint density that a mixture over ``[z_c ; z_t]`` is."""
+        """Joint density that is this mixture over ``[z_c ; z_t]``."""
         density = cls.__new__(cls)
         density._joint = joint
-        density._context_dim = _check_context_dim(context_dim, joint.dim)
+        density._context_dim = check_context_dim(context_dim, joint.dim)
         return density
 
     @classmethod
@@ -108,7 +110,7 @@ class JointGaussianMixture:
     ) -> Self:
         """Density with these weights ``(K,)``, means ``(K, D)`` and dense covariances ``(K, D, D)``.
 
-        Arguments and errors are those of :meth:`GaussianMixture.from_moments`, and ``context_dim``.
+        Arguments and errors are those of :meth:`GaussianMixture.from_moments`, with ``context_dim`` in addition.
         """
         joint = GaussianMixture.from_moments(weights, means, covariances, covariance_type, tied, rank, validate_args)
         return cls.from_mixture(joint, context_dim)
@@ -127,12 +129,14 @@ class JointGaussianMixture:
         Args:
             weights: ``(..., K)``, not negative.
             means: ``(..., K, D)``.
-            scale_tril: ``(..., K, D, D)``, or a ``K`` axis of size 1 for a tied covariance.
+            scale_tril: ``(..., K, D, D)``, with a ``K`` axis of size 1 for a tied covariance.
             context_dim: ``d_c``.
-            validate_args: As of the constructor.
+            validate_args: As in the constructor.
         """
         weights, means, scale_tril = promote(weights, means, scale_tril)
-        return cls(_log_of_weights(weights), means, FullCovariance(scale_tril), context_dim, validate_args)
+        validate = validate_args is not False
+        covariance = FullCovariance(scale_tril, validate)
+        return cls(log_of_weights(weights, validate=validate), means, covariance, context_dim, validate_args)
 
     @property
     def joint(self) -> GaussianMixture:
@@ -141,37 +145,37 @@ class JointGaussianMixture:
 
     @property
     def context_dim(self) -> int:
-        """``d_c``."""
+        """Size of the context embedding, ``d_c``."""
         return self._context_dim
 
     @property
     def target_dim(self) -> int:
-        """``d_t``."""
+        """Size of the target embedding, ``d_t``."""
         return self._joint.dim - self._context_dim
 
     @property
     def batch_shape(self) -> torch.Size:
-        """Empty, unless the parameters are batched."""
+        """Batch shape of the parameters, which is empty for one density."""
         return self._joint.batch_shape
 
     @property
     def components(self) -> int:
-        """``K``."""
+        """Number of components ``K``."""
         return self._joint.components
 
     @property
     def log_weights(self) -> Tensor:
-        """``(K,)``, normalised."""
+        """Logarithms of the weights in nats, ``(K,)``, normalised."""
         return self._joint.log_weights
 
     @property
     def weights(self) -> Tensor:
-        """``(K,)``, summing to one."""
+        """Weights of the components, ``(K,)``, which sum to one."""
         return self._joint.weights
 
     @property
     def means(self) -> Tensor:
-        """``(K, D)``, context first."""
+        """Means of the components, ``(K, D)``, context first."""
         return self._joint.means
 
     @property
@@ -181,12 +185,12 @@ class JointGaussianMixture:
 
     @property
     def dtype(self) -> torch.dtype:
-        """float32 or float64."""
+        """Dtype of the parameters, float32 or float64."""
         return self._joint.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return self._joint.device
 
     @property
@@ -216,33 +220,51 @@ class JointGaussianMixture:
 
     def component_log_prob(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         r""":math:`\log w_k + \log N(z_c, z_t; \mu_k, \Sigma_k)`, ``(B, K)``."""
-        return self._joint.component_log_prob(self._stack(z_context, z_target))
+        joint, pair = self._joint._promote(self._stack(z_context, z_target))
+        return joint._component_log_prob(pair)
 
     def log_responsibilities(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         r""":math:`\log p(k \mid z_c, z_t)`, ``(B, K)``."""
         return self.component_log_prob(z_context, z_target).log_softmax(dim=-1)
 
-    def condition(self, z_context: Tensor | None = None, *, z_target: Tensor | None = None) -> GaussianMixture:
-        """Mixture of one view given the other; see :meth:`GaussianMixture.condition`.
+    def condition(self, z_context: Tensor) -> GaussianMixture:
+        r"""Mixture of the target given the context, :math:`q(z_t \mid z_c)`; see :meth:`GaussianMixture.condition`.
 
         Args:
-            z_context: ``(B, d_c)``, for the mixture of the target; or
-            z_target: ``(B, d_t)``, for the mixture of the context.
+            z_context: ``(B, d_c)``.
 
         Returns:
             Mixture of batch shape ``(B,)`` whose covariances are shared by the batch.
 
         Raises:
-            ConfigError: both views given, or none.
-            ShapeError, NonFiniteError: a view that does not fit.
+            ShapeError, NonFiniteError: ``z_context`` does not fit the density.
         """
-        if z_context is not None and z_target is None:
-            return self._joint.condition(range(self._context_dim), self._check("z_context", z_context))
-        if z_target is not None and z_context is None:
-            given = range(self._context_dim, self._joint.dim)
-            return self._joint.condition(given, self._check("z_target", z_target))
-        count = "both" if z_context is not None else "none"
-        raise ConfigError(f"condition takes one view, z_context or z_target=..., got {count}")
+        self._check("z_context", z_context)
+        joint, values = self._joint._promote(z_context)
+        return joint._condition(list(range(self._context_dim)), values)
+
+    def condition_on_target(self, z_target: Tensor) -> GaussianMixture:
+        r"""Mixture of the context given the target, :math:`q(z_c \mid z_t)`.
+
+        Args:
+            z_target: ``(B, d_t)``.
+
+        Returns:
+            Mixture of batch shape ``(B,)`` whose covariances are shared by the batch.
+
+        Raises:
+            ShapeError, NonFiniteError: ``z_target`` does not fit the density.
+
+        Examples:
+            >>> joint = JointGaussianMixture.from_moments(
+            ...     torch.ones(1), torch.zeros(1, 2), torch.tensor([[[1.0, 0.5], [0.5, 1.0]]]), context_dim=1
+            ... )
+            >>> joint.condition_on_target(torch.tensor([[2.0]])).mean
+            tensor([[1.]])
+        """
+        self._check("z_target", z_target)
+        joint, values = self._joint._promote(z_target)
+        return joint._condition(list(range(self._context_dim, joint.dim)), values)
 
     def pmi(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         r"""Pointwise mutual information :math:`\log q(z_c, z_t) - \log q(z_c) - \log q(z_t)`, nats.
@@ -278,12 +300,13 @@ class JointGaussianMixture:
         Returns:
             Three tensors ``(B, K)``, nats.
         """
-        pair = self._stack(z_context, z_target)
-        context = self.context.component_log_prob(pair[..., : self._context_dim])
-        target = self.target.component_log_prob(pair[..., self._context_dim :])
+        joint, pair = self._joint._promote(self._stack(z_context, z_target))
+        size = self._context_dim
+        context = joint.marginal(range(size))._component_log_prob(pair[..., :size])
+        target = joint.marginal(range(size, joint.dim))._component_log_prob(pair[..., size:])
         if self.covariance.axis_aligned:
-            return context, target, context + target - self.log_weights
-        return context, target, self._joint.component_log_prob(pair)
+            return context, target, context + target - joint.log_weights
+        return context, target, joint._component_log_prob(pair)
 
     def sample(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """Draw pairs.
@@ -306,22 +329,14 @@ class JointGaussianMixture:
         return JointGaussianMixture.from_mixture(self._joint.detach(), self._context_dim)
 
     def _stack(self, z_context: Tensor, z_target: Tensor) -> Tensor:
-        """Pairs ``(..., D)`` of the views, checked one by one so that errors name them."""
-        z_context, z_target = self._check("z_context", z_context), self._check("z_target", z_target)
-        if z_context.shape[:-1] != z_target.shape[:-1]:
-            raise ShapeError(
-                "z_context and z_target must hold the same rows, but have shapes "
-                f"{tuple(z_context.shape)} and {tuple(z_target.shape)}"
-            )
+        """Pairs ``(..., D)`` of the views, which are checked one by one so that errors name them."""
+        self._check("z_context", z_context)
+        self._check("z_target", z_target)
+        check_same_rows(z_context, z_target)
         return torch.cat(promote(z_context, z_target), dim=-1)
 
-    def _check(self, name: str, z: Tensor) -> Tensor:
-        size = self._context_dim if name == "z_context" else self.target_dim
-        if z.ndim < 1 or z.shape[-1] != size:
-            raise ShapeError(f"{name} must have shape (..., {size}), but has {tuple(z.shape)}")
-        if self._joint._validate_args:
-            require_finite(name, z)
-        return z
+    def _check(self, name: str, z: Tensor) -> None:
+        self._joint._check_value(name, z, self._context_dim if name == "z_context" else self.target_dim)
 
     def __repr__(self) -> str:
         tied = ", tied" if self.covariance.tied else ""
@@ -331,131 +346,8 @@ class JointGaussianMixture:
         )
 
 
-class ConditionalNetwork(Protocol):
-    """A network that maps contexts ``(B, d_c)`` to a mixture of the target, of batch shape ``(B,)``."""
-
-    covariance_type: CovarianceType
-    components: int
-    context_dim: int
-    target_dim: int
-
-    def __call__(self, z_context: Tensor) -> GaussianMixture:
-        """The mixture of the target for each context."""
-
-
-class ConditionalJointMixture:
-    r"""Joint density :math:`q(z_c, z_t) = q(z_c)\, q(z_t \mid z_c)` of a marginal mixture and a conditional network.
-
-    The conditional of the target is closed-form; the reverse one is not, because the network knows one way only.
-
-    Args:
-        context: Marginal of the context, of batch shape ``()``.
-        network: Of the target given the context; it is used as it is, without gradient.
-
-    Examples:
-        >>> from gmje_core.estimation.network import MixtureDensityNetwork
-        >>> context = GaussianMixture.from_moments(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None])
-        >>> joint = ConditionalJointMixture(context, MixtureDensityNetwork(2, 3))
-        >>> z_context, z_target = joint.sample((7,))
-        >>> torch.allclose(joint.log_prob(z_context, z_target),
-        ...                context.log_prob(z_context) + joint.condition(z_context).log_prob(z_target))
-        True
-    """
-
-    def __init__(self, context: GaussianMixture, network: ConditionalNetwork) -> None:
-        if context.dim != network.context_dim:
-            raise ShapeError(
-                f"context must have event_shape ({network.context_dim},), but has {tuple(context.event_shape)}"
-            )
-        self._context, self._network = context, network
-
-    @property
-    def context(self) -> GaussianMixture:
-        """Marginal of the context."""
-        return self._context
-
-    @property
-    def context_dim(self) -> int:
-        """``d_c``."""
-        return self._network.context_dim
-
-    @property
-    def target_dim(self) -> int:
-        """``d_t``."""
-        return self._network.target_dim
-
-    @property
-    def components(self) -> int:
-        """``K`` of the conditional."""
-        return self._network.components
-
-    @torch.no_grad()
-    def log_prob(self, z_context: Tensor, z_target: Tensor) -> Tensor:
-        r""":math:`\log q(z_c) + \log q(z_t \mid z_c)`, nats.
-
-        Args:
-            z_context: ``(B, d_c)``.
-            z_target: ``(B, d_t)``.
-
-        Returns:
-            ``(B,)``.
-
-        Raises:
-            ShapeError, NonFiniteError: views that do not fit the density or each other.
-        """
-        if z_context.shape[:-1] != z_target.shape[:-1]:
-            raise ShapeError(
-                "z_context and z_target must hold the same rows, but have shapes "
-                f"{tuple(z_context.shape)} and {tuple(z_target.shape)}"
-            )
-        return self._context.log_prob(z_context) + self.condition(z_context).log_prob(z_target)
-
-    @torch.no_grad()
-    def condition(self, z_context: Tensor | None = None, *, z_target: Tensor | None = None) -> GaussianMixture:
-        """Mixture of the target given the context.
-
-        Args:
-            z_context: ``(B, d_c)``.
-            z_target: Must be left out.
-
-        Returns:
-            Mixture of batch shape ``(B,)``.
-
-        Raises:
-            ConfigError: the reverse conditional is asked for.
-            ShapeError, NonFiniteError: a context that does not fit.
-        """
-        if z_context is None or z_target is not None:
-            raise ConfigError(
-                "a conditional network gives the target from the context only: pass z_context alone, or train "
-                "another with the views exchanged, or use a joint mixture (GMJE), which conditions both ways"
-            )
-        mixture: GaussianMixture = self._network(z_context)
-        return mixture
-
-    @torch.no_grad()
-    def sample(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
-        """Draw pairs.
-
-        Args:
-            sample_shape: Leading shape of the draws.
-
-        Returns:
-            ``(*sample_shape, d_c)`` and ``(*sample_shape, d_t)``.
-        """
-        z_context = self._context.sample(sample_shape)
-        rows = z_context.reshape(-1, self.context_dim)
-        z_target: Tensor = self._network(rows).sample() if len(rows) else rows.new_zeros(0, self.target_dim)
-        return z_context, z_target.view(*sample_shape, self.target_dim)
-
-    def __repr__(self) -> str:
-        return (
-            f"{type(self).__name__}({self._network.covariance_type}, components={self.components}, "
-            f"context_dim={self.context_dim}, target_dim={self.target_dim})"
-        )
-
-
-def _check_context_dim(context_dim: int, dim: int) -> int:
+def check_context_dim(context_dim: int, dim: int) -> int:
+    """The size ``d_c`` of a context; a :class:`ConfigError` where it leaves no dimension for one of the views."""
     if not 1 <= context_dim < dim:
         raise ConfigError(f"context_dim must lie between 1 and D - 1 = {dim - 1}, got {context_dim!r}")
     return context_dim

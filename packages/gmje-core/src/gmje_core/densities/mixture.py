@@ -1,39 +1,29 @@
-r"""Gaussian mixtures: a fast, batched distribution, and the joint density of context and target built on it.
+r"""Gaussian mixtures as a fast, batched distribution of PyTorch.
 
 Marginals and conditionals of a mixture are mixtures again, in closed form, so inference is a method call.
 """
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import ClassVar, Concatenate, ParamSpec, Self, TypeVar
+from collections.abc import Sequence
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from gmje_core.densities.chunking import gather_components
-from gmje_core.densities.covariance import Covariance, CovarianceType, covariance_from_dense
-from gmje_core.errors import ConfigError, ShapeError
-from gmje_core.linalg import LOG_2PI, broadcast_shapes, full_precision, promote, require_finite
+from gmje_core.densities.blockwise import gather_components
+from gmje_core.densities.covariance import Covariance, CovarianceType
+from gmje_core.densities.parameters import (
+    check_dimensions,
+    check_parameter_shapes,
+    check_value_shape,
+    covariance_beside_means,
+    log_of_weights,
+)
+from gmje_core.errors import ConfigError
+from gmje_core.linalg import LOG_2PI, broadcast_shapes, full_precision, in_full_precision, promote, require_finite, slice_or_list
 
 __all__ = ["GaussianMixture"]
-
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
-
-_Method = Callable[Concatenate["GaussianMixture", _P], _R]
-
-
-def _in_full_precision(method: _Method[_P, _R]) -> _Method[_P, _R]:
-    """Run a method with autocast off on the mixture's device."""
-
-    @functools.wraps(method)
-    def wrapper(self: "GaussianMixture", *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with full_precision(self.device.type):
-            return method(self, *args, **kwargs)
-
-    return wrapper  # type: ignore[return-value]
 
 
 class GaussianMixture(Distribution):
@@ -46,9 +36,10 @@ class GaussianMixture(Distribution):
         log_weights: ``(..., K)``, log-weights or any logits; normalised here. ``-inf`` removes a component; it is
             kept as a finite number, so that its gradients are finite.
         means: ``(..., K, D)``.
-        covariance: Leading shape broadcasting with ``(..., K)``; it is never expanded.
-        validate_args: Check values here and in every call; the default of
-            :class:`torch.distributions.Distribution`.
+        covariance: Covariance whose leading shape broadcasts with ``(..., K)``; it is never expanded.
+        validate_args: Check values here and in every call; by default as :class:`torch.distributions.Distribution`
+            does. With ``False`` only shapes are checked, and no call but :meth:`sample` reads a value, so that a GPU
+            is never waited for.
 
     Raises:
         ShapeError: shapes that do not fit each other.
@@ -78,7 +69,7 @@ class GaussianMixture(Distribution):
     def __init__(
         self, log_weights: Tensor, means: Tensor, covariance: Covariance, validate_args: bool | None = None
     ) -> None:
-        _check_parameter_shapes(log_weights, means, covariance)
+        check_parameter_shapes(log_weights, means, covariance)
         log_weights, means = promote(log_weights, means, torch.empty(0, dtype=covariance.dtype))[:2]
         covariance = covariance.to(means.dtype)
         batch_shape = broadcast_shapes(log_weights.shape[:-1], means.shape[:-2], covariance.shape[:-1])
@@ -114,14 +105,15 @@ class GaussianMixture(Distribution):
         Args:
             weights: ``(..., K)``, not negative, normalised here.
             means: ``(..., K, D)``.
-            covariances: ``(..., K, D, D)``; with ``tied`` also ``(..., D, D)``, else they are pooled.
+            covariances: ``(..., K, D, D)``, which ``tied`` pools, or ``(..., D, D)`` with ``tied``. They are always
+                checked, because the form is fitted to them.
             covariance_type: Form to reduce them to; see :func:`~gmje_core.densities.covariance.covariance_from_dense`.
             tied: One covariance for all components.
-            rank: Of ``low_rank``.
-            validate_args: As of the constructor.
+            rank: Number of columns of the factor of ``low_rank``, which needs it.
+            validate_args: Check weights and means, as in the constructor.
 
         Raises:
-            ShapeError, NonFiniteError, NotPositiveDefiniteError, ConfigError: arguments that are no mixture.
+            ShapeError, NonFiniteError, NotPositiveDefiniteError, ConfigError: the arguments define no mixture.
 
         Examples:
             >>> GaussianMixture.from_moments(torch.ones(2), torch.zeros(2, 3), torch.eye(3), "diag", tied=True)
@@ -129,25 +121,25 @@ class GaussianMixture(Distribution):
         """
         weights, means, covariances = promote(weights, means, covariances)
         return cls(
-            _log_of_weights(weights),
+            log_of_weights(weights, validate=validate_args is not False),
             means,
-            _dense_covariance(weights, means, covariances, covariance_type, tied, rank),
+            covariance_beside_means(weights, means, covariances, covariance_type, tied, rank),
             validate_args=validate_args,
         )
 
     @property
     def log_weights(self) -> Tensor:
-        """``(*batch_shape, K)``, normalised."""
+        """Logarithms of the weights in nats, ``(*batch_shape, K)``, normalised."""
         return self._log_weights
 
     @property
     def weights(self) -> Tensor:
-        """``(*batch_shape, K)``, summing to one."""
+        """Weights of the components, ``(*batch_shape, K)``, which sum to one."""
         return self._log_weights.exp()
 
     @property
     def means(self) -> Tensor:
-        """``(*batch_shape, K, D)``, of the components."""
+        """Means of the components, ``(*batch_shape, K, D)``."""
         return self._means
 
     @property
@@ -157,39 +149,39 @@ class GaussianMixture(Distribution):
 
     @property
     def components(self) -> int:
-        """``K``."""
+        """Number of components ``K``."""
         return self._means.shape[-2]
 
     @property
     def dim(self) -> int:
-        """``D``."""
+        """Number of dimensions ``D``."""
         return self._means.shape[-1]
 
     @property
     def dtype(self) -> torch.dtype:
-        """float32 or float64."""
+        """Dtype of the parameters, float32 or float64."""
         return self._means.dtype
 
     @property
     def device(self) -> torch.device:
-        """Where the parameters live."""
+        """Device of the parameters."""
         return self._means.device
 
     @property
-    @_in_full_precision
+    @in_full_precision
     def mean(self) -> Tensor:
-        """``(*batch_shape, D)``."""
+        """Mean of the mixture, ``(*batch_shape, D)``."""
         return (self.weights.unsqueeze(-2) @ self._means).squeeze(-2)
 
     @property
-    @_in_full_precision
+    @in_full_precision
     def variance(self) -> Tensor:
-        """``(*batch_shape, D)``: the diagonal of :attr:`covariance_matrix`, without forming it."""
+        """Diagonal of :attr:`covariance_matrix`, ``(*batch_shape, D)``; the matrix is not formed."""
         spread = (self._means - self.mean.unsqueeze(-2)).square()
         return (self.weights.unsqueeze(-2) @ (self._covariance.diagonal() + spread)).squeeze(-2)
 
     @property
-    @_in_full_precision
+    @in_full_precision
     def covariance_within(self) -> Tensor:
         r""":math:`\sum_k w_k \Sigma_k`, ``(*batch_shape, D, D)``: the spread inside a mode."""
         dense = self._covariance.dense()
@@ -200,7 +192,7 @@ class GaussianMixture(Distribution):
         return (self.weights.unsqueeze(-2) @ dense.flatten(-2)).view(*self.batch_shape, self.dim, self.dim)
 
     @property
-    @_in_full_precision
+    @in_full_precision
     def covariance_between(self) -> Tensor:
         r""":math:`\sum_k w_k (\mu_k - \mu)(\mu_k - \mu)^\top`, ``(*batch_shape, D, D)``: ambiguity between modes."""
         spread = self._means - self.mean.unsqueeze(-2)
@@ -208,7 +200,7 @@ class GaussianMixture(Distribution):
 
     @property
     def covariance_matrix(self) -> Tensor:
-        """``(*batch_shape, D, D)``, by the law of total covariance: within plus between."""
+        """Covariance of the mixture, ``(*batch_shape, D, D)``: within plus between, the law of total covariance."""
         return self.covariance_within + self.covariance_between
 
     @property
@@ -216,7 +208,6 @@ class GaussianMixture(Distribution):
         """Entropy of the weights in nats, ``(*batch_shape)``: 0 for one mode, ``log K`` for uniform."""
         return -(self.weights * self._log_weights).sum(dim=-1)
 
-    @_in_full_precision
     def component_log_prob(self, value: Tensor) -> Tensor:
         r""":math:`\log w_k + \log N(x; \mu_k, \Sigma_k)` for every component.
 
@@ -227,13 +218,20 @@ class GaussianMixture(Distribution):
             ``(..., K)``, nats.
 
         Raises:
-            ShapeError: of another size, or leading axes that do not broadcast.
+            ShapeError: the last axis has another size, or the leading axes do not broadcast.
             NonFiniteError: NaN or infinity in the value.
         """
-        self, value = self._prepare("value", value, self.dim)
-        squared = self._covariance.squared_mahalanobis(value, self._means)
+        self._check_value("value", value, self.dim)
+        mixture, value = self._promote(value)
+        return mixture._component_log_prob(value)
+
+    @in_full_precision
+    def _component_log_prob(self, value: Tensor) -> Tensor:
+        """The same of a value that has been checked and is of the mixture's dtype."""
+        distances = self._covariance.squared_mahalanobis(value, self._means)
         constant = self._log_weights - self._covariance.half_log_det() - 0.5 * self.dim * LOG_2PI
-        return squared.mul_(-0.5).add_(constant)  # in place: the distances are nobody else's
+        # `distances` was allocated for this call, so it may be changed in place.
+        return distances.mul_(-0.5).add_(constant)
 
     def log_prob(self, value: Tensor) -> Tensor:
         r""":math:`\log q(x)`, nats.
@@ -245,7 +243,7 @@ class GaussianMixture(Distribution):
             ``(...)``.
 
         Raises:
-            ShapeError, NonFiniteError: as :meth:`component_log_prob`.
+            ShapeError, NonFiniteError: as in :meth:`component_log_prob`.
 
         Examples:
             >>> standard = GaussianMixture.from_moments(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None])
@@ -263,9 +261,9 @@ class GaussianMixture(Distribution):
         return self.component_log_prob(value).softmax(dim=-1)
 
     @torch.no_grad()
-    @_in_full_precision
+    @in_full_precision
     def sample(self, sample_shape: Sequence[int] = ()) -> Tensor:
-        """Draw the component first, then its noise.
+        """Draw a component first, and then from it.
 
         Args:
             sample_shape: Leading shape of the draws.
@@ -273,9 +271,9 @@ class GaussianMixture(Distribution):
         Returns:
             ``(*sample_shape, *batch_shape, D)``; carries no gradient.
         """
-        components = self._draw_components(torch.Size(sample_shape))
+        index = self._draw_index(torch.Size(sample_shape))
         lead = self._means.ndim - 1
-        return gather_components(self._means, components, lead) + self._covariance.draw(components)
+        return gather_components(self._means, index, lead) + self._covariance.draw(index)
 
     def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "GaussianMixture":
         """The same mixture with a larger batch shape; views, no copies."""
@@ -287,7 +285,7 @@ class GaussianMixture(Distribution):
             self._validate_args,
         )
 
-    @_in_full_precision
+    @in_full_precision
     def marginal(self, indices: Sequence[int]) -> "GaussianMixture":
         """Mixture of the chosen dimensions, in the order given.
 
@@ -295,21 +293,21 @@ class GaussianMixture(Distribution):
             indices: Distinct dimensions; negative ones count from the end.
 
         Raises:
-            ConfigError: none, repeated or out of range.
+            ConfigError: there are no indices, or one is repeated or out of range.
 
         Examples:
             >>> mixture = GaussianMixture.from_moments(torch.ones(1), torch.tensor([[1.0, 2.0]]), torch.eye(2)[None])
             >>> mixture.marginal([1]).mean
             tensor([2.])
         """
-        chosen = _check_indices(indices, self.dim)
+        chosen = check_dimensions(indices, self.dim)
+        means = self._means[..., slice_or_list(chosen)]
         return GaussianMixture._trusted(
-            self._log_weights, _take(self._means, chosen), self._covariance.marginal(chosen), self._validate_args
+            self._log_weights, means, self._covariance.marginal(chosen), self._validate_args
         )
 
-    @_in_full_precision
     def condition(self, indices: Sequence[int], values: Tensor) -> "GaussianMixture":
-        r"""Mixture of the other dimensions, in increasing order, given the values of these.
+        r"""Mixture of the other dimensions, in increasing order, given the values of the dimensions ``indices``.
 
         .. math::
             q(x_f \mid x_g) = \sum_k p(k \mid x_g)\, N\big(x_f;\, \mu_k^f + G_k (x_g - \mu_k^g),\, \Sigma_k^{f|g}\big)
@@ -325,8 +323,8 @@ class GaussianMixture(Distribution):
             Mixture whose batch shape is that of the values.
 
         Raises:
-            ConfigError: indices that are none, all, repeated or out of range.
-            ShapeError, NonFiniteError: values that do not fit.
+            ConfigError: there are no indices or all of them, or one is repeated or out of range.
+            ShapeError, NonFiniteError: the values do not fit.
 
         Examples:
             >>> covariance = torch.tensor([[[1.0, 0.5], [0.5, 1.0]]])
@@ -335,18 +333,23 @@ class GaussianMixture(Distribution):
             >>> posterior.mean, posterior.variance
             (tensor([1.]), tensor([0.7500]))
         """
-        given = _check_indices(indices, self.dim)
+        given = check_dimensions(indices, self.dim)
         if len(given) == self.dim:
             raise ConfigError(f"at least one of the {self.dim} dimensions must stay free, but all are given")
-        self, values = self._prepare("values", values, len(given))
+        self._check_value("values", values, len(given))
         order = sorted(range(len(given)), key=given.__getitem__)
-        given, values = [given[i] for i in order], _take(values, order)
+        mixture, values = self._promote(values[..., slice_or_list(order)])
+        return mixture._condition([given[i] for i in order], values)
+
+    @in_full_precision
+    def _condition(self, given: list[int], values: Tensor) -> "GaussianMixture":
+        """The same for increasing indices, and values that have been checked and are of the mixture's dtype."""
         free = sorted(set(range(self.dim)) - set(given))
         known = self.marginal(given)
         conditional = self._covariance.conditional(given, free)
         return GaussianMixture._trusted(
-            known.component_log_prob(values).log_softmax(dim=-1),
-            conditional.means(values, known.means, _take(self._means, free)),
+            known._component_log_prob(values).log_softmax(dim=-1),
+            conditional.means(values, known.means, self._means[..., slice_or_list(free)]),
             conditional.covariance,
             self._validate_args,
         )
@@ -367,34 +370,25 @@ class GaussianMixture(Distribution):
     def _trusted(
         cls, log_weights: Tensor, means: Tensor, covariance: Covariance, validate_args: bool
     ) -> "GaussianMixture":
-        """A mixture of parameters that are known to be right: normalised, of one dtype, expanded."""
+        """A mixture whose parameters are known to be normalised, of one dtype and expanded to one batch shape."""
         mixture = GaussianMixture.__new__(GaussianMixture)
         mixture._log_weights, mixture._means, mixture._covariance = log_weights, means, covariance
         Distribution.__init__(mixture, means.shape[:-2], means.shape[-1:], validate_args=False)
         mixture._validate_args = validate_args
         return mixture
 
-    def _prepare(self, name: str, value: Tensor, size: int) -> tuple["GaussianMixture", Tensor]:
-        """Check a value and bring it and the mixture to one dtype."""
-        if value.ndim < 1 or value.shape[-1] != size:
-            raise ShapeError(
-                f"{name} must have shape (..., {size}), but has {tuple(value.shape)} "
-                f"(event_shape {tuple(self.event_shape)})"
-            )
-        try:
-            broadcast_shapes(value.shape[:-1], self.batch_shape)
-        except ShapeError as error:
-            raise ShapeError(
-                f"{name} of shape {tuple(value.shape)} must broadcast with batch_shape {tuple(self.batch_shape)} "
-                f"followed by {size}"
-            ) from error
-        dtype = torch.promote_types(value.dtype, self.dtype)
-        value = value.to(dtype)
+    def _check_value(self, name: str, value: Tensor, size: int) -> None:
+        check_value_shape(name, value, size, self.batch_shape)
         if self._validate_args:
             require_finite(name, value)
-        return (self if dtype == self.dtype else self.to(dtype)), value
 
-    def _draw_components(self, sample_shape: torch.Size) -> Tensor:
+    def _promote(self, value: Tensor) -> tuple["GaussianMixture", Tensor]:
+        """The mixture and a value in the wider one of their dtypes."""
+        dtype = torch.promote_types(value.dtype, self.dtype)
+        return (self if dtype == self.dtype else self.to(dtype)), value.to(dtype)
+
+    def _draw_index(self, sample_shape: torch.Size) -> Tensor:
+        """Component numbers ``(*sample_shape, *batch_shape)``, drawn by the weights."""
         shape = sample_shape + self.batch_shape
         if shape.numel() == 0:
             return torch.zeros(shape, dtype=torch.long, device=self.device)
@@ -407,65 +401,3 @@ class GaussianMixture(Distribution):
             f"{type(self).__name__}({self._covariance.covariance_type}{tied}, components={self.components}, "
             f"batch_shape={tuple(self.batch_shape)}, event_shape={tuple(self.event_shape)})"
         )
-
-
-def _log_of_weights(weights: Tensor) -> Tensor:
-    """Logarithm with finite gradients at zero weight, where it is -inf."""
-    require_finite("weights", weights)
-    if (weights.detach() < 0).any():
-        raise ConfigError(f"weights must not be negative, but the least is {float(weights.detach().min())!r}")
-    positive = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
-    return torch.where(weights > 0, positive, torch.full_like(positive, -math.inf))
-
-
-def _dense_covariance(
-    weights: Tensor,
-    means: Tensor,
-    covariances: Tensor,
-    covariance_type: CovarianceType,
-    tied: bool,
-    rank: int | None,
-) -> Covariance:
-    if tied and covariances.ndim == means.ndim:
-        covariances = covariances.unsqueeze(-3)
-    if covariances.ndim != means.ndim + 1:
-        raise ShapeError(
-            f"covariances must have shape (..., K, D, D), but have {tuple(covariances.shape)} beside means of shape "
-            f"{tuple(means.shape)}"
-        )
-    return covariance_from_dense(covariances, covariance_type, tied=tied, rank=rank, weights=weights)
-
-
-def _check_parameter_shapes(log_weights: Tensor, means: Tensor, covariance: Covariance) -> None:
-    shapes = (
-        f"log_weights {tuple(log_weights.shape)}, means {tuple(means.shape)} and covariance of leading shape "
-        f"{tuple(covariance.shape)} and dim {covariance.dim}"
-    )
-    if log_weights.ndim < 1 or means.ndim < 2:
-        raise ShapeError(f"log_weights must have shape (..., K) and means (..., K, D), but got {shapes}")
-    components, dim = means.shape[-2:]
-    if log_weights.shape[-1] != components or covariance.shape[-1] not in (1, components) or covariance.dim != dim:
-        raise ShapeError(f"components and dimensions must agree, but got {shapes}")
-    try:
-        broadcast_shapes(log_weights.shape[:-1], means.shape[:-2], covariance.shape[:-1])
-    except ShapeError as error:
-        raise ShapeError(f"batch shapes must broadcast, but got {shapes}") from error
-
-
-def _check_indices(indices: Sequence[int], dim: int) -> list[int]:
-    """Non-negative indices, distinct and in range."""
-    chosen = [int(i) for i in indices]
-    if not chosen or any(not -dim <= i < dim for i in chosen):
-        raise ConfigError(f"indices must name at least one of the dimensions 0 to {dim - 1}, got {chosen}")
-    chosen = [i % dim for i in chosen]
-    if len(set(chosen)) < len(chosen):
-        raise ConfigError(f"indices must be distinct, got {chosen}")
-    return chosen
-
-
-def _take(tensor: Tensor, indices: Sequence[int]) -> Tensor:
-    """Entries of the last axis; a view where the indices are a range."""
-    start, count = indices[0], len(indices)
-    if list(indices) == list(range(start, start + count)):
-        return tensor[..., start : start + count]
-    return tensor[..., list(indices)]

@@ -187,7 +187,8 @@ def maximization(moments: Moments, form: CovarianceForm, previous: Covariance | 
     r"""M-step: the mixture with these moments, :math:`\Sigma_k = C_k + \epsilon I` with :math:`\epsilon` ``reg_covar``.
 
     A component without mass gets the pooled covariance and stays without weight. ``low_rank`` covariances are the
-    maximum-likelihood factor analysis of :math:`\Sigma_k`, found by a fixed point that starts from the previous one.
+    maximum-likelihood factor analysis of :math:`\Sigma_k`, by the fixed point of
+    :func:`~gmje_core.densities.covariance.low_rank.factor_analysis` from the previous one.
 
     Args:
         moments: Masses ``(K,)``, means ``(K, D)`` and second moments ``(K or 1, D, D)``, or ``(K, D)`` for diagonal
@@ -243,7 +244,7 @@ def _factor_analysis(dense: Tensor, form: CovarianceForm, previous: Covariance |
     if form.rank > dense.shape[-1]:
         raise ConfigError(f"rank must lie between 1 and D = {dense.shape[-1]}, got {form.rank!r}")
     if not isinstance(previous, LowRankCovariance):
-        return LowRankCovariance.from_dense(dense, form.rank)
+        return LowRankCovariance.from_second_moments(dense, rank=form.rank)
     total = dense.diagonal(dim1=-2, dim2=-1)
     floor = (1e-6 * total).clamp_min(form.reg_covar)
     variance = previous.diagonal_variance.to(dense)

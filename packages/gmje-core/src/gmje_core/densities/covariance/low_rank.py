@@ -1,0 +1,295 @@
+"""Covariances of low rank plus diagonal, and the factor analysis that fits them to second moments."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from gmje_core.densities.blockwise import apply_matrices, gathered_product, over_blocks, squared_norms
+from gmje_core.densities.covariance.base import (
+    Conditional,
+    Covariance,
+    CovarianceType,
+    require_positive,
+    standard_deviations,
+)
+from gmje_core.densities.distances import (
+    as_distances,
+    common_origin,
+    squared_distances,
+    weighted_squared_distances,
+)
+from gmje_core.errors import ConfigError, ShapeError
+from gmje_core.linalg import (
+    accumulation_dtype,
+    cholesky_or_nan,
+    half_log_det,
+    require_finite,
+    safe_cholesky,
+    slice_or_list,
+)
+
+__all__ = ["LowRankCovariance", "factor_analysis"]
+
+# Most rounds of factor analysis. Few rounds at each step of EM crawl: EM then stops nats below what it can reach.
+FACTOR_ROUNDS = 100
+# Relative change of the variances that ends a factor analysis which starts from a previous covariance.
+FACTOR_TOLERANCE = 1e-3
+# Least diagonal variance, in units of the variance of the dimension.
+RELATIVE_FLOOR = 1e-6
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LowRankCovariance(Covariance):
+    r"""Low rank plus diagonal, :math:`\Sigma_k = W_k W_k^\top + \mathrm{diag}(v_k)`; no ``D x D`` matrix is built.
+
+    Args:
+        factor: ``(..., K, D, r)``.
+        diagonal_variance: ``(..., K, D)``, positive.
+        validate: Check the values.
+
+    Raises:
+        ShapeError, NonFiniteError, NotPositiveDefiniteError: the parameters are not of that form.
+
+    Examples:
+        >>> LowRankCovariance(torch.ones(1, 20_000, 2), torch.ones(1, 20_000)).half_log_det()
+        tensor([5.2983])
+    """
+
+    covariance_type: ClassVar[CovarianceType] = "low_rank"
+    axis_aligned: ClassVar[bool] = False
+    diagonal_moments: ClassVar[bool] = False
+
+    factor: Tensor
+    diagonal_variance: Tensor
+    validate: InitVar[bool] = True
+
+    def __post_init__(self, validate: bool) -> None:
+        if self.factor.ndim < 3 or self.factor.shape[:-1] != self.diagonal_variance.shape:
+            raise ShapeError(
+                "factor and diagonal_variance must have shapes (..., K, D, r) and (..., K, D), but have "
+                f"{tuple(self.factor.shape)} and {tuple(self.diagonal_variance.shape)}"
+            )
+        if validate:
+            require_finite("factor", self.factor)
+            require_finite("diagonal_variance", self.diagonal_variance)
+            require_positive("diagonal_variance", self.diagonal_variance)
+
+    @classmethod
+    @torch.no_grad()
+    def from_second_moments(
+        cls,
+        second: Tensor,
+        *,
+        rank: int | None = None,
+        previous: Covariance | None = None,
+        floor: float = 0.0,
+        validate: bool = True,
+    ) -> Self:
+        """Factor analysis of these matrices, without gradient; see :meth:`Covariance.from_second_moments`.
+
+        From nothing, it takes a fixed number of rounds: matrices of the form are recovered to about 1e-3 nats of
+        divergence. From a ``previous`` covariance of this form, it ends when no variance changes by more than a
+        thousandth, which it finds out by reading a value in every round.
+
+        Examples:
+            >>> source = LowRankCovariance(torch.ones(1, 4, 1), torch.ones(1, 4))
+            >>> LowRankCovariance.from_second_moments(source.dense(), rank=1).diagonal_variance.round(decimals=3)
+            tensor([[1., 1., 1., 1.]])
+        """
+        dim = second.shape[-1]
+        if not 1 <= _required(rank) <= dim:
+            raise ConfigError(f"rank must lie between 1 and D = {dim}, got {rank!r}")
+        dense = second.to(accumulation_dtype(second))
+        if isinstance(previous, LowRankCovariance):
+            start = previous.diagonal_variance.to(dense)
+            factor, variance = factor_analysis(
+                dense, _required(rank), start=start, floor=floor, tolerance=FACTOR_TOLERANCE
+            )
+            return cls(factor.to(second.dtype), variance.to(second.dtype), validate)
+        if validate:
+            safe_cholesky(second)  # It raises the typed error on matrices that are no covariances.
+        factor, variance = factor_analysis(dense, _required(rank))
+        return cls(factor.to(second.dtype), variance.to(second.dtype), validate=False)
+
+    @classmethod
+    def unconstrained_sizes(cls, dim: int, rank: int | None = None) -> dict[str, int]:
+        """How many unconstrained numbers one matrix takes; see :meth:`Covariance.unconstrained_sizes`.
+
+        Examples:
+            >>> LowRankCovariance.unconstrained_sizes(3, rank=2)
+            {'deviations': 3, 'factor': 6}
+        """
+        return {"deviations": dim, "factor": dim * _required(rank)}
+
+    @classmethod
+    def from_unconstrained(cls, values: Mapping[str, Tensor], dim: int, *, scale: Tensor | float, floor: float) -> Self:
+        """Covariance of any real numbers; see :meth:`Covariance.from_unconstrained`.
+
+        The deviations are those of the diagonal part. The rank follows from the size of ``factor``.
+
+        Examples:
+            >>> values = {"deviations": torch.zeros(1, 2), "factor": torch.ones(1, 4)}
+            >>> LowRankCovariance.from_unconstrained(values, 2, scale=2.0, floor=0.0).factor
+            tensor([[[2., 2.],
+                     [2., 2.]]])
+        """
+        deviations = standard_deviations(values["deviations"], scale, floor)
+        factor = scale * values["factor"].unflatten(-1, (dim, -1))
+        return cls(factor, deviations.square(), validate=False)
+
+    @classmethod
+    def parameter_count(cls, dim: int, rank: int | None = None) -> int:
+        """Number of free parameters of one matrix.
+
+        Rotations of the factor change nothing and do not count, and there are never more than those of ``full``.
+
+        Examples:
+            >>> LowRankCovariance.parameter_count(5, rank=2), LowRankCovariance.parameter_count(5, rank=5)
+            (14, 15)
+        """
+        columns = min(_required(rank), dim)
+        return min(dim * (dim + 1) // 2, dim * (columns + 1) - columns * (columns - 1) // 2)
+
+    @property
+    def rank(self) -> int:
+        """Number of columns ``r`` of the factor."""
+        return self.factor.shape[-1]
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The factors and the diagonal variances."""
+        return self.factor, self.diagonal_variance
+
+    def dense(self) -> Tensor:
+        """The matrices, ``(..., K, D, D)``."""
+        return self.factor @ self.factor.mT + torch.diag_embed(self.diagonal_variance)
+
+    def diagonal(self) -> Tensor:
+        """The variances, ``(..., K, D)``."""
+        return self.factor.square().sum(dim=-1) + self.diagonal_variance
+
+    def half_log_det(self) -> Tensor:
+        """Half the log-determinants in nats, ``(..., K)``."""
+        # Matrix determinant lemma: |W W^T + diag(v)| = |I + W^T diag(v)^-1 W| prod v.
+        capacitance = half_log_det(self._precise()._capacitance_tril())
+        return capacitance.to(self.dtype) + 0.5 * self.diagonal_variance.log().sum(dim=-1)
+
+    def marginal(self, indices: Sequence[int]) -> "LowRankCovariance":
+        """Covariance of the chosen dimensions, in the order given."""
+        chosen = slice_or_list(indices)
+        return LowRankCovariance(self.factor[..., chosen, :], self.diagonal_variance[..., chosen], validate=False)
+
+    def conditional(self, given: Sequence[int], free: Sequence[int]) -> Conditional:
+        """Covariance and gain of the dimensions ``free`` given the others."""
+        # Through the latent: M = I + W_g^T v_g^-1 W_g, S = W_f M^-1 W_f^T + v_f, gain = W_f M^-1 W_g^T v_g^-1.
+        known, rest = self.marginal(given)._precise(), self.marginal(free)
+        tril = known._capacitance_tril()
+        decode = torch.linalg.solve_triangular(tril, rest.factor.to(tril.dtype).mT, upper=False).mT
+        decode = decode.to(self.dtype)
+        return Conditional(
+            LowRankCovariance(decode, rest.diagonal_variance, validate=False),
+            encode=known._latent_projection(tril).to(self.dtype),
+            decode=decode,
+        )
+
+    def add_diagonal(self, variance: Tensor) -> "LowRankCovariance":
+        """Covariance of the sum with independent noise of variances ``(D,)``, or of one variance."""
+        return LowRankCovariance(self.factor, self.diagonal_variance + variance, validate=False)
+
+    def rebuild(self, *parameters: Tensor) -> Self:
+        """Covariance of the same form with other parameters, unchecked."""
+        factor, diagonal_variance = parameters
+        return type(self)(factor, diagonal_variance, validate=False)
+
+    def _precise(self) -> Self:
+        # Woodbury's formula subtracts: in float32 it loses the digits of factor over diagonal.
+        return self.to(accumulation_dtype(self.factor))
+
+    def _capacitance_tril(self) -> Tensor:
+        """``(..., K, r, r)``: the factor :math:`C` of :math:`M = I + W^T v^{-1} W`, whose eigenvalues are above 1."""
+        scaled = self.factor / self.diagonal_variance.unsqueeze(-1)
+        eye = torch.eye(self.rank, dtype=self.dtype, device=self.device)
+        return cholesky_or_nan(eye + self.factor.mT @ scaled)
+
+    def _latent_projection(self, capacitance_tril: Tensor) -> Tensor:
+        """``(..., K, r, D)``: :math:`C^{-1} W^T v^{-1}` with :math:`C C^T = M`."""
+        scaled = self.factor / self.diagonal_variance.unsqueeze(-1)
+        projection: Tensor = torch.linalg.solve_triangular(capacitance_tril, scaled.mT, upper=False)
+        return projection
+
+    def _distances(self, x: Tensor, means: Tensor) -> Tensor:
+        precise = self._precise()
+        projection = precise._latent_projection(precise._capacitance_tril())
+        rows, centres = common_origin(x, means, precise.dtype)
+        offset = (projection @ centres.unsqueeze(-1)).squeeze(-1)
+
+        def explained(rows: Tensor, projection: Tensor, offset: Tensor) -> Tensor:
+            latent = torch.addmm(-offset.flatten(), rows, projection.flatten(0, 1).T)
+            return squared_norms(latent.view(len(rows), *offset.shape))
+
+        total = weighted_squared_distances(rows, centres, 1 / precise.diagonal_variance)
+        if self.tied:
+            known = squared_distances(rows @ projection[0].mT, offset)
+        else:
+            known = over_blocks(explained, rows, (projection, offset), self.rank)
+        return as_distances(total.sub_(known), x.dtype)
+
+    def _norms(self, difference: Tensor) -> Tensor:
+        precise = self._precise()
+        wide = difference.to(precise.dtype)
+        latent = apply_matrices(precise._latent_projection(precise._capacitance_tril()), wide)
+        total = (wide.square() / precise.diagonal_variance).sum(dim=-1)
+        return (total - latent.square().sum(dim=-1)).clamp_min(0).to(difference.dtype)
+
+    def draw(self, index: Tensor) -> Tensor:
+        """Centred noise of the component that is chosen at each place."""
+        spread = gathered_product(self.factor, index, self._noise(index, self.rank))
+        return spread + self._noise(index, self.dim) * self._gather(self.diagonal_variance, index).sqrt()
+
+
+def factor_analysis(
+    dense: Tensor, rank: int, *, start: Tensor | None = None, floor: float = 0.0, tolerance: float | None = None
+) -> tuple[Tensor, Tensor]:
+    r"""Maximum-likelihood factor and diagonal variances of covariances, by Jöreskog's iteration.
+
+    Given :math:`v`, the factor is :math:`W = v^{1/2} U_r (\Theta_r - I)^{1/2}` from the ``r`` largest eigenvalues
+    :math:`\Theta_r` and eigenvectors :math:`U_r` of :math:`v^{-1/2} \Sigma v^{-1/2}`. Given the factor,
+    :math:`v = \mathrm{diag}(\Sigma - W W^\top)`. The variances of :math:`\Sigma` are kept. Convergence is linear.
+
+    Args:
+        dense: ``(..., K, D, D)``, in the precision to work in.
+        rank: Number of columns ``r``, between 1 and ``D``.
+        start: Diagonal variances ``(..., K, D)`` to start from; half of each variance where it is ``None``.
+        floor: Least diagonal variance. It is also at least a millionth of the variance of its dimension.
+        tolerance: Relative change of all diagonal variances that ends the rounds; all rounds are taken where it is
+            ``None``, and no value is then read.
+
+    Returns:
+        Factor ``(..., K, D, r)`` and diagonal variances ``(..., K, D)``.
+
+    Examples:
+        >>> factor, variance = factor_analysis(torch.ones(1, 3, 3).double() + torch.eye(3).double(), rank=1)
+        >>> factor.abs().round(decimals=3).flatten().tolist(), variance.round(decimals=3).flatten().tolist()
+        ([1.0, 1.0, 1.0], [1.0, 1.0, 1.0])
+    """
+    total = dense.diagonal(dim1=-2, dim2=-1)
+    least = (RELATIVE_FLOOR * total).clamp_min(floor)
+    variance = 0.5 * total if start is None else start
+    for _ in range(FACTOR_ROUNDS):
+        scale = variance.sqrt()
+        values, vectors = torch.linalg.eigh(dense / (scale.unsqueeze(-1) * scale.unsqueeze(-2)))
+        strength = (values[..., -rank:] - 1).clamp_min(0).sqrt()
+        factor = scale.unsqueeze(-1) * vectors[..., -rank:] * strength.unsqueeze(-2)
+        before, variance = variance, (total - factor.square().sum(dim=-1)).maximum(least)
+        if tolerance is not None and bool(((variance - before).abs() <= tolerance * before).all()):
+            break
+    return factor, variance
+
+
+def _required(rank: int | None) -> int:
+    if rank is None:
+        raise ConfigError("covariance_type 'low_rank' needs a rank, got None")
+    return rank
