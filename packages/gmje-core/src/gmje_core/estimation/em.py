@@ -11,28 +11,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gmje_core.densities.covariance import (
-    Covariance,
-    CovarianceType,
-    DiagonalCovariance,
-    FullCovariance,
-    LowRankCovariance,
-    SphericalCovariance,
-)
+from gmje_core.densities.covariance import Covariance, CovarianceType, covariance_class
 from gmje_core.densities.mixture import GaussianMixture
-from gmje_core.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError
+from gmje_core.errors import NonFiniteError, NotPositiveDefiniteError
 from gmje_core.estimation.moments import Moments, MomentSums, batch_moments, merge_moments, pooled_covariance
 from gmje_core.estimation.pairs import Pairs
-from gmje_core.linalg import safe_cholesky
 
 __all__ = ["CovarianceForm", "block_rows", "expectation", "maximization", "moments_of", "total_moments"]
 
 # A block has about so many elements, rows x (components + dimensions), within a range of rows that runs fast.
 _BLOCK_ELEMENTS, _FEWEST_ROWS, _MOST_ROWS = 2**20, 256, 8192
-# Most rounds of factor analysis in an M-step, and the relative change of the variances that ends them. With few
-# rounds, or with steps of EM instead of factor analysis, the fit creeps and stops nats below what it can reach.
-_FACTOR_ROUNDS, _FACTOR_TOLERANCE = 100, 1e-3
-
 #: Function from a block of rows ``(b, D)`` to their responsibilities ``(b, K)``.
 Responsibilities = Callable[[Tensor], Tensor]
 
@@ -56,13 +44,10 @@ class CovarianceForm:
     @property
     def diagonal(self) -> bool:
         """Whether the diagonals of the second moments are enough."""
-        return self.covariance_type in ("diag", "spherical")
+        return covariance_class(self.covariance_type).diagonal_moments
 
     def parameter_count(self, components: int, dim: int) -> int:
-        """Number of free parameters of a mixture, for information criteria.
-
-        A rotation of the factor of ``low_rank`` does not change the covariance, so it does not count; ``low_rank``
-        never has more free parameters than ``full``.
+        """Number of free parameters of a mixture, for information criteria: covariances, means and weights.
 
         Args:
             components: Number of components ``K``.
@@ -74,14 +59,7 @@ class CovarianceForm:
             >>> CovarianceForm("low_rank", True, 1, 0.0).parameter_count(2, 3)
             13
         """
-        full = dim * (dim + 1) // 2
-        rank = min(self.rank, dim)
-        each = {
-            "full": full,
-            "low_rank": min(full, dim * (rank + 1) - rank * (rank - 1) // 2),
-            "diag": dim,
-            "spherical": 1,
-        }[self.covariance_type]
+        each = covariance_class(self.covariance_type).parameter_count(dim, self.rank)
         return (1 if self.tied else components) * each + components * dim + components - 1
 
 
@@ -217,16 +195,12 @@ def maximization(moments: Moments, form: CovarianceForm, previous: Covariance | 
 
 def _covariance(second: Tensor, form: CovarianceForm, previous: Covariance | None) -> Covariance:
     """Covariance of a form with second moments ``(K or 1, D, D)``, or ``(K or 1, D)`` for diagonal forms."""
+    kind = covariance_class(form.covariance_type)
     if form.diagonal:
-        variance = second.clamp_min(0) + form.reg_covar
-        if form.covariance_type == "diag":
-            return DiagonalCovariance(variance)
-        return SphericalCovariance(variance.mean(dim=-1), second.shape[-1])
+        return kind.from_second_moments(second.clamp_min(0) + form.reg_covar)
     dense = second + form.reg_covar * torch.eye(second.shape[-1]).to(second)
     _require_variance(dense)
-    if form.covariance_type == "full":
-        return FullCovariance(safe_cholesky(dense), validate=False)
-    return _factor_analysis(dense, form, previous)
+    return kind.from_second_moments(dense, rank=form.rank, previous=previous, floor=form.reg_covar)
 
 
 def _require_variance(dense: Tensor) -> None:
@@ -237,23 +211,3 @@ def _require_variance(dense: Tensor) -> None:
         raise NotPositiveDefiniteError(
             f"component {component} has no variance in dimension {dimension}: raise reg_covar, or drop what is constant"
         )
-
-
-def _factor_analysis(dense: Tensor, form: CovarianceForm, previous: Covariance | None) -> LowRankCovariance:
-    """Maximum-likelihood factor analysis of covariances ``(K or 1, D, D)``, from the previous one if there is one."""
-    if form.rank > dense.shape[-1]:
-        raise ConfigError(f"rank must lie between 1 and D = {dense.shape[-1]}, got {form.rank!r}")
-    if not isinstance(previous, LowRankCovariance):
-        return LowRankCovariance.from_second_moments(dense, rank=form.rank)
-    total = dense.diagonal(dim1=-2, dim2=-1)
-    floor = (1e-6 * total).clamp_min(form.reg_covar)
-    variance = previous.diagonal_variance.to(dense)
-    for _ in range(_FACTOR_ROUNDS):
-        scale = variance.sqrt()
-        values, vectors = torch.linalg.eigh(dense / (scale.unsqueeze(-1) * scale.unsqueeze(-2)))
-        strength = (values[..., -form.rank :] - 1).clamp_min(0).sqrt()
-        factor = scale.unsqueeze(-1) * vectors[..., -form.rank :] * strength.unsqueeze(-2)
-        before, variance = variance, (total - factor.square().sum(dim=-1)).maximum(floor)
-        if bool(((variance - before).abs() <= _FACTOR_TOLERANCE * before).all()):
-            break
-    return LowRankCovariance(factor, variance)

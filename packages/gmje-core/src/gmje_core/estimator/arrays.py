@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gmje_core.densities.covariance import Covariance, DiagonalCovariance, SphericalCovariance, covariance_from_dense
+from gmje_core.densities.covariance import Covariance, DiagonalCovariance, SphericalCovariance, covariance_class
 from gmje_core.errors import ConfigError, ShapeError
 from gmje_core.estimation.em import CovarianceForm
 from gmje_core.linalg import require_finite, safe_cholesky
@@ -29,10 +29,7 @@ def covariances_array(covariance: Covariance, *, tied: bool) -> Tensor:
         >>> covariances_array(DiagonalCovariance(torch.tensor([[1.0, 2.0]])), tied=True)
         tensor([1., 2.])
     """
-    if isinstance(covariance, SphericalCovariance):
-        array = covariance.variance
-    else:
-        array = covariance.diagonal() if isinstance(covariance, DiagonalCovariance) else covariance.dense()
+    (array,) = covariance.parameters if covariance.axis_aligned else (covariance.dense(),)
     return array[0] if tied else array
 
 
@@ -75,7 +72,7 @@ def covariance_from_precisions(precisions: Tensor, form: CovarianceForm, dim: in
     if bool((precisions.diagonal(dim1=-2, dim2=-1) <= 0).any()):
         raise ConfigError("precisions_init must have positive diagonals")
     factor = safe_cholesky(precisions, name="precisions_init")
-    return covariance_from_dense(torch.cholesky_inverse(factor), form.covariance_type, rank=form.rank)
+    return covariance_class(form.covariance_type).from_second_moments(torch.cholesky_inverse(factor), rank=form.rank)
 
 
 def read_array(name: str, value: Any, shape: tuple[int, ...], device: torch.device) -> Tensor:
