@@ -73,7 +73,7 @@ def in_full_precision(method: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(method)
     def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
         with full_precision(self.device.type):
-            return method(self, *args, **kwargs)  # type: ignore[call-arg]
+            return method(self, *args, **kwargs)
 
     return cast("Callable[P, R]", wrapper)
 

@@ -15,8 +15,8 @@ from torch.func import functional_call
 from gmje_core.checks import check_choice, check_counts, check_positive, check_share
 from gmje_core.criteria.base import Criterion
 from gmje_core.criteria.channel import NoiseChannel
-from gmje_core.densities.covariance import CovarianceType
 from gmje_core.densities.conditional import ConditionalJointMixture
+from gmje_core.densities.covariance import CovarianceType
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import component_usage
 from gmje_core.errors import NotFittedError

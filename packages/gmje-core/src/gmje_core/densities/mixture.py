@@ -3,7 +3,6 @@ r"""Gaussian mixtures as a fast, batched distribution of PyTorch.
 Marginals and conditionals of a mixture are mixtures again, in closed form, so inference is a method call.
 """
 
-import math
 from collections.abc import Sequence
 from typing import ClassVar, Self
 
@@ -16,12 +15,14 @@ from gmje_core.densities.covariance import Covariance, CovarianceType
 from gmje_core.densities.parameters import (
     check_dimensions,
     check_parameter_shapes,
+    check_parameter_values,
     check_value_shape,
     covariance_beside_means,
     log_of_weights,
+    normalised_log_weights,
 )
 from gmje_core.errors import ConfigError
-from gmje_core.linalg import LOG_2PI, broadcast_shapes, full_precision, in_full_precision, promote, require_finite, slice_or_list
+from gmje_core.linalg import LOG_2PI, broadcast_shapes, in_full_precision, promote, require_finite, slice_or_list
 
 __all__ = ["GaussianMixture"]
 
@@ -73,16 +74,10 @@ class GaussianMixture(Distribution):
         log_weights, means = promote(log_weights, means, torch.empty(0, dtype=covariance.dtype))[:2]
         covariance = covariance.to(means.dtype)
         batch_shape = broadcast_shapes(log_weights.shape[:-1], means.shape[:-2], covariance.shape[:-1])
-        # A finite floor: log_softmax over -inf has NaN gradients. A quarter leaves room for sums.
-        floor = torch.finfo(means.dtype).min / 4
         validate = Distribution._validate_args if validate_args is None else validate_args
         if validate:
-            if (log_weights.detach() == -math.inf).all(dim=-1).any():
-                raise ConfigError("log_weights must leave at least one component, but all of a row are -inf")
-            require_finite("log_weights", log_weights.clamp_min(floor))
-            require_finite("means", means)
-        with full_precision(means.device.type):
-            log_weights = log_weights.clamp_min(floor).log_softmax(dim=-1).clamp_min(floor)
+            check_parameter_values(log_weights, means)
+        log_weights = normalised_log_weights(log_weights)
         self._log_weights = log_weights.expand(*batch_shape, -1)
         self._means = means.expand(*batch_shape, -1, -1)
         self._covariance = covariance

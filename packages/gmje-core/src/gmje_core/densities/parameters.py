@@ -8,15 +8,17 @@ from torch import Tensor
 
 from gmje_core.densities.covariance import Covariance, CovarianceType, covariance_from_dense
 from gmje_core.errors import ConfigError, ShapeError
-from gmje_core.linalg import broadcast_shapes, require_finite
+from gmje_core.linalg import broadcast_shapes, full_precision, require_finite
 
 __all__ = [
     "check_dimensions",
     "check_parameter_shapes",
+    "check_parameter_values",
     "check_same_rows",
     "check_value_shape",
     "covariance_beside_means",
     "log_of_weights",
+    "normalised_log_weights",
 ]
 
 
@@ -44,6 +46,27 @@ def log_of_weights(weights: Tensor, *, validate: bool = True) -> Tensor:
             raise ConfigError(f"weights must not be negative, but the least is {float(weights.detach().min())!r}")
     positive = weights.clamp_min(torch.finfo(weights.dtype).tiny).log()
     return torch.where(weights > 0, positive, torch.full_like(positive, -math.inf))
+
+
+def normalised_log_weights(log_weights: Tensor) -> Tensor:
+    """Log-weights that sum to one, with finite numbers in the place of ``-inf``.
+
+    The log-softmax of ``-inf`` has NaN gradients. A quarter of the least number takes its place, which leaves room for
+    sums of several.
+
+    Args:
+        log_weights: Log-weights or any logits, ``(..., K)``, of which one at least is not ``-inf``.
+
+    Returns:
+        ``(..., K)``.
+
+    Examples:
+        >>> normalised_log_weights(torch.tensor([0.0, -torch.inf])).exp()
+        tensor([1., 0.])
+    """
+    least = torch.finfo(log_weights.dtype).min / 4
+    with full_precision(log_weights.device.type):
+        return log_weights.clamp_min(least).log_softmax(dim=-1).clamp_min(least)
 
 
 def covariance_beside_means(
@@ -129,6 +152,23 @@ def check_dimensions(indices: Sequence[int], dim: int) -> list[int]:
     if len(set(chosen)) < len(chosen):
         raise ConfigError(f"indices must be distinct, got {chosen}")
     return chosen
+
+
+def check_parameter_values(log_weights: Tensor, means: Tensor) -> None:
+    """Check that log-weights leave a component and that means are finite; reads values from the device.
+
+    Args:
+        log_weights: Log-weights or any logits, ``(..., K)``; ``-inf`` removes a component.
+        means: ``(..., K, D)``.
+
+    Raises:
+        ConfigError: every component of a mixture is removed.
+        NonFiniteError: NaN or infinity in the means, or in the log-weights NaN or positive infinity.
+    """
+    if (log_weights.detach() == -math.inf).all(dim=-1).any():
+        raise ConfigError("log_weights must leave at least one component, but all of a row are -inf")
+    require_finite("log_weights", log_weights.clamp_min(torch.finfo(log_weights.dtype).min / 4))
+    require_finite("means", means)
 
 
 def check_value_shape(name: str, value: Tensor, size: int, batch_shape: torch.Size) -> None:
