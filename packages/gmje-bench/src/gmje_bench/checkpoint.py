@@ -95,8 +95,7 @@ class Checkpoint:
             raise RunFolderError(f"{self.path} is a checkpoint of other options, data or versions; remove it to start")
         try:
             state = _part(tensors, "module.")
-            expected = _state(module)
-            if mismatch := sorted(state.keys() ^ expected.keys()):
+            if mismatch := sorted(state.keys() ^ _state(module).keys()):
                 raise ValueError(f"it lacks or has too much: {', '.join(mismatch[:3])}")
             progress = Progress(
                 int(described["epoch"]),
@@ -104,9 +103,12 @@ class Checkpoint:
                 list(tensors["losses"]) if "losses" in tensors else [],
                 json.loads(described["history"]),
             )
+            unsaved = dict(module.named_buffers()).keys() - module.state_dict().keys()
             with torch.no_grad():
-                for key, value in expected.items():
-                    value.copy_(state[key])
+                for key, buffer in module.named_buffers():
+                    if key in unsaved:
+                        buffer.copy_(state[key])
+            module.load_state_dict({key: value for key, value in state.items() if key not in unsaved})
             _restore_optimizer(optimizer, _part(tensors, "optimizer."))
             if scaler is not None:
                 scaler.load_state_dict(json.loads(described["scaler"]))

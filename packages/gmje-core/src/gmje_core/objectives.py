@@ -10,19 +10,33 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gmje_core.densities.covariance import DiagonalCovariance
+from gmje_core.densities.covariance import DiagonalCovariance, FullCovariance, SphericalCovariance
 from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import BatchSizeError, ConfigError, ShapeError, unknown_name
-from gmje_core.linalg import full_precision, half_log_det, promote, require_finite, safe_cholesky
+from gmje_core.estimation.moments import batch_moments
+from gmje_core.linalg import (
+    cholesky_or_nan,
+    full_precision,
+    half_log_det,
+    promote,
+    require_finite,
+    safe_cholesky,
+    whiten,
+)
 
 __all__ = [
     "ComponentWeights",
     "Direction",
+    "bank_pmi",
     "conditional_nll",
+    "conditional_pmi",
+    "gaussian_information",
     "gaussian_mutual_information",
     "info_nce",
     "info_nce_mixture",
     "joint_nll",
+    "mixture_pmi",
     "nt_xent",
     "pmi",
 ]
@@ -127,9 +141,34 @@ def pmi(
         raise ConfigError(unknown_name("weights", weights, get_args(ComponentWeights)))
     if weights == "density":
         return density.pmi(z_context, z_target)
-    context, target, joint = density.view_log_probs(z_context, z_target)
-    within = joint - context - target + density.log_weights
+    return mixture_pmi(*density.view_log_probs(z_context, z_target), density.log_weights, weights)
+
+
+def mixture_pmi(
+    context: Tensor, target: Tensor, joint: Tensor, log_weights: Tensor, weights: ComponentWeights = "density"
+) -> Tensor:
+    """The equation of :func:`pmi` on the scores of a batch.
+
+    Args:
+        context: ``(B, K)`` log-probabilities of the contexts under each component, with the log-weight.
+        target: ``(B, K)`` of the targets.
+        joint: ``(B, K)`` of the pairs.
+        log_weights: ``(K,)``.
+        weights: ``density`` or ``batch``.
+
+    Returns:
+        ``(B,)``, nats.
+
+    Examples:
+        >>> scores = torch.tensor([[0.1, 0.4]]).log()         # two components without structure inside
+        >>> bool(mixture_pmi(scores, scores, scores * 2 - torch.log(torch.tensor(0.5)), torch.tensor([0.5, 0.5]).log())
+        ...      > 0)
+        True
+    """
+    within = joint - context - target + log_weights
     by_context, by_target = context.log_softmax(dim=-1), target.log_softmax(dim=-1)
+    if weights == "density":
+        return (by_context + by_target - log_weights + within).logsumexp(dim=-1)
     both = torch.cat([by_context.flatten(0, -2), by_target.flatten(0, -2)])
     log_usage = both.logsumexp(dim=0) - math.log(len(both))
     # A component that no one uses has usage 0 and numerator 0: a floor keeps their ratio and its gradient finite.
@@ -162,6 +201,153 @@ def gaussian_mutual_information(covariance: Tensor, context_dim: int) -> Tensor:
         factor = safe_cholesky(covariance)
         target = safe_cholesky(covariance[..., context_dim:, context_dim:])
     return half_log_det(target) - half_log_det(factor[..., context_dim:, context_dim:])
+
+
+def gaussian_information(
+    density: JointGaussianMixture, z_context: Tensor, z_target: Tensor, noise: Tensor, ridge: Tensor
+) -> Tensor:
+    r"""Mutual information of the views under a joint Gaussian that was known before the batch, behind a noise channel.
+
+    .. math::
+        \tfrac12 \big[H(C_{cc} + \nu_c) + H(C_{tt} + \nu_t)\big]
+        + \tfrac12 \big[\log q(z_t \mid z_c) + \log q(z_c \mid z_t)\big] - \epsilon, \qquad
+        H(C) = \tfrac12 \log |2 \pi e\, C|
+
+    with :math:`q` one Gaussian that has the noise in its covariance, :math:`C` the covariance of the batch and
+    :math:`\nu` the noise and the ridge. :math:`\epsilon` is what the noise, which is not drawn, would add to the mean
+    of the conditional NLLs; it is a constant. The Mahalanobis terms pull the pairs together because :math:`q` is
+    constant in them; the entropies keep every dimension in use.
+
+    Args:
+        density: One joint Gaussian with full covariance, detached.
+        z_context: ``(B, d_c)``, the whole batch.
+        z_target: ``(B, d_t)``.
+        noise: ``(D,)`` variances of the channel, which ``density`` has in it.
+        ridge: ``(D,)`` variances that are added to the covariances of the batch besides.
+
+    Returns:
+        Scalar, nats per pair; NaN where a covariance of the batch is singular even with noise and ridge.
+
+    Examples:
+        >>> covariance = torch.tensor([[1.0, 0.8], [0.8, 1.0]])
+        >>> density = JointGaussianMixture.from_moments(torch.ones(1), torch.zeros(1, 2), covariance[None], 1)
+        >>> z_context, z_target = (torch.linalg.cholesky(covariance) @ torch.randn(2, 50_000)).split(1)
+        >>> information = gaussian_information(density, z_context.T, z_target.T, torch.zeros(2), torch.zeros(2))
+        >>> bool((information - gaussian_mutual_information(covariance, 1)).abs() < 0.05)
+        True
+    """
+    added = (noise + ridge).to(z_context)
+    entropy = _gaussian_entropy(z_context, added[: density.context_dim])
+    entropy = 0.5 * (entropy + _gaussian_entropy(z_target, added[density.context_dim :]))
+    # A conditional distance is the joint one minus the marginal one.
+    noise = noise.to(density.means)
+    joint = _mean_distance_of_noise(density.joint, noise)
+    context = _mean_distance_of_noise(density.context, noise[: density.context_dim])
+    target = _mean_distance_of_noise(density.target, noise[density.context_dim :])
+    undrawn = 0.5 * (joint - 0.5 * (context + target))
+    return entropy - (conditional_nll(density, z_context, z_target, direction="both") + undrawn)
+
+
+def conditional_pmi(posterior: GaussianMixture, z_target: Tensor, noise: Tensor) -> Tensor:
+    r"""Dependence under a conditional density, with the batch's own conditionals as the marginal.
+
+    .. math:: \log q(z_t^i \mid z_c^i) - \log \frac1B \sum_j q(z_t^i \mid z_c^j)
+
+    It is at most ``log B``: a contrastive objective whose critic is a normalised conditional mixture.
+
+    Args:
+        posterior: Mixtures of the target given the batch's contexts, of batch shape ``(B,)``.
+        z_target: ``(B, d_t)``.
+        noise: Scalar, variance of the channel noise of a target dimension, which is added to the covariances.
+
+    Returns:
+        ``(B,)``, nats.
+
+    Examples:
+        >>> means = torch.tensor([[[0.0]], [[5.0]]])
+        >>> posterior = GaussianMixture.from_moments(torch.ones(2, 1), means, torch.ones(2, 1, 1, 1))
+        >>> conditional_pmi(posterior, means[:, 0], torch.tensor(0.0)) < math.log(2)
+        tensor([True, True])
+    """
+    smooth = posterior.covariance.add_diagonal(noise)
+    batch = GaussianMixture(
+        posterior.log_weights.flatten(),
+        posterior.means.flatten(0, 1),
+        smooth.map(lambda tensor: tensor.flatten(0, 1)),
+        validate_args=False,
+    )
+    count = len(posterior.means)
+    # (targets, contexts): the flat mixture divides every weight by the number of contexts.
+    scores = batch.component_log_prob(z_target).view(len(z_target), count, -1).logsumexp(dim=2)
+    return scores.diagonal() + math.log(count) - scores.logsumexp(dim=1)
+
+
+def bank_pmi(
+    query: Tensor,
+    key: Tensor,
+    bank: tuple[Tensor, Tensor] | None,
+    variance: Tensor,
+    *,
+    in_batch: bool = True,
+) -> Tensor:
+    r"""Dependence in the contrastive limit, with weighted particles as the marginal.
+
+    .. math::
+        \log N(x; z, \tau I) - \log \Big[ \tfrac{1}{n+1} N(x; z, \tau I)
+        + \tfrac{n}{n+1} \sum_m w_m N(x; z_m, \tau I) \Big]
+
+    The own key is one more particle among the ``n``. With uniform weights, unit norm and ``in_batch=False``, minus it
+    plus :math:`\log(n + 1)` is MoCo's loss with a queue of ``n`` (He et al., 2020).
+
+    Args:
+        query: ``(B, d)`` embeddings :math:`x`.
+        key: ``(B, d)`` the other views :math:`z`.
+        bank: ``(n, d)`` particles in the space of the keys and their ``(n,)`` log-weights; ``None`` for none.
+        variance: Scalar :math:`\tau`.
+        in_batch: Whether the other keys of the batch count among the particles, each as heavy as the average one.
+
+    Returns:
+        ``(B,)``, nats, at most ``log(n + 1)``.
+
+    Examples:
+        >>> z = torch.eye(4)
+        >>> torch.allclose(math.log(4) - bank_pmi(z, z, None, torch.tensor(0.1)).mean(), info_nce(z, z, 0.1))
+        True
+    """
+    # In units of the channel's noise: its square may be beyond float32, and is the same for every kernel.
+    scale = variance.sqrt().to(query)
+    query, key = query / scale, key / scale
+    kernel = SphericalCovariance(query.new_ones(1), query.shape[1], validate=False)
+    own = _kernel_mixture(query.new_zeros(1), query.new_zeros(1, query.shape[1]), kernel).log_prob(query - key)
+    total, parts = 1, [own]
+    if bank is not None:
+        particles, log_weights = bank
+        rivals = _kernel_mixture(log_weights, particles / scale, kernel).log_prob(query)
+        parts.append(rivals + math.log(len(particles)))
+        total += len(particles)
+    if in_batch:
+        others = _kernel_mixture(query.new_zeros(len(key)), key, kernel).component_log_prob(query) + math.log(len(key))
+        itself = torch.eye(len(key), dtype=torch.bool, device=key.device)
+        parts.append(others.masked_fill(itself, torch.finfo(others.dtype).min).logsumexp(dim=1))
+        total += len(key) - 1
+    return own - (torch.stack(parts).logsumexp(dim=0) - math.log(total))
+
+
+def _kernel_mixture(log_weights: Tensor, means: Tensor, kernel: SphericalCovariance) -> GaussianMixture:
+    return GaussianMixture(log_weights, means, kernel, validate_args=False)
+
+
+def _mean_distance_of_noise(mixture: GaussianMixture, variance: Tensor) -> Tensor:
+    """Expected squared Mahalanobis distance of noise with variances ``(D,)`` from the mean of the only component."""
+    assert isinstance(mixture.covariance, FullCovariance)
+    return whiten(torch.diag(variance.sqrt()), mixture.covariance.scale_tril[0]).square().sum()
+
+
+def _gaussian_entropy(z: Tensor, noise: Tensor) -> Tensor:
+    """Entropy in nats of the Gaussian with the moments of ``z`` (B, d) plus independent noise of variances (d,)."""
+    _, _, covariance = batch_moments(z)
+    factor = cholesky_or_nan(covariance + torch.diag(noise))
+    return half_log_det(factor) + 0.5 * z.shape[1] * math.log(2 * math.pi * math.e)
 
 
 def info_nce(z_context: Tensor, z_target: Tensor, temperature: float = 0.1) -> Tensor:

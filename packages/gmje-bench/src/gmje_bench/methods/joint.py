@@ -16,7 +16,7 @@ def gje(setting: Setting, options: dict[str, Any]) -> Objective:
 
 def gje_batch(setting: Setting, options: dict[str, Any]) -> Objective:
     """One joint Gaussian fitted on the batch that it scores."""
-    return _objective("gje", setting, {"covariance": "batch"} | options)
+    return _objective("gje", setting, {"moments": "batch"} | options)
 
 
 def gmje(setting: Setting, options: dict[str, Any]) -> Objective:

@@ -1,17 +1,20 @@
-"""The one face of every criterion: what it checks, how it sees the global batch, what it reports.
+"""What all criteria share: the order of a step, its checks, how it sees the global batch, and what it reports.
 
-A remedy subclasses :class:`Criterion` and says three things: the loss of a global batch, the density it has
-learned, and its own gauges.
+A remedy subclasses :class:`Criterion` and says two things: which density is its critic, and what the encoder's loss is
+under it.
 """
 
 import warnings
 from abc import ABC, abstractmethod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from gmje_core.densities.joint import JointDensity
-from gmje_core.diagnostics import HEALTHY, embedding_diagnostics, judge
+from gmje_core.counting import CountingModule
+from gmje_core.criteria.channel import NoiseChannel
+from gmje_core.densities.joint import JointDensity, JointGaussianMixture
+from gmje_core.densities.mixture import GaussianMixture
+from gmje_core.diagnostics import HEALTHY, component_usage, embedding_diagnostics, judge, trace_ratio
 from gmje_core.distributed import gather_pairs, world_size
 from gmje_core.errors import (
     BatchSizeError,
@@ -19,18 +22,22 @@ from gmje_core.errors import (
     ConfigError,
     NonFiniteError,
     NotFittedError,
+    NotPositiveDefiniteError,
     ShapeError,
 )
-from gmje_core.linalg import full_precision
+from gmje_core.estimation.trainable import TrainableDensity
+from gmje_core.linalg import LOG_2PI, full_precision
 
 __all__ = ["Criterion"]
 
 
-class Criterion(nn.Module, ABC):
-    """A loss on pairs of embeddings that owns a joint density of them.
+class Criterion(CountingModule, ABC):
+    """A loss on pairs of embeddings that owns a density of them, its critic.
 
-    Call it on the two views' embeddings; it returns the loss and, in training mode, updates its density *after*
-    scoring. Every rank passes its own pairs and gets the loss of the global batch.
+    Call it on the two views' embeddings. A step always has one order: the embeddings of all ranks are gathered, the
+    critic starts if it has not yet, the batch is scored by the mixture as it was before the batch, the loss is taken,
+    and only then, in training mode, the critic learns from the batch. Every rank passes its own pairs and gets the
+    loss of the global batch.
 
     Args:
         dim: Embedding size of both views, or the pair ``(d_c, d_t)``.
@@ -40,11 +47,15 @@ class Criterion(nn.Module, ABC):
         ConfigError: an argument out of range.
     """
 
-    #: Steps seen in training mode.
-    steps: Tensor
+    #: The density that the encoder is trained by.
+    critic: TrainableDensity
+    #: The noise between embeddings and critic, for criteria whose channel is a module.
+    channel: NoiseChannel | None
+    #: Whether the critic's covariance is fitted on the batch that it scores, which no remedy does.
+    self_scored = False
 
     def __init__(self, dim: int | tuple[int, int], *, check_every: int = 100) -> None:
-        super().__init__()
+        super().__init__(steps=0)
         dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim, dim)
         if len(dims) != 2 or any(not isinstance(d, int) or d < 1 for d in dims):
             raise ConfigError(f"dim must be a positive integer or a pair of them, got {dim!r}")
@@ -52,7 +63,7 @@ class Criterion(nn.Module, ABC):
             raise ConfigError(f"check_every must be 0 (never) or a number of steps, got {check_every!r}")
         self.context_dim, self.target_dim = dims
         self.check_every = check_every
-        self.register_buffer("steps", torch.zeros((), dtype=torch.long))
+        self.register_module("channel", None)
         self._last: tuple[Tensor, Tensor] | None = None
         self._gauges: dict[str, Tensor | float] = {}
         self._warned = False
@@ -61,6 +72,11 @@ class Criterion(nn.Module, ABC):
     def dim(self) -> int:
         """Size ``D = d_c + d_t`` of the joint embedding."""
         return self.context_dim + self.target_dim
+
+    @property
+    def steps(self) -> int:
+        """Batches seen in training mode."""
+        return self.counters["steps"]
 
     def forward(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         """Loss of the global batch.
@@ -81,27 +97,40 @@ class Criterion(nn.Module, ABC):
         with full_precision(z_context.device.type):
             dtype = torch.promote_types(torch.promote_types(z_context.dtype, z_target.dtype), torch.float32)
             z_context, z_target = gather_pairs(z_context.to(dtype), z_target.to(dtype))
-            self._check_values(z_context, z_target)
             self._last = (z_context.detach(), z_target.detach())
-            loss = self._loss(z_context, z_target)
-        if not torch.isfinite(loss):
-            raise NonFiniteError(
-                f"{type(self).__name__} gave the loss {loss.item()} at step {int(self.steps)} on finite "
-                "embeddings: their scale is beyond what the density can represent"
-            )
-        if self.training:
-            self.steps += 1
-            if self.check_every and int(self.steps) % self.check_every == 0:
-                self._warn_if_bad()
+            pairs = torch.cat(self._last, dim=1)
+            seen = self._seen_by_critic(pairs)
+            new = not self.critic.started
+            try:
+                if new:
+                    self._start(seen, pairs)
+                critic = self.critic(dtype) if self.critic.started else None
+                responsibilities = self._score(critic, seen)
+                loss = self._loss(critic, z_context, z_target)
+                rare = self.critic.rare_work(seen, responsibilities) if self.training else None
+                finite, rare_work = _read(torch.isfinite(loss.detach() + pairs.sum(dtype=torch.float64)), rare)
+            except (NonFiniteError, NotPositiveDefiniteError):
+                self._check_values(z_context, z_target)
+                raise
+            if not finite:
+                if new:
+                    self.critic.forget()
+                self._check_values(z_context, z_target)
+                raise NonFiniteError(
+                    f"{type(self).__name__} gave the loss {loss.item()} at step {self.steps} on finite embeddings: "
+                    "their scale has jumped, or is beyond what the density can represent"
+                )
+            if self.training:
+                self._update(seen, pairs, responsibilities, rare_work)
         return loss
 
-    @abstractmethod
     def density(self) -> JointDensity:
         """The learned joint density of context and target, detached from any graph.
 
         Raises:
             NotFittedError: no batch has been seen.
         """
+        return self._joint(self._known()).detach()
 
     def diagnostics(self) -> dict[str, float | str]:
         """Gauges of the last batch, the verdict's name and its advice.
@@ -114,18 +143,93 @@ class Criterion(nn.Module, ABC):
         """
         if self._last is None:
             raise NotFittedError("no batch has been seen: call the criterion on a batch of embeddings first")
-        gauges = {key: float(value) for key, value in self._gauges.items()}
+        on_device = {key: value for key, value in self._gauges.items() if isinstance(value, Tensor)}
+        gauges: dict[str, float | str] = {k: v for k, v in self._gauges.items() if not isinstance(v, Tensor)}
+        if on_device:
+            numbers = torch.stack([value.detach().double() for value in on_device.values()]).tolist()
+            gauges |= dict(zip(on_device, numbers, strict=True))
         values: dict[str, float | str] = {**embedding_diagnostics(*self._last), **gauges}
         verdict = judge(values)
         return values | {"verdict": verdict.name, "advice": verdict.advice}
 
     @abstractmethod
-    def _loss(self, z_context: Tensor, z_target: Tensor) -> Tensor:
-        """Loss of the global batch in full precision; updates the state in training mode, after scoring."""
+    def _encoder_loss(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor:
+        """The encoder's objective on the global batch in full precision, to be minimised.
 
-    def _gauge(self, **values: Tensor | float) -> None:
-        """Keep gauges of this step for :meth:`diagnostics`, unread: reading one would wait for the device."""
-        self._gauges.update(values)
+        Args:
+            critic: The mixture as it was before the batch; ``None`` where the critic knows nothing yet.
+            z_context: ``(B, d_c)``.
+            z_target: ``(B, d_t)``.
+        """
+
+    def _fit(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor | None:
+        """What trains the critic's parameters on detached embeddings, in nats per pair; ``None`` without parameters."""
+        if critic is None or not self.critic.has_gradient:
+            return None
+        return -critic.log_prob(torch.cat([z_context, z_target], dim=1)).mean()
+
+    def _seen_by_critic(self, pairs: Tensor) -> Tensor:
+        """What the critic is a density of, taken from the pairs ``(B, D)``: all of it, unless a criterion says less."""
+        return pairs
+
+    def _more_gauges(self, responsibilities: Tensor | None) -> dict[str, Tensor | float]:
+        """Gauges besides the trace ratio: how evenly the critic's components are used, by default."""
+        return {} if responsibilities is None else {"component_usage": component_usage(responsibilities)}
+
+    def _loss(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor:
+        loss = self._encoder_loss(critic, z_context, z_target)
+        fit = self._fit(critic, z_context.detach(), z_target.detach())
+        if fit is not None:
+            loss = loss + (fit - fit.detach())  # trains the critic; the value stays the encoder's objective
+        return loss
+
+    def _start(self, seen: Tensor, pairs: Tensor) -> None:
+        """Begin from the first batch."""
+        self.critic.start(seen)
+        if self.channel is not None:
+            self.channel.start(pairs)
+
+    @torch.no_grad()
+    def _score(self, critic: GaussianMixture | None, seen: Tensor) -> Tensor | None:
+        """Responsibilities ``(B, K)`` of the batch before the critic learns it, and the gauges of that score."""
+        if critic is None:
+            self._gauges = {"trace_ratio": 1.0, "self_scored": 0.0, **self._more_gauges(None)}
+            return None
+        responsibilities = self._gauge(critic.detach(), critic.detach().component_log_prob(seen))
+        self._gauges |= self._more_gauges(responsibilities)
+        return responsibilities
+
+    def _gauge(self, mixture: GaussianMixture, log_joint: Tensor) -> Tensor:
+        """Responsibilities ``(B, K)`` under the mixture that scored the batch; keeps the gauges of any mixture."""
+        responsibilities = log_joint.softmax(dim=1)
+        # The squared Mahalanobis distances, taken back from the log-densities that hold them.
+        constant = mixture.log_weights - mixture.covariance.half_log_det() - 0.5 * mixture.dim * LOG_2PI
+        distances = (responsibilities * (constant - log_joint)).sum(dim=1) * 2
+        self._gauges = {
+            "trace_ratio": trace_ratio(distances, mixture.dim),
+            "self_scored": float(self.self_scored),
+        }
+        return responsibilities
+
+    def _update(self, seen: Tensor, pairs: Tensor, responsibilities: Tensor | None, rare: bool) -> None:
+        if self.channel is not None:
+            self.channel.update(pairs, self.critic.next_step)
+        self.critic.update(seen, responsibilities, rare=rare)
+        self.counters["steps"] += 1
+        if self.check_every and self.steps % self.check_every == 0:
+            self._warn_if_bad()
+
+    def _joint(self, mixture: GaussianMixture | None) -> JointGaussianMixture:
+        """A mixture over ``[z_c ; z_t]`` as a joint density."""
+        assert mixture is not None
+        return JointGaussianMixture.from_mixture(mixture, self.context_dim)
+
+    def _known(self) -> GaussianMixture:
+        """The critic's mixture in the precision of the last batch."""
+        if not self.critic.started:
+            raise NotFittedError(f"{type(self).__name__} knows nothing yet: call it on a batch of embeddings first")
+        mixture: GaussianMixture = self.critic(self._dtype)
+        return mixture
 
     @property
     def _dtype(self) -> torch.dtype:
@@ -139,9 +243,9 @@ class Criterion(nn.Module, ABC):
         if report["verdict"] != HEALTHY.name:
             self._warned = True
             warnings.warn(
-                f"{type(self).__name__} at step {int(self.steps)}: {report['verdict']}. {report['advice']}",
+                f"{type(self).__name__} at step {self.steps}: {report['verdict']}. {report['advice']}",
                 CollapseWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _check_shapes(self, z_context: Tensor, z_target: Tensor) -> None:
@@ -164,11 +268,20 @@ class Criterion(nn.Module, ABC):
             )
 
     def _check_values(self, z_context: Tensor, z_target: Tensor) -> None:
+        """Name the first row that is not finite; called only once something was found to be wrong."""
         for name, z in (("z_context", z_context), ("z_target", z_target)):
             finite = torch.isfinite(z).all(dim=1)
             if not finite.all():
                 row = int((~finite).nonzero()[0])
                 raise NonFiniteError(
-                    f"{name} holds NaN or infinity at step {int(self.steps)}, first in row {row} of the global "
+                    f"{name} holds NaN or infinity at step {self.steps}, first in row {row} of the global "
                     f"batch of {z.shape[0]}: the encoder has diverged (lower the learning rate)"
                 )
+
+
+def _read(finite: Tensor, rare: Tensor | None) -> tuple[bool, bool]:
+    """Read the flags of a step from the device at once: the only wait of a step."""
+    if rare is None:
+        return bool(finite), False
+    code = int(finite.to(torch.uint8) + 2 * rare.to(torch.uint8))
+    return bool(code & 1), bool(code & 2)

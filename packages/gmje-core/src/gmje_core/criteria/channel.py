@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.estimation.moments import MIN_VARIANCE
 
 __all__ = ["NoiseChannel"]
@@ -29,24 +30,48 @@ class NoiseChannel(nn.Module):
         self.register_buffer("energy", torch.zeros(2, dtype=torch.float64))
 
     @torch.no_grad()
-    def observe(self, z: Tensor, step: float) -> None:
-        """Follow the energy of a batch ``(B, d_c + d_t)``; the first one sets it."""
-        squares = z.double().square().mean(dim=0).split(self.dims)
-        energy = torch.stack([view.sum() for view in squares]).clamp_min(MIN_VARIANCE)
-        self.energy.lerp_(energy, step if bool(self.energy.any()) else 1.0)
+    def start(self, z: Tensor) -> None:
+        """Take the energy of a first batch ``(B, d_c + d_t)``."""
+        self.energy.copy_(self._energy_of(z))
+
+    @torch.no_grad()
+    def update(self, z: Tensor, step: float) -> None:
+        """Follow the energy of a batch ``(B, d_c + d_t)``."""
+        self.energy.lerp_(self._energy_of(z), step)
 
     def variances(self) -> tuple[Tensor, Tensor]:
         """Noise variance of a context and of a target dimension, scalars in float64."""
         context, target = self.temperature * self.energy
         return context, target
 
-    def smooth(self, density: JointGaussianMixture) -> JointGaussianMixture:
-        """The density of embeddings sent through the channel."""
-        context, target = self.variances()
-        variance = torch.cat([context.expand(self.dims[0]), target.expand(self.dims[1])]).to(density.means)
-        return JointGaussianMixture(
-            density.log_weights,
-            density.means,
-            density.covariance.add_diagonal(variance),
-            context_dim=density.context_dim,
-        )
+    def view_log_probs(
+        self, density: JointGaussianMixture, z_context: Tensor, z_target: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        r"""Component log-probabilities of context, target and pair, each with :math:`\log w_k`, behind the channel.
+
+        Args:
+            density: Of the embeddings without noise.
+            z_context: ``(B, d_c)``.
+            z_target: ``(B, d_t)``.
+
+        Returns:
+            Three tensors ``(B, K)``, nats; see :meth:`JointGaussianMixture.view_log_probs`.
+        """
+        noise_context, noise_target = (variance.to(density.means) for variance in self.variances())
+        context = _noisy(density.context, noise_context).component_log_prob(z_context)
+        target = _noisy(density.target, noise_target).component_log_prob(z_target)
+        if density.covariance.axis_aligned:
+            return context, target, context + target - density.log_weights
+        noise = torch.cat([noise_context.expand(self.dims[0]), noise_target.expand(self.dims[1])])
+        pair = torch.cat([z_context, z_target], dim=1)
+        return context, target, _noisy(density.joint, noise).component_log_prob(pair)
+
+    def _energy_of(self, z: Tensor) -> Tensor:
+        squares = z.double().square().mean(dim=0).split(self.dims)
+        return torch.stack([view.sum() for view in squares]).clamp_min(MIN_VARIANCE)
+
+
+def _noisy(mixture: GaussianMixture, variance: Tensor) -> GaussianMixture:
+    """The mixture of what is sent through noise of the given variance, a scalar or one for each dimension."""
+    covariance = mixture.covariance.add_diagonal(variance)
+    return GaussianMixture(mixture.log_weights, mixture.means, covariance, validate_args=False)

@@ -6,27 +6,36 @@ information of the pair under it. Neither ever fits what it scores.
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from gmje_core.checks import check_at_least, check_choice, check_counts, check_positive, check_share
 from gmje_core.criteria.base import Criterion
 from gmje_core.criteria.channel import NoiseChannel
 from gmje_core.densities.covariance import CovarianceType
-from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import component_usage
-from gmje_core.errors import ConfigError, NotFittedError
+from gmje_core.errors import ConfigError
 from gmje_core.estimation.learned import LearnedMixture
 from gmje_core.estimation.online import OnlineMixture
-from gmje_core.estimation.seeding import reseed_dead, start_on, step_generator
-from gmje_core.objectives import joint_nll, pmi
+from gmje_core.objectives import mixture_pmi
 
-__all__ = ["GMJE", "Update"]
+__all__ = ["GMJE", "PrototypeCriterion", "Update"]
 
 Update = Literal["em", "gradient"]
 
 
-class GMJE(Criterion):
+class PrototypeCriterion(Criterion):
+    """A criterion whose critic is a mixture on the joint: the encoder maximises the pmi of the pairs under it."""
+
+    channel: NoiseChannel
+
+    def _encoder_loss(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor:
+        density = self._joint(critic).detach()
+        scores = self.channel.view_log_probs(density, z_context, z_target)
+        return -mixture_pmi(*scores, density.log_weights, weights="batch").mean()
+
+
+class GMJE(PrototypeCriterion):
     r"""Gaussian Mixture Joint Embeddings with prototypes (arXiv 2603.26799).
 
     The encoder's loss is minus the mean pointwise mutual information of the pairs,
@@ -78,8 +87,6 @@ class GMJE(Criterion):
         tensor([[1., 0.]])
     """
 
-    reseed_count: Tensor
-
     def __init__(
         self,
         dim: int | tuple[int, int],
@@ -112,10 +119,10 @@ class GMJE(Criterion):
         if covariance_prior is None:
             covariance_prior = float(self.dim) if covariance_type == "full" else 2.0
         check_at_least(0, covariance_prior=covariance_prior)
-        self.components, self.step, self.seed = components, step, seed
-        self.mixture: OnlineMixture | LearnedMixture
+        self.components = components
+        self.critic: OnlineMixture | LearnedMixture
         if update == "em":
-            self.mixture = OnlineMixture(
+            self.critic = OnlineMixture(
                 components,
                 self.dim,
                 covariance_type=covariance_type,
@@ -123,67 +130,22 @@ class GMJE(Criterion):
                 weight_prior=weight_prior,
                 covariance_prior=covariance_prior,
                 variance_floor=variance_floor,
+                step=step,
+                seed=seed,
             )
         else:
-            self.mixture = LearnedMixture(
+            self.critic = LearnedMixture(
                 components,
                 self.dim,
                 covariance_type=covariance_type,
                 tied=tied,
                 rank=rank,
                 variance_floor=variance_floor,
+                step=step,
+                seed=seed,
             )
         self.channel = NoiseChannel(self.context_dim, self.target_dim, temperature)
-        self.register_buffer("reseed_count", torch.zeros((), dtype=torch.long))
 
-    def density(self) -> JointGaussianMixture:
-        """The mixture fitted to the embeddings so far, detached."""
-        return self._mixture(self._dtype).detach()
-
-    def _loss(self, z_context: Tensor, z_target: Tensor) -> Tensor:
-        z = torch.cat([z_context, z_target], dim=1).detach()
-        if not self.mixture.mass.any():
-            start_on(self.mixture, z, self._generator())
-            self.channel.observe(z, 1.0)
-        scored = self._mixture(z.dtype)
-        with torch.no_grad():
-            log_joint = scored.joint.component_log_prob(z)
-            responsibilities = log_joint.softmax(dim=1)
-            self._gauge_density(scored, z, responsibilities)
-        loss = -pmi(self.channel.smooth(scored.detach()), z_context, z_target, weights="batch").mean()
-        if isinstance(self.mixture, LearnedMixture) and torch.is_grad_enabled():
-            fit = joint_nll(scored, *z.split([self.context_dim, self.target_dim], dim=1))
-            loss = loss + (fit - fit.detach())  # trains the density; the value stays the encoder's objective
-        if self.training:
-            self._update(z, responsibilities)
-        return loss
-
-    def _mixture(self, dtype: torch.dtype) -> JointGaussianMixture:
-        if not self.mixture.mass.any():
-            raise NotFittedError("GMJE has no components yet: call it on a batch of embeddings first")
-        return JointGaussianMixture(
-            self.mixture.log_weights().to(dtype),
-            self.mixture.means.to(dtype),
-            self.mixture.covariance().to(dtype),
-            context_dim=self.context_dim,
-        )
-
-    def _update(self, z: Tensor, responsibilities: Tensor) -> None:
-        t = int(self.steps)
-        step = (t + 2) ** -0.6 if self.step is None else self.step
-        self.mixture.observe(z, responsibilities, step)
-        self.channel.observe(z, step)
-        self.reseed_count += reseed_dead(self.mixture, z, self._generator())
-
-    def _generator(self) -> torch.Generator:
-        return step_generator(self.seed, int(self.steps))
-
-    def _gauge_density(self, scored: JointGaussianMixture, z: Tensor, responsibilities: Tensor) -> None:
-        distances = scored.joint.covariance.squared_mahalanobis(z, scored.joint.means)
-        mass = self.mixture.mass
-        self._gauge(
-            trace_ratio=(responsibilities * distances).sum(dim=1).mean() / self.dim,
-            self_scored=0.0,
-            component_usage=component_usage(mass / mass.sum()),
-            reseeded=self.reseed_count,
-        )
+    def _more_gauges(self, responsibilities: Tensor | None) -> dict[str, Tensor | float]:
+        mass = self.critic.mass
+        return {"component_usage": component_usage(mass / mass.sum()), "reseeded": self.critic.reseeded.clone()}

@@ -4,25 +4,22 @@ Every unit of the gas is a component. Units are inserted where the error is larg
 small, so that the mixture grows to what the embeddings need and follows them when they move.
 """
 
-import torch
 from torch import Tensor
 
 from gmje_core.checks import check_at_least, check_choice, check_counts, check_positive, check_share
-from gmje_core.criteria.base import Criterion
 from gmje_core.criteria.channel import NoiseChannel
-from gmje_core.densities.covariance import Covariance
-from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.criteria.gmje import PrototypeCriterion
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import component_usage
-from gmje_core.errors import ConfigError, NotFittedError
+from gmje_core.errors import ConfigError
 from gmje_core.estimation.gas import NeuralGas
-from gmje_core.estimation.moments import MIN_VARIANCE
+from gmje_core.estimation.growing import GrowingMixture
 from gmje_core.estimation.online import MomentType, OnlineMixture
-from gmje_core.objectives import pmi
 
 __all__ = ["GMJEGNG"]
 
 
-class GMJEGNG(Criterion):
+class GMJEGNG(PrototypeCriterion):
     r"""Gaussian Mixture Joint Embeddings with Growing Neural Gas (arXiv 2603.26799).
 
     A Growing Neural Gas with utility (GNG-U; Fritzke, 1995 and 1997) lives on the joint embeddings: a sample's
@@ -107,8 +104,8 @@ class GMJEGNG(Criterion):
         if covariance_prior is None:
             covariance_prior = float(self.dim) if covariance_type == "full" else 2.0
         check_at_least(0, covariance_prior=covariance_prior)
-        self.capacity, self.step = capacity, step
-        self.gas = NeuralGas(
+        self.capacity = capacity
+        gas = NeuralGas(
             capacity,
             self.dim,
             winner_rate=winner_rate,
@@ -119,7 +116,7 @@ class GMJEGNG(Criterion):
             error_decay=error_decay,
             utility_factor=utility_factor,
         )
-        self.mixture = OnlineMixture(
+        moments = OnlineMixture(
             capacity,
             self.dim,
             covariance_type=covariance_type,
@@ -127,78 +124,33 @@ class GMJEGNG(Criterion):
             weight_prior=weight_prior,
             covariance_prior=covariance_prior,
             variance_floor=variance_floor,
+            step=step,
         )
+        self.critic: GrowingMixture = GrowingMixture(gas, moments)
         self.channel = NoiseChannel(self.context_dim, self.target_dim, temperature)
 
     @property
     def components(self) -> int:
         """Number of components alive."""
-        return int(self.gas.alive.sum())
+        return int(self.critic.gas.alive.sum())
 
     @property
     def clusters(self) -> int:
         """Number of connected components of the graph: clusters that no edge joins."""
-        return int(self.gas.clusters().max()) + 1
+        return int(self.critic.gas.clusters().max()) + 1
 
     def graph(self) -> tuple[Tensor, Tensor]:
         """The units alive, ``(n, D)`` in float64, and the edges between them, ``(E, 2)`` indices into the units."""
-        order = self.gas.alive.cumsum(dim=0) - 1
-        return self.gas.units[self.gas.alive].clone(), order[self.gas.edges]
+        gas = self.critic.gas
+        order = gas.alive.cumsum(dim=0) - 1
+        return gas.units[gas.alive].clone(), order[gas.edges]
 
-    def density(self) -> JointGaussianMixture:
-        """The mixture of the units alive, detached."""
-        alive = self.gas.alive
-        if not bool(alive.any()):
-            raise NotFittedError("GMJEGNG has no units yet: call it on a batch of embeddings first")
-        covariance: Covariance = self.mixture.covariance().map(lambda tensor: tensor[alive])
-        return JointGaussianMixture(
-            self.mixture.log_weights()[alive].to(self._dtype),
-            self.mixture.means[alive].to(self._dtype),
-            covariance.to(self._dtype),
-            context_dim=self.context_dim,
-        )
+    def _known(self) -> GaussianMixture:
+        super()._known()
+        return self.critic.living(self._dtype)
 
-    def _loss(self, z_context: Tensor, z_target: Tensor) -> Tensor:
-        z = torch.cat([z_context, z_target], dim=1).detach()
-        if not bool(self.gas.alive.any()):
-            self._start(z)
-        scored = self.density()
-        with torch.no_grad():
-            responsibilities = scored.joint.responsibilities(z)
-            self._gauge_density(scored, z, responsibilities)
-        loss = -pmi(self.channel.smooth(scored), z_context, z_target, weights="batch").mean()
-        if self.training:
-            self._update(z, responsibilities)
-        return loss
-
-    @torch.no_grad()
-    def _start(self, z: Tensor) -> None:
-        """Two units: the first sample and the one farthest from it."""
-        farthest = int((z - z[0]).square().sum(dim=1).argmax())
-        self.gas.start(z[0], z[farthest])
-        variance = z.double().var(dim=0, unbiased=False).clamp_min(MIN_VARIANCE)
-        self.mixture.start(z[[0, farthest]], float(variance.mean()), (z.double().mean(dim=0), variance), len(z))
-        self.channel.observe(z, 1.0)
-
-    @torch.no_grad()
-    def _update(self, z: Tensor, responsibilities: Tensor) -> None:
-        spread = responsibilities.new_zeros(len(z), self.capacity)
-        spread[:, self.gas.alive] = responsibilities
-        self.mixture.observe(z, spread, self.step)
-        self.channel.observe(z, self.step)
-        wins = self.gas.observe(z)
+    def _more_gauges(self, responsibilities: Tensor | None) -> dict[str, Tensor | float]:
         # Of the units, which share out the samples; the weights that EM gives components inside a cluster need not.
-        self._gauge(component_usage=component_usage(wins[self.gas.alive] / len(z)))
-        removed = self.gas.remove_useless()
-        if len(removed):
-            self.mixture.remove(removed)
-        for new, worst, beside in self.gas.insert():
-            self.mixture.insert(new, worst, beside, self.gas.units[new])
-
-    def _gauge_density(self, scored: JointGaussianMixture, z: Tensor, responsibilities: Tensor) -> None:
-        distances = scored.joint.covariance.squared_mahalanobis(z, scored.joint.means)
-        self._gauge(
-            trace_ratio=(responsibilities * distances).sum(dim=1).mean() / self.dim,
-            self_scored=0.0,
-            components=float(scored.components),
-        )
+        wins, alive = self.critic.wins, self.critic.gas.alive.sum()
+        usage = component_usage(wins / wins.sum().clamp_min(1)) * self.capacity / alive
+        return {"component_usage": usage, "components": alive}

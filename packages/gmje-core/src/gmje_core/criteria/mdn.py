@@ -5,7 +5,6 @@ embeddings it is a conditional density estimator.
 """
 
 import copy
-import math
 from typing import Literal
 
 import torch
@@ -19,10 +18,9 @@ from gmje_core.densities.conditional import ConditionalJointMixture
 from gmje_core.densities.covariance import CovarianceType
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import component_usage
-from gmje_core.errors import NotFittedError
 from gmje_core.estimation.network import MixtureDensityNetwork
 from gmje_core.estimation.online import OnlineMixture
-from gmje_core.estimation.seeding import reseed_dead, start_on, step_generator
+from gmje_core.objectives import conditional_pmi
 
 __all__ = ["GMJEMDN", "ConditionalObjective"]
 
@@ -100,7 +98,7 @@ class GMJEMDN(Criterion):
         check_counts(context_components=context_components)
         check_positive(temperature=temperature, variance_floor=variance_floor)
         check_share(step=step, least=False)
-        self.components, self.objective, self.step, self.seed = components, objective, step, seed
+        self.components, self.objective = components, objective
         self.network = MixtureDensityNetwork(
             self.context_dim,
             self.target_dim,
@@ -112,7 +110,7 @@ class GMJEMDN(Criterion):
             variance_floor=variance_floor,
             seed=seed,
         )
-        self.marginal = OnlineMixture(
+        self.critic = OnlineMixture(
             context_components,
             self.context_dim,
             covariance_type="diag",
@@ -120,6 +118,8 @@ class GMJEMDN(Criterion):
             weight_prior=1.0,
             covariance_prior=2.0,
             variance_floor=variance_floor,
+            step=step,
+            seed=seed,
         )
         self.channel = NoiseChannel(self.context_dim, self.target_dim, temperature)
 
@@ -130,78 +130,43 @@ class GMJEMDN(Criterion):
             NotFittedError: no batch has been seen.
             ShapeError, NonFiniteError: contexts that do not fit.
         """
-        self._require_fitted()
+        self._known()
         mixture: GaussianMixture = self.network(z_context)
         return mixture
 
     def density(self) -> ConditionalJointMixture:
         """The joint density of the network and the running marginal of the context, a copy without gradient."""
-        self._require_fitted()
-        return ConditionalJointMixture(
-            self._context_marginal().detach(), copy.deepcopy(self.network).requires_grad_(False)
-        )
+        context = self._known().detach()
+        return ConditionalJointMixture(context, copy.deepcopy(self.network).requires_grad_(False))
 
-    def _require_fitted(self) -> None:
-        if not self.marginal.mass.any():
-            raise NotFittedError("GMJEMDN has seen nothing yet: call it on a batch of embeddings first")
+    def _seen_by_critic(self, pairs: Tensor) -> Tensor:
+        return pairs[:, : self.context_dim]
 
-    def _context_marginal(self) -> GaussianMixture:
-        return GaussianMixture(
-            self.marginal.log_weights().to(self._dtype),
-            self.marginal.means.to(self._dtype),
-            self.marginal.covariance().to(self._dtype),
-        )
+    def _start(self, seen: Tensor, pairs: Tensor) -> None:
+        super()._start(seen, pairs)
+        self.network.start(*pairs.split([self.context_dim, self.target_dim], dim=1))
 
-    def _loss(self, z_context: Tensor, z_target: Tensor) -> Tensor:
-        z = torch.cat([z_context, z_target], dim=1).detach()
-        context, target = z.split([self.context_dim, self.target_dim], dim=1)
-        if not self.marginal.mass.any():
-            start_on(self.marginal, context, step_generator(self.seed, int(self.steps)))
-            self.network.start(context, target)
-            self.channel.observe(z, 1.0)
-        learns = torch.is_grad_enabled()
-        posterior: GaussianMixture = self.network(z_context if self.objective == "nll" else context)
-        nll = -posterior.log_prob(target).mean()
-        self._gauge_density(posterior.detach(), target)
+    def _encoder_loss(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor:
         if self.objective == "nll":
-            loss = nll
-        else:
-            loss = -self._contrast(z_context, z_target)
-            if learns:
-                loss = loss + (nll - nll.detach())  # trains the density; the value stays the encoder's objective
-        if self.training:
-            self._update(z, context)
-        return loss
-
-    def _contrast(self, z_context: Tensor, z_target: Tensor) -> Tensor:
-        """Mean pmi of the pairs under the network as it is, the batch's contexts as the marginal."""
+            return self._negative_log_likelihood(z_context, z_target.detach())
         frozen = {key: value.detach() for key, value in self.network.named_parameters()}
-        posterior: GaussianMixture = functional_call(self.network, frozen, (z_context,))
-        noise = self.channel.variances()[1].to(posterior.dtype).expand(self.target_dim)
-        smooth = posterior.covariance.add_diagonal(noise)
-        batch = GaussianMixture(
-            posterior.log_weights.flatten(), posterior.means.flatten(0, 1), smooth.map(lambda t: t.flatten(0, 1))
-        )
-        count = len(z_context)
-        # (targets, contexts): the flat mixture divides every weight by the number of contexts.
-        scores = batch.component_log_prob(z_target).view(len(z_target), count, -1).logsumexp(dim=2)
-        return (scores.diagonal() + math.log(count) - scores.logsumexp(dim=1)).mean()
+        posterior: GaussianMixture = functional_call(self.network, frozen, (z_context,), {"validate_args": False})
+        noise = self.channel.variances()[1].to(posterior.dtype)
+        return -conditional_pmi(posterior, z_target, noise).mean()
 
-    @torch.no_grad()
-    def _update(self, z: Tensor, context: Tensor) -> None:
-        responsibilities = self._context_marginal().responsibilities(context)
-        self.marginal.observe(context, responsibilities, self.step)
-        self.channel.observe(z, self.step)
-        reseed_dead(self.marginal, context, step_generator(self.seed, int(self.steps)))
+    def _fit(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor | None:
+        # The likelihood is the loss itself where the encoder is trained by it too.
+        return None if self.objective == "nll" else self._negative_log_likelihood(z_context, z_target)
 
-    @torch.no_grad()
-    def _gauge_density(self, posterior: GaussianMixture, target: Tensor) -> None:
-        responsibilities = posterior.responsibilities(target)
-        distances = posterior.covariance.squared_mahalanobis(target, posterior.means)
-        self._gauge(
-            trace_ratio=(responsibilities * distances).sum(dim=1).mean() / self.target_dim,
-            self_scored=0.0,
-            component_usage=component_usage(responsibilities),
-            weight_entropy=posterior.weight_entropy.mean(),
-            conditional_nll=-posterior.log_prob(target).mean(),
-        )
+    def _negative_log_likelihood(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        posterior: GaussianMixture = self.network(z_context, validate_args=False)
+        log_joint = posterior.component_log_prob(z_target)
+        nll = -log_joint.logsumexp(dim=1).mean()
+        with torch.no_grad():
+            responsibilities = self._gauge(posterior.detach(), log_joint.detach())
+            self._gauges |= {
+                "component_usage": component_usage(responsibilities),
+                "weight_entropy": posterior.weight_entropy.mean(),
+                "conditional_nll": nll,
+            }
+        return nll

@@ -1,19 +1,39 @@
 r"""Growing Neural Gas with utility, in batches: a graph of units of fixed capacity with a mask of those alive.
 
 Fritzke (1995, 1997). One distance matrix a batch, scattered sums as matrix products: the same on every device and
-rank.
+rank. Nothing is read from the device while it adapts: what may or may not happen is a mask.
 """
 
-import torch
-from torch import Tensor, nn
+from typing import NamedTuple
 
-__all__ = ["NeuralGas"]
+import torch
+from torch import Tensor
+
+from gmje_core.counting import CountingModule
+
+__all__ = ["Insertion", "NeuralGas"]
 
 # Age of an edge that is not there: finite, so that every state can be saved.
 _NO_EDGE = -1.0
 
 
-class NeuralGas(nn.Module):
+class Insertion(NamedTuple):
+    """A unit put between two others, each a tensor ``(1,)``.
+
+    Attributes:
+        new: Index of the unit.
+        worst: Of the unit of largest error.
+        beside: Of its neighbour of largest error.
+        happens: Whether it was inserted at all: not without room, a neighbour, and an error.
+    """
+
+    new: Tensor
+    worst: Tensor
+    beside: Tensor
+    happens: Tensor
+
+
+class NeuralGas(CountingModule):
     r"""Units, edges with ages, errors and utilities.
 
     A sample's nearest unit wins it and moves by ``winner_rate``, its neighbours by ``neighbor_rate``; of ``n``
@@ -37,7 +57,6 @@ class NeuralGas(nn.Module):
     errors: Tensor
     utilities: Tensor
     ages: Tensor
-    pending: Tensor
 
     def __init__(
         self,
@@ -52,7 +71,8 @@ class NeuralGas(nn.Module):
         error_decay: float = 0.0005,
         utility_factor: float = 15.0,
     ) -> None:
-        super().__init__()
+        # Samples seen since the last insertion, and how many units may ever have been alive at one time.
+        super().__init__(pending=0, used=0)
         self.capacity, self.winner_rate, self.neighbor_rate = capacity, winner_rate, neighbor_rate
         self.insert_every, self.max_age, self.split_factor = insert_every, max_age, split_factor
         self.error_decay, self.utility_factor = error_decay, utility_factor
@@ -62,8 +82,6 @@ class NeuralGas(nn.Module):
         self.register_buffer("utilities", torch.zeros(capacity, dtype=torch.float64))
         #: Symmetric ages of the edges; below zero where there is none.
         self.register_buffer("ages", torch.full((capacity, capacity), _NO_EDGE, dtype=torch.float64))
-        #: Samples seen since the last insertion.
-        self.register_buffer("pending", torch.zeros((), dtype=torch.long))
 
     @property
     def adjacency(self) -> Tensor:
@@ -91,11 +109,16 @@ class NeuralGas(nn.Module):
         return compacted
 
     @torch.no_grad()
-    def start(self, first: Tensor, second: Tensor) -> None:
-        """Two units, joined by an edge."""
-        self.units[0], self.units[1] = first.to(self.units), second.to(self.units)
-        self.alive[:2] = True
-        self.ages[0, 1] = self.ages[1, 0] = 0.0
+    def start(self, z: Tensor) -> None:
+        """Begin from two samples of a batch ``(B, D)``, the first and the one farthest from it, joined by an edge."""
+        farthest = (z - z[0]).square().sum(dim=1).argmax(dim=0, keepdim=True)
+        self.units.zero_()[:2] = torch.cat([z[:1], z[farthest]]).to(self.units)
+        self.alive.zero_()[:2] = True
+        self.errors.zero_()
+        self.utilities.zero_()
+        self.ages.fill_(_NO_EDGE)[0, 1] = 0.0
+        self.ages[1, 0] = 0.0
+        self.counters.update(pending=0, used=2)
 
     @torch.no_grad()
     def observe(self, z: Tensor) -> Tensor:
@@ -107,7 +130,7 @@ class NeuralGas(nn.Module):
         z = z.to(self.units)
         distances = torch.cdist(z, self.units).square().masked_fill(~self.alive, torch.inf)
         near, index = distances.topk(2, dim=1, largest=False)
-        won = torch.nn.functional.one_hot(index[:, 0], self.capacity).to(z)
+        won = torch.zeros_like(distances).scatter_(1, index[:, :1], 1.0)
         wins = won.sum(dim=0)
         self.errors += won.T @ near[:, 0]
         self.utilities += won.T @ (near[:, 1] - near[:, 0])
@@ -116,7 +139,7 @@ class NeuralGas(nn.Module):
         keep = (1 - self.error_decay) ** len(z)
         self.errors *= keep
         self.utilities *= keep
-        self.pending += len(z)
+        self.counters["pending"] += len(z)
         return wins
 
     def _renew_edges(self, index: Tensor, wins: Tensor) -> None:
@@ -124,7 +147,7 @@ class NeuralGas(nn.Module):
         first, second = index.T
         self.ages[first, second] = 0.0
         self.ages[second, first] = 0.0
-        self.ages[self.ages > self.max_age] = _NO_EDGE
+        self.ages.masked_fill_(self.ages > self.max_age, _NO_EDGE)
 
     def _move(self, sums: Tensor, wins: Tensor) -> None:
         """Winners toward the mean of what they won, neighbours toward the mean of what their neighbours won."""
@@ -138,53 +161,58 @@ class NeuralGas(nn.Module):
 
     @torch.no_grad()
     def remove_useless(self) -> Tensor:
-        """Remove isolated units and those of least utility; returns their indices ``(R,)``."""
-        removed = []
+        """Remove isolated units and those of least utility, but leave two; returns ``(N,)`` which ones were removed."""
         isolated = self.alive & ~self.adjacency.any(dim=1)
-        for unit in isolated.nonzero().flatten().tolist():
-            if int(self.alive.sum()) > 2:
-                removed.append(unit)
-                self._remove(unit)
-        while int(self.alive.sum()) > 2:
-            utilities = self.utilities.masked_fill(~self.alive, torch.inf)
-            least = int(utilities.argmin())
-            worst = float(self.errors[self.alive].max())
-            if worst <= self.utility_factor * float(utilities[least]) or worst == 0:
-                break
-            removed.append(least)
-            self._remove(least)
-        return torch.tensor(removed, dtype=torch.long, device=self.units.device)
+        isolated &= isolated.cumsum(dim=0) <= self.alive.sum() - 2
+        self._remove(isolated)
+        # In order of utility, each goes while the largest error of those that are left is too many times its own.
+        order = self.utilities.masked_fill(~self.alive, torch.inf).argsort(stable=True)
+        errors = self.errors.masked_fill(~self.alive, 0.0)[order]
+        largest = errors.flip(0).cummax(dim=0).values.flip(0)
+        left = self.alive.sum() - torch.arange(self.capacity, device=order.device)
+        goes = (largest > self.utility_factor * self.utilities[order]) & (largest > 0) & (left > 2)
+        useless = torch.zeros_like(isolated)
+        useless[order] = goes.cumprod(dim=0).bool()
+        self._remove(useless)
+        return isolated | useless
 
-    def _remove(self, unit: int) -> None:
-        self.alive[unit] = False
-        self.ages[unit] = _NO_EDGE
-        self.ages[:, unit] = _NO_EDGE
-        self.errors[unit] = self.utilities[unit] = 0.0
+    def _remove(self, units: Tensor) -> None:
+        """Remove the units of a mask ``(N,)`` with their edges."""
+        self.alive &= ~units
+        self.ages.masked_fill_(units[:, None] | units[None, :], _NO_EDGE)
+        self.errors.masked_fill_(units, 0.0)
+        self.utilities.masked_fill_(units, 0.0)
 
     @torch.no_grad()
-    def insert(self) -> list[tuple[int, int, int]]:
-        """Insert the units that are due; returns ``(new, worst, neighbour)`` of each."""
+    def insert(self) -> list[Insertion]:
+        """Insert the units that are due, each beside the one of largest error at that time."""
         inserted = []
-        while int(self.pending) >= self.insert_every:
-            self.pending -= self.insert_every
-            if bool(self.alive.all()):
-                continue
-            worst = int(self.errors.masked_fill(~self.alive, -torch.inf).argmax())
-            neighbors = self.adjacency[worst]
-            if not bool(neighbors.any()) or float(self.errors[worst]) <= 0:
-                continue
-            beside = int(self.errors.masked_fill(~neighbors, -torch.inf).argmax())
-            new = int((~self.alive).nonzero()[0])
-            self._insert_between(new, worst, beside)
-            inserted.append((new, worst, beside))
+        while self.counters["pending"] >= self.insert_every:
+            self.counters["pending"] -= self.insert_every
+            self.counters["used"] = min(self.capacity, self.counters["used"] + 1)
+            inserted.append(self._insert_one())
         return inserted
 
-    def _insert_between(self, new: int, worst: int, beside: int) -> None:
-        self.units[new] = 0.5 * (self.units[worst] + self.units[beside])
-        self.alive[new] = True
-        self.ages[worst, beside] = self.ages[beside, worst] = _NO_EDGE
+    def _insert_one(self) -> Insertion:
+        worst = self.errors.masked_fill(~self.alive, -torch.inf).argmax(dim=0, keepdim=True)
+        neighbors = self.adjacency[worst[0:1]].squeeze(0)
+        beside = self.errors.masked_fill(~neighbors, -torch.inf).argmax(dim=0, keepdim=True)
+        new = self.alive.to(torch.int8).argmin(dim=0, keepdim=True)
+        happens = ~self.alive.all() & neighbors.any() & (self.errors[worst] > 0)
+
+        def put(buffer: Tensor, place: tuple[Tensor, ...], value: Tensor | float) -> None:
+            buffer[place] = torch.where(happens, torch.as_tensor(value, dtype=buffer.dtype), buffer[place])
+
+        middle = 0.5 * (self.units[worst] + self.units[beside])
+        utility = 0.5 * (self.utilities[worst] + self.utilities[beside])
+        put(self.units, (new,), middle)
+        put(self.ages, (worst, beside), _NO_EDGE)
+        put(self.ages, (beside, worst), _NO_EDGE)
         for unit in (worst, beside):
-            self.ages[unit, new] = self.ages[new, unit] = 0.0
-            self.errors[unit] *= self.split_factor
-        self.errors[new] = self.errors[worst]
-        self.utilities[new] = 0.5 * (self.utilities[worst] + self.utilities[beside])
+            put(self.ages, (unit, new), 0.0)
+            put(self.ages, (new, unit), 0.0)
+            put(self.errors, (unit,), self.split_factor * self.errors[unit])
+        put(self.errors, (new,), self.errors[worst])
+        put(self.utilities, (new,), utility)
+        self.alive[new] = self.alive[new] | happens
+        return Insertion(new, worst, beside, happens)

@@ -6,17 +6,9 @@ The network maps a context to the weights, means and covariances of a Gaussian m
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gmje_core.densities.covariance import (
-    Covariance,
-    CovarianceType,
-    DiagonalCovariance,
-    FullCovariance,
-    LowRankCovariance,
-    SphericalCovariance,
-)
+from gmje_core.densities.covariance import Covariance, CovarianceType, covariance_class
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ShapeError
 from gmje_core.linalg import full_precision
@@ -25,6 +17,8 @@ __all__ = ["MixtureDensityNetwork"]
 
 # Spread of the components' means at the start, in standard deviations of the target.
 _START_SPREAD, _START_DEVIATION = 0.5, 0.5
+# Outputs that say where the components are and how heavy; the others are those of the covariances.
+_LOCATED = ("logits", "means")
 
 
 class MixtureDensityNetwork(nn.Module):
@@ -70,14 +64,11 @@ class MixtureDensityNetwork(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.covariance_type, self.rank, self.floor = covariance_type, rank, math.sqrt(variance_floor)
+        self.covariance_type: CovarianceType = covariance_type
+        self.form, self.rank, self.floor = covariance_class(covariance_type), rank, math.sqrt(variance_floor)
         self.components, self.context_dim, self.target_dim = components, context_dim, target_dim
         sizes = {"logits": components, "means": components * target_dim}
-        sizes["deviations"] = components * (1 if covariance_type == "spherical" else target_dim)
-        if covariance_type == "full":
-            sizes["off_diagonal"] = components * (target_dim * (target_dim - 1) // 2)
-        if covariance_type == "low_rank":
-            sizes["factor"] = components * target_dim * rank
+        sizes |= {name: components * size for name, size in self.form.unconstrained_sizes(target_dim, rank).items()}
         self.sizes = sizes
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -117,11 +108,12 @@ class MixtureDensityNetwork(nn.Module):
             getattr(self, f"{name}_center").copy_(center)
             getattr(self, f"{name}_scale").copy_(torch.where(scale > 0, scale, 1.0).clamp_min(1e-12))
 
-    def forward(self, z_context: Tensor) -> GaussianMixture:
+    def forward(self, z_context: Tensor, validate_args: bool = True) -> GaussianMixture:
         """The mixture of the target for each context.
 
         Args:
             z_context: ``(B, d_c)``.
+            validate_args: Whether the mixture checks its parameters and what it is asked about.
 
         Returns:
             Mixture of batch shape ``(B,)``.
@@ -141,19 +133,9 @@ class MixtureDensityNetwork(nn.Module):
             scale = self.target_scale.to(weight.dtype)
             locations = self.skip(x)[:, None] + values["means"].view(shape)
             means = self.target_center.to(weight.dtype) + scale * locations
-            return GaussianMixture(values["logits"], means, self._covariance(values, scale, shape))
+            covariance = self._covariance({name: values[name] for name in values if name not in _LOCATED}, scale)
+            return GaussianMixture(values["logits"], means, covariance, validate_args)
 
-    def _covariance(self, values: dict[str, Tensor], scale: Tensor, shape: tuple[int, int, int]) -> Covariance:
-        deviations = scale * (F.softplus(values["deviations"]) + self.floor)
-        if self.covariance_type == "spherical":
-            return SphericalCovariance(deviations.square(), self.target_dim, validate=False)
-        deviations = deviations.view(shape)
-        if self.covariance_type == "diag":
-            return DiagonalCovariance(deviations.square(), validate=False)
-        if self.covariance_type == "low_rank":
-            factor = scale * values["factor"].view(*shape, self.rank)
-            return LowRankCovariance(factor, deviations.square(), validate=False)
-        rows, columns = torch.tril_indices(shape[2], shape[2], offset=-1, device=deviations.device)
-        lower = deviations.new_zeros(*shape, shape[2])
-        lower[..., rows, columns] = scale * values["off_diagonal"].view(*shape[:2], len(rows))
-        return FullCovariance(lower + torch.diag_embed(deviations), validate=False)
+    def _covariance(self, values: dict[str, Tensor], scale: Tensor) -> Covariance:
+        shaped = {name: value.view(len(value), self.components, -1) for name, value in values.items()}
+        return self.form.from_unconstrained(shaped, self.target_dim, scale=scale, floor=self.floor)

@@ -3,10 +3,13 @@
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmje_core.densities.covariance import Covariance, DiagonalCovariance, FullCovariance, SphericalCovariance
+from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.estimation.moments import MIN_VARIANCE, batch_moments, merge_moments
+from gmje_core.estimation.seeding import dead_components, find_centres, reseeding, step_generator
+from gmje_core.estimation.trainable import TrainableDensity
 from gmje_core.linalg import safe_cholesky
 
 __all__ = ["MomentType", "OnlineMixture"]
@@ -15,13 +18,14 @@ __all__ = ["MomentType", "OnlineMixture"]
 MomentType = Literal["full", "diag", "spherical"]
 
 
-class OnlineMixture(nn.Module):
+class OnlineMixture(TrainableDensity):
     r"""Moments of ``K`` components on :math:`\mathbb{R}^D`, updated batch by batch.
 
     The statistics are :math:`s \leftarrow (1-\gamma)\, s + \gamma\,(r, r z, r z z^\top)` (Cappé and Moulines,
     2009), kept centred and in float64. The parameters are their maximum a posteriori: a Dirichlet prior on the
     weights and an inverse-Wishart prior on the covariances, centred on the isotropic pooled one, so that no
-    component turns singular.
+    component turns singular. Components begin at rows that k-means++ draws from the first batch; components that no
+    sample belongs to any more are moved onto badly explained samples.
 
     Args:
         components: ``K``.
@@ -31,6 +35,18 @@ class OnlineMixture(nn.Module):
         weight_prior: Dirichlet pseudo-observations of each component.
         covariance_prior: Inverse-Wishart pseudo-observations of each component.
         variance_floor: Added to the variances, in units of the pooled variance of an embedding dimension.
+        step: :math:`\gamma` in ``(0, 1]``; ``None`` for ``(t + 2)^-0.6``, which converges where embeddings are fixed.
+        seed: Of the start and of re-seeding.
+
+    Examples:
+        >>> z = torch.tensor([[-3.0], [3.0]])[torch.arange(64) % 2]
+        >>> density = OnlineMixture(2, 1, covariance_type="spherical", tied=False, weight_prior=1.0,
+        ...                         covariance_prior=2.0, variance_floor=1e-4)
+        >>> density.start(z)
+        >>> for _ in range(50):
+        ...     density.update(z, density(z.dtype).responsibilities(z))
+        >>> density().means.flatten().sort().values.round(decimals=1)
+        tensor([-3.,  3.], dtype=torch.float64)
     """
 
     mass: Tensor
@@ -39,6 +55,7 @@ class OnlineMixture(nn.Module):
     total_mean: Tensor
     total_variance: Tensor
     inverse_count: Tensor
+    reseeded: Tensor
 
     def __init__(
         self,
@@ -50,10 +67,13 @@ class OnlineMixture(nn.Module):
         weight_prior: float,
         covariance_prior: float,
         variance_floor: float,
+        step: float | None = None,
+        seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(step)
         self.covariance_type, self.tied = covariance_type, tied
-        self.weight_prior, self.covariance_prior, self.variance_floor = weight_prior, covariance_prior, variance_floor
+        self.weight_prior, self.covariance_prior = weight_prior, covariance_prior
+        self.variance_floor, self.seed = variance_floor, seed
         shape = (components, dim, dim) if covariance_type == "full" else (components, dim)
         self.register_buffer("mass", torch.zeros(components, dtype=torch.float64))
         self.register_buffer("means", torch.zeros(components, dim, dtype=torch.float64))
@@ -61,6 +81,7 @@ class OnlineMixture(nn.Module):
         self.register_buffer("total_mean", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("total_variance", torch.ones(dim, dtype=torch.float64))
         self.register_buffer("inverse_count", torch.zeros((), dtype=torch.float64))
+        self.register_buffer("reseeded", torch.zeros((), dtype=torch.long))
 
     @property
     def diagonal(self) -> bool:
@@ -89,21 +110,22 @@ class OnlineMixture(nn.Module):
         if self.covariance_type == "full":
             return FullCovariance(safe_cholesky(posterior + floor * torch.eye(second.shape[-1]).to(second)))
         if self.covariance_type == "diag":
-            return DiagonalCovariance(posterior + floor)
-        return SphericalCovariance(posterior.mean(dim=-1) + floor, second.shape[-1])
+            return DiagonalCovariance(posterior + floor, validate=False)
+        return SphericalCovariance(posterior.mean(dim=-1) + floor, second.shape[-1], validate=False)
 
-    @torch.no_grad()
-    def start(self, means: Tensor, variance: float, total: tuple[Tensor, Tensor], batch_size: int) -> None:
-        """Begin from cluster centres: the first ``len(means)`` components share the mass, the rest are empty."""
-        alive = means.shape[0]
-        self.mass.zero_()[:alive] = 1 / alive
-        self.means.zero_()[:alive] = means.to(self.means)
-        self.second.copy_(self._isotropic(variance))
-        self.total_mean.copy_(total[0])
-        self.total_variance.copy_(total[1])
-        self.inverse_count.fill_(1 / batch_size)
+    def forward(self, dtype: torch.dtype | None = None) -> GaussianMixture:
+        """The maximum a posteriori mixture of the statistics; see :class:`TrainableDensity`."""
+        dtype = dtype or self.means.dtype
+        covariance = self.covariance().to(dtype)
+        return GaussianMixture(self.log_weights().to(dtype), self.means.to(dtype), covariance, validate_args=False)
 
-    @torch.no_grad()
+    def rare_work(self, z: Tensor, responsibilities: Tensor | None) -> Tensor:
+        """Whether a component will be dead after the update."""
+        assert responsibilities is not None
+        usage = responsibilities.to(self.mass).sum(dim=0) / len(z)
+        step = self.next_step
+        return dead_components((1 - step) * self.mass + step * usage).any()
+
     def observe(self, z: Tensor, responsibilities: Tensor, step: float) -> None:
         """One step of online EM: fold in a batch ``(B, D)`` with its responsibilities ``(B, K)``."""
         z = z.to(self.means)
@@ -120,32 +142,48 @@ class OnlineMixture(nn.Module):
         # Effective sample size of exponentially weighted observations: 1 / sum of squared weights.
         self.inverse_count.copy_((1 - step) ** 2 * self.inverse_count + step**2 / z.shape[0])
 
-    @torch.no_grad()
-    def reseed(self, index: Tensor, points: Tensor, mass: float) -> None:
-        """Move components ``index`` (m,) onto ``points`` (m, D), with the pooled isotropic covariance."""
-        live = self.mass.sum()
+    def reseed(self, z: Tensor, generator: torch.Generator) -> None:
+        """Move dead components onto badly explained samples of ``z`` (B, D), with the pooled isotropic covariance."""
+        choice = reseeding(z, self.mass, self.means, generator)
         shape = (-1, *[1] * (self.second.ndim - 1))
-        pooled = (self.mass.view(shape) * self.second).sum(dim=0) / live
+        pooled = (self.mass.view(shape) * self.second).sum(dim=0) / self.mass.sum()
         variance = (pooled if self.diagonal else pooled.diagonal()).mean()
-        self.means[index] = points.to(self.means)
-        self.second[index] = self._isotropic(float(variance))
-        self.mass[index] = mass
+        index, moved = choice.index, choice.moved
+        self.means[index] = torch.where(moved[:, None], choice.points.to(self.means), self.means[index])
+        self.second[index] = torch.where(moved.view(shape), self._isotropic(variance), self.second[index])
+        self.mass[index] = torch.where(moved, choice.mass, self.mass[index])
+        self.reseeded += moved.sum()
+
+    def _begin(self, z: Tensor) -> None:
+        centres = find_centres(z, len(self.mass), step_generator(self.seed, self.counters["updates"]))
+        self.start_at(centres.means, centres.variance, z, found=centres.found)
 
     @torch.no_grad()
-    def insert(self, new: int, first: int, second: int, mean: Tensor) -> None:
-        """Put component ``new`` at ``mean`` (D,) between two others, with a third of their mass and their spread."""
-        pair = [first, second]
-        self.mass[new] = self.mass[pair].sum() / 3
-        self.mass[pair] *= 2 / 3
-        self.means[new] = mean
-        self.second[new] = self.second[pair].mean(dim=0)
+    def start_at(self, means: Tensor, variance: Tensor, z: Tensor, *, found: Tensor | None = None) -> None:
+        """Begin at given centres: the first components share the mass, the rest are empty.
 
-    @torch.no_grad()
-    def remove(self, index: Tensor) -> None:
-        """Leave components ``index`` (m,) without mass; the others share it."""
-        self.mass[index] = 0.0
-        self.mass /= self.mass.sum()
+        Args:
+            means: ``(m, D)``, ``m`` at most ``K``.
+            variance: Scalar, the variance of a dimension within each component.
+            z: ``(B, D)``, a first batch.
+            found: ``(m,)`` which of the means are centres; ``None`` for all.
+        """
+        count = len(means)
+        found = torch.ones(count, dtype=torch.bool, device=means.device) if found is None else found
+        self.mass.zero_()[:count] = found.to(self.mass) / found.sum()
+        self.means.zero_()[:count] = torch.where(found[:, None], means.to(self.means), 0.0)
+        self.second.copy_(self._isotropic(variance))
+        self.total_mean.copy_(z.double().mean(dim=0))
+        self.total_variance.copy_(z.double().var(dim=0, unbiased=False).clamp_min(MIN_VARIANCE))
+        self.inverse_count.fill_(1 / len(z))
+        self.counters["started"] = 1
 
-    def _isotropic(self, variance: float) -> Tensor:
+    def _learn(self, z: Tensor, responsibilities: Tensor | None, rare: bool) -> None:
+        assert responsibilities is not None
+        self.observe(z, responsibilities, self.next_step)
+        if rare:
+            self.reseed(z, step_generator(self.seed, self.counters["updates"]))
+
+    def _isotropic(self, variance: Tensor) -> Tensor:
         dim = self.means.shape[1]
-        return variance * (torch.ones(dim) if self.diagonal else torch.eye(dim)).to(self.second)
+        return variance.to(self.second) * (torch.ones(dim) if self.diagonal else torch.eye(dim)).to(self.second)

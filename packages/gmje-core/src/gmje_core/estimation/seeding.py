@@ -1,13 +1,16 @@
-"""Where components begin: k-means++ seeding, also used to move dead components onto badly explained samples."""
+"""Where components begin: k-means++ seeding, also used to move dead components onto badly explained samples.
 
-from typing import Protocol
+Everything is drawn from a CPU generator and worked out on the device without reading from it.
+"""
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from gmje_core.estimation.moments import MIN_VARIANCE
 
-__all__ = ["Seedable", "kmeans_plus_plus", "reseed_dead", "start_on", "step_generator"]
+__all__ = ["Centres", "Reseeding", "dead_components", "find_centres", "kmeans_plus_plus", "reseeding", "step_generator"]
 
 # A component is dead below this share of the mean mass, and restarts with that one.
 _DEAD, _REBORN = 0.05, 0.5
@@ -15,22 +18,38 @@ _DEAD, _REBORN = 0.05, 0.5
 _RESEED_SHARE = 1 / 8
 
 
-class Seedable(Protocol):
-    """A mixture whose components can be put on samples."""
+class Centres(NamedTuple):
+    """Where the components of a mixture may begin, found on one batch.
 
-    @property
-    def mass(self) -> Tensor:
-        """``(K,)`` running share of the samples that each component explains; all zero before the start."""
+    Attributes:
+        means: ``(m, D)`` rows of the batch, ``m`` the smaller of the number of components and of rows.
+        found: ``(m,)`` whether the row is a centre of its own; false where the batch has too few distinct rows.
+        variance: Scalar in float64, the variance of a dimension within a cluster.
+        total_mean: ``(D,)`` in float64, mean of the batch.
+        total_variance: ``(D,)`` in float64, variances of the batch.
+    """
 
-    @property
-    def means(self) -> Tensor:
-        """``(K, D)``."""
+    means: Tensor
+    found: Tensor
+    variance: Tensor
+    total_mean: Tensor
+    total_variance: Tensor
 
-    def start(self, means: Tensor, variance: float, total: tuple[Tensor, Tensor], batch_size: int) -> None:
-        """Begin from cluster centres: the first ``len(means)`` components share the mass, the rest are empty."""
 
-    def reseed(self, index: Tensor, points: Tensor, mass: float) -> None:
-        """Move components ``index`` (m,) onto ``points`` (m, D)."""
+class Reseeding(NamedTuple):
+    """Which components to move where.
+
+    Attributes:
+        index: ``(m,)`` distinct components.
+        points: ``(m, D)`` samples.
+        moved: ``(m,)`` whether component and sample belong together; the others stay as they are.
+        mass: Share of the samples that a moved component is given.
+    """
+
+    index: Tensor
+    points: Tensor
+    moved: Tensor
+    mass: float
 
 
 def step_generator(seed: int, step: int) -> torch.Generator:
@@ -38,33 +57,48 @@ def step_generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-@torch.no_grad()
-def start_on(mixture: Seedable, z: Tensor, generator: torch.Generator) -> None:
-    """Start a mixture by k-means++ on a first batch ``(B, D)``; what it has no sample for is re-seeded later."""
-    index, distances = kmeans_plus_plus(z, min(len(mixture.mass), len(z)), generator=generator)
-    variance = z.double().var(dim=0, unbiased=False).clamp_min(MIN_VARIANCE)
-    within = torch.maximum(distances.double().mean() / z.shape[1], 0.1 * variance.mean())
-    mixture.start(z[index], float(within), (z.double().mean(dim=0), variance), len(z))
+def find_centres(z: Tensor, components: int, generator: torch.Generator) -> Centres:
+    """Find centres on a batch ``(B, D)`` by k-means++; one component begins at the mean.
+
+    Args:
+        z: ``(B, D)``.
+        components: ``K``; components beyond the rows of the batch get no centre.
+        generator: CPU generator.
+    """
+    total_mean, total_variance = z.double().mean(dim=0), z.double().var(dim=0, unbiased=False).clamp_min(MIN_VARIANCE)
+    if components == 1:
+        found = torch.ones(1, dtype=torch.bool, device=z.device)
+        return Centres(total_mean[None].to(z), found, total_variance.mean(), total_mean, total_variance)
+    index, found, distances = _draw_rows(z, min(components, len(z)), generator)
+    variance = torch.maximum(distances.double().mean() / z.shape[1], 0.1 * total_variance.mean())
+    return Centres(z[index], found, variance, total_mean, total_variance)
 
 
-@torch.no_grad()
-def reseed_dead(mixture: Seedable, z: Tensor, generator: torch.Generator) -> int:
-    """Move dead components onto badly explained samples of a batch ``(B, D)``; returns how many were moved."""
-    components = len(mixture.mass)
-    dead = (mixture.mass < _DEAD / components).nonzero().flatten()
-    if not len(dead):
-        return 0
-    alive = mixture.means.detach()[mixture.mass >= _DEAD / components]
+def dead_components(mass: Tensor) -> Tensor:
+    """``(K,)`` which components explain less than a twentieth of the mean share, from masses ``(K,)`` that sum to 1."""
+    return mass < _DEAD / len(mass)
+
+
+def reseeding(z: Tensor, mass: Tensor, means: Tensor, generator: torch.Generator) -> Reseeding:
+    """Choose badly explained samples for dead components, at most an eighth of the batch.
+
+    Args:
+        z: ``(B, D)``.
+        mass: ``(K,)`` share of the samples that each component explains.
+        means: ``(K, D)``.
+        generator: CPU generator.
+    """
+    dead = dead_components(mass)
     count = min(len(dead), max(1, int(_RESEED_SHARE * len(z))))
-    index, _ = kmeans_plus_plus(z, count, generator=generator, centers=alive)
-    mixture.reseed(dead[: len(index)], z[index], _REBORN / components)
-    return len(index)
+    rows, found, _ = _draw_rows(z, count, generator, centers=means.detach(), ignored=dead)
+    index = dead.to(torch.int8).argsort(descending=True, stable=True)[:count]
+    return Reseeding(index, z[rows], dead[index] & found, _REBORN / len(mass))
 
 
 def kmeans_plus_plus(
     x: Tensor, count: int, *, generator: torch.Generator, centers: Tensor | None = None, trials: int = 1
 ) -> tuple[Tensor, Tensor]:
-    r"""Rows of ``x`` drawn one by one with probability proportional to their squared distance to the nearest centre.
+    r"""Draw rows of ``x`` one by one with probability proportional to their squared distance to the nearest centre.
 
     Arthur and Vassilvitskii (2007). With ``centers``, those count as chosen already. With more than one of ``trials``
     the choice is greedy: of several rows drawn, the one that brings all rows nearest to their centres is taken, so
@@ -86,27 +120,72 @@ def kmeans_plus_plus(
         >>> sorted(x[index].flatten().tolist()), distances.tolist()
         ([0.0, 5.0, 9.0], [0.0, 0.0, 0.0, 0.0])
     """
-    points = x.detach().to("cpu", torch.float64)
-    chosen: list[int] = []
+    index, found, nearest = _draw_rows(x, count, generator, centers=centers, trials=trials)
+    return index[found], nearest
+
+
+@torch.no_grad()
+def _draw_rows(
+    x: Tensor,
+    count: int,
+    generator: torch.Generator,
+    *,
+    centers: Tensor | None = None,
+    ignored: Tensor | None = None,
+    trials: int = 1,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows of k-means++ without a read from the device: ``(count,)`` indices, which are new, ``(B,)`` distances.
+
+    Args:
+        x: ``(B, D)``.
+        count: How many rows.
+        generator: CPU generator.
+        centers: ``(M, D)`` that count as chosen.
+        ignored: ``(M,)`` which of them do not.
+        trials: How many rows are drawn for each choice.
+    """
+    points = x.double()
+    chosen: list[Tensor] = []
+    new: list[Tensor] = []
     if centers is None or len(centers) == 0:
-        chosen.append(int(torch.randint(len(points), (1,), generator=generator)))
+        first = torch.randint(len(points), (1,), generator=generator)
+        chosen.append(first.to(points.device))
+        new.append(torch.ones(1, dtype=torch.bool, device=points.device))
         nearest = (points - points[chosen[0]]).square().sum(dim=1)
     else:
-        nearest = torch.cdist(points, centers.detach().to(points)).square().min(dim=1).values
-    while len(chosen) < count and bool((nearest > 0).any()):
-        drawn = torch.multinomial(nearest / nearest.max(), trials, replacement=True, generator=generator)
-        pick = int(drawn if trials == 1 else _most_helpful(points, nearest, drawn))
+        distances = torch.cdist(points, centers.to(points)).square()
+        if ignored is not None:
+            distances = distances.masked_fill(ignored, torch.inf)
+        nearest = distances.amin(dim=1)
+    tiny = torch.finfo(points.dtype).tiny
+    while len(chosen) < count:
+        most = nearest.amax(dim=0, keepdim=True)
+        pick = _draw(nearest / most.clamp_min(tiny), trials, generator)
+        if trials > 1:
+            pick = _most_helpful(points, nearest, pick)
         chosen.append(pick)
-        # These distances are exact, unlike those that rank the trials, so that a row equal to a centre is never drawn.
+        new.append(most > 0)
+        # These distances are exact, unlike those that rank trials: a row that equals a centre gets the distance zero.
         nearest = torch.minimum(nearest, (points - points[pick]).square().sum(dim=1))
-    index = torch.tensor(chosen, dtype=torch.long, device=x.device)
-    return index, nearest.to(x)
+    return torch.cat(chosen), torch.cat(new), nearest.to(x)
+
+
+def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw indices ``(count,)`` with replacement, with probabilities proportional to weights ``(B,)``."""
+    if count == 1:
+        # The largest of p / e, with e exponential, is a draw with probabilities p.
+        noise = torch.empty(len(weights), dtype=torch.float64).exponential_(generator=generator)
+        return (weights / noise.to(weights.device, non_blocking=True)).argmax(dim=0, keepdim=True)
+    # Places in the cumulative distribution take one random number for each draw, not one for each row.
+    cumulative = weights.cumsum(dim=0)
+    places = torch.rand(count, dtype=torch.float64, generator=generator).to(weights.device, non_blocking=True)
+    return torch.searchsorted(cumulative / cumulative[-1], places).clamp_max(len(weights) - 1)
 
 
 def _most_helpful(points: Tensor, nearest: Tensor, drawn: Tensor) -> Tensor:
-    """The one of the rows ``drawn`` (t,) that, as a centre, leaves the least sum of squared distances."""
+    """The one, ``(1,)``, of the rows drawn ``(t,)`` that as a centre leaves the least sum of squared distances."""
     centred = points - points.mean(dim=0)
     norms = centred.square().sum(dim=1)
-    # The expansion of the square is exact enough to rank the rows drawn.
+    # The expansion of the square is exact enough to rank the rows.
     distances = torch.addmm(norms, centred[drawn], centred.T, alpha=-2) + norms[drawn].unsqueeze(1)
-    return drawn[torch.minimum(nearest, distances).sum(dim=1).argmin()]
+    return drawn[torch.minimum(nearest, distances).sum(dim=1).argmin(dim=0, keepdim=True)]

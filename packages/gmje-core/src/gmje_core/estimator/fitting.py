@@ -18,7 +18,7 @@ from gmje_core.errors import BatchSizeError, ConfigError, ConvergenceWarning, No
 from gmje_core.estimation.em import CovarianceForm, expectation, maximization, total_moments
 from gmje_core.estimation.online import OnlineMixture
 from gmje_core.estimation.pairs import Kind, Pairs
-from gmje_core.estimation.seeding import reseed_dead, step_generator
+from gmje_core.estimation.seeding import dead_components, step_generator
 from gmje_core.estimator.options import Settings
 from gmje_core.estimator.starts import fill_up_rows, starting_mixture, subsample
 from gmje_core.linalg import full_precision
@@ -237,8 +237,8 @@ def online_step(run: Run, rows: Tensor, settings: Settings, generator: torch.Gen
     if not torch.isfinite(evidence).all():
         raise NonFiniteError(f"the mean log-density became {bound}: the embeddings' scale is beyond {rows.dtype}")
     run.online.observe(rows, (joint - evidence).exp(), (steps + 2) ** -_STEP_POWER)
-    if steps < _RESEED_STEPS:
-        reseed_dead(run.online, rows, generator)
+    if steps < _RESEED_STEPS and bool(dead_components(run.online.mass).any()):
+        run.online.reseed(rows, generator)
     mixture = _mixture_of_statistics(run.online, settings.form, run.mixture.covariance)
     return Run(mixture, [bound], False, run.online, run.seen + len(rows))
 

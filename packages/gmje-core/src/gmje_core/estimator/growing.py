@@ -48,7 +48,7 @@ def grow_graph(pairs: Pairs, capacity: int, steps: int, generator: torch.Generat
 
     first = draw_batch()
     gas = NeuralGas(capacity, pairs.dim, insert_every=100).to(first.device)
-    gas.start(first[0], first[int((first - first[0]).square().sum(dim=1).argmax())])
+    gas.start(first)
     for _ in range(steps):
         gas.observe(draw_batch())
         gas.remove_useless()
