@@ -158,11 +158,14 @@ def _draw_rows(
             distances = distances.masked_fill(ignored, torch.inf)
         nearest = distances.amin(dim=1)
     tiny = torch.finfo(points.dtype).tiny
+    # Squares are expanded about the mean, where few digits cancel; a single trial needs no ranking.
+    centred = points - points.mean(dim=0) if trials > 1 else points
+    norms = centred.square().sum(dim=1)
     while len(chosen) < count:
         most = nearest.amax(dim=0, keepdim=True)
         pick = _draw(nearest / most.clamp_min(tiny), trials, generator)
         if trials > 1:
-            pick = _most_helpful(points, nearest, pick)
+            pick = _most_helpful(centred, norms, nearest, pick)
         chosen.append(pick)
         new.append(most > 0)
         # These distances are exact, unlike those that rank trials: a row that equals a centre gets the distance zero.
@@ -182,10 +185,8 @@ def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(cumulative / cumulative[-1], places).clamp_max(len(weights) - 1)
 
 
-def _most_helpful(points: Tensor, nearest: Tensor, drawn: Tensor) -> Tensor:
+def _most_helpful(rows: Tensor, norms: Tensor, nearest: Tensor, drawn: Tensor) -> Tensor:
     """The one, ``(1,)``, of the rows drawn ``(t,)`` that as a centre leaves the least sum of squared distances."""
-    centred = points - points.mean(dim=0)
-    norms = centred.square().sum(dim=1)
     # The expansion of the square is exact enough to rank the rows.
-    distances = torch.addmm(norms, centred[drawn], centred.T, alpha=-2) + norms[drawn].unsqueeze(1)
+    distances = torch.addmm(norms, rows[drawn], rows.T, alpha=-2) + norms[drawn].unsqueeze(1)
     return drawn[torch.minimum(nearest, distances).sum(dim=1).argmin(dim=0, keepdim=True)]
