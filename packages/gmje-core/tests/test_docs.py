@@ -111,7 +111,7 @@ def test_printed_signatures_are_those_of_the_code(face):
 def test_every_method_of_the_estimator_is_named():
     text = (DOCS / "remedies.md").read_text(encoding="utf-8")
     section = text[text.index("## JointEmbeddingMixture") :]
-    methods = {name for name in vars(JointEmbeddingMixture) if not name.startswith("_")} - {"get_params", "set_params"}
+    methods = {name for name in dir(JointEmbeddingMixture) if not name.startswith("_")}
     for name in methods:
         assert re.search(rf"`{name}[`(]", section), name
 

@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from gmje_core.estimation.moments import batch_moments, merge_moments
-from gmje_core.estimation.seeding import kmeans_plus_plus
+from gmje_core.estimation.moments import MomentSums, batch_moments, merge_moments, pooled_covariance
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
@@ -36,7 +35,7 @@ def test_weighted_covariance_against_the_definition():
 def test_chunks_of_components_change_nothing(monkeypatch):
     x, r = torch.randn(20, 3, dtype=torch.float64), torch.rand(20, 7, dtype=torch.float64)
     whole = batch_moments(x, r)
-    monkeypatch.setattr("gmje_core.estimation.moments._CHUNK", 1)
+    monkeypatch.setattr("gmje_core.estimation.moments._MOST_ELEMENTS", 1)
     for got, expected in zip(batch_moments(x, r), whole, strict=True):
         torch.testing.assert_close(got, expected)
 
@@ -48,21 +47,6 @@ def test_component_without_mass_stays_where_it_was():
     assert mass[1] == 0.375
     assert means[1] == 2
     assert second[1] == 4
-
-
-def test_kmeans_plus_plus_finds_every_separate_cluster():
-    centers = 100 * torch.eye(8)
-    x = (centers[:, None] + torch.randn(8, 20, 8, generator=torch.Generator().manual_seed(0))).flatten(0, 1)
-    for seed in range(20):
-        index, distances = kmeans_plus_plus(x, 8, generator=torch.Generator().manual_seed(seed))
-        assert set((index // 20).tolist()) == set(range(8)), "D² sampling: max for min would miss clusters"
-        assert distances.max() < 100
-
-
-def test_kmeans_plus_plus_with_fewer_distinct_rows_than_asked():
-    index, distances = kmeans_plus_plus(torch.ones(5, 2), 3, generator=torch.Generator().manual_seed(0))
-    assert len(index) == 1
-    assert distances.tolist() == [0] * 5
 
 
 @pytest.mark.parametrize("diagonal", [False, True])
@@ -91,3 +75,27 @@ def test_moments_of_a_float32_batch(diagonal):
     naive = x.square().mean(dim=0) - x.mean(dim=0).square()
     variance = exact if diagonal else exact.diagonal()
     assert (naive.double() - variance).abs().max() > 0.1  # what is avoided
+
+
+def test_sums_of_blocks_are_the_moments_of_all_rows():
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(90, 4, generator=g, dtype=torch.float64) + 1e6
+    r = torch.rand(90, 3, generator=g, dtype=torch.float64)
+    sums = MomentSums(torch.full((3, 4), 1e6))
+    for xs, rs in zip(x.split(40), r.split(40), strict=True):
+        sums.add(xs, rs)
+    for got, expected in zip(sums.moments(), batch_moments(x - 1e6, r), strict=True):
+        offset = 1e6 if got.shape == (3, 4) else 0.0
+        torch.testing.assert_close(got - offset, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_pooled_covariance_is_the_covariance_of_all_rows_less_that_of_the_means(diagonal):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 3, generator=g, dtype=torch.float64)
+    share = torch.softmax(torch.randn(60, 4, generator=g, dtype=torch.float64), dim=1)
+    mass, means, second = batch_moments(x, share, diagonal=diagonal)
+    between = torch.cov(means.T, aweights=mass, correction=0)
+    expected = torch.cov(x.T, correction=0) - between
+    got = pooled_covariance(mass, second)
+    torch.testing.assert_close(got, expected.diagonal() if diagonal else expected)

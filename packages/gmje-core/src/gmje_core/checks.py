@@ -1,15 +1,57 @@
-"""Checks of the criteria's options: one message for each kind of mistake."""
+"""Checks of options that a user gives to a criterion or to the estimator, with one message for each kind of mistake."""
 
 import math
+import numbers
+import operator
 from typing import Any, get_args
 
 from gmje_core.errors import ConfigError, unknown_name
 
-__all__ = ["check_at_least", "check_choice", "check_counts", "check_positive", "check_share"]
+__all__ = [
+    "as_integer",
+    "as_real",
+    "check_at_least",
+    "check_choice",
+    "check_counts",
+    "check_positive",
+    "check_share",
+]
+
+
+def as_integer(name: str, value: object) -> int:
+    """Return an integer of any kind, such as one of NumPy's, as Python's.
+
+    Raises:
+        ConfigError: the value is not an integer.
+
+    Examples:
+        >>> as_integer("rank", 2.0)
+        Traceback (most recent call last):
+        gmje_core.errors.ConfigError: rank must be an integer, got 2.0
+    """
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ConfigError(f"{name} must be an integer, got {value!r}") from None
+
+
+def as_real(name: str, value: object) -> float:
+    """Return a real number of any kind, such as one of NumPy's, as a float.
+
+    Raises:
+        ConfigError: the value is not a real number.
+
+    Examples:
+        >>> as_real("tol", 1)
+        1.0
+    """
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise ConfigError(f"{name} must be a number, got {value!r}")
+    return float(value)
 
 
 def check_choice(name: str, value: object, literal: Any) -> None:
-    """Raise :class:`ConfigError` unless the value is one of a ``Literal``'s, with the closest one named."""
+    """Raise :class:`ConfigError` unless the value is one of a ``Literal``'s names; the error suggests the closest."""
     if value not in get_args(literal):
         raise ConfigError(unknown_name(name, str(value), get_args(literal)))
 
@@ -41,7 +83,7 @@ def check_share(*, least: bool = True, most: bool = True, **values: float) -> No
     Args:
         least: Whether 0 itself is allowed.
         most: Whether 1 itself is allowed.
-        **values: By name.
+        **values: The numbers to check, by the name that an error gives to each.
     """
     for name, value in values.items():
         if not (0 <= value <= 1) or (value == 0 and not least) or (value == 1 and not most):

@@ -1,6 +1,7 @@
-"""Paired embeddings as users hold them: NumPy, torch or lists in, blocks of checked joint rows out.
+"""Paired embeddings as users hold them: NumPy arrays, tensors or lists, read as blocks of checked joint rows.
 
-Nothing is copied whole, so a memory-mapped array larger than memory serves; results go back in the caller's kind.
+Nothing is copied whole, so a memory-mapped array may be larger than memory. Results go back as arrays to a caller who
+gave arrays, and as tensors to one who gave tensors.
 """
 
 from collections.abc import Iterator
@@ -15,11 +16,11 @@ from gmje_core.errors import InputTypeError, NonFiniteError, ShapeError
 
 __all__ = ["Array", "Embeddings", "Kind", "Pairs", "to_kind"]
 
-#: What is taken for embeddings: anything that NumPy can read as a matrix of numbers, or a tensor.
+#: Embeddings that a caller may give: a tensor, or anything that NumPy can read as a matrix of numbers.
 Embeddings = npt.ArrayLike | Tensor
-#: What is given back: an array to who gave arrays, a tensor to who gave tensors.
+#: Results that a caller gets back: arrays for arrays, tensors for tensors.
 Array = npt.NDArray[Any] | Tensor
-#: Which of the two.
+#: Name of the library whose arrays a caller gave and gets back.
 Kind = Literal["numpy", "torch"]
 
 
@@ -28,12 +29,12 @@ class Pairs:
 
     Args:
         views: Embeddings ``(N, d)`` by name, in the order in which they are joined.
-        dtype: Of the blocks.
-        device: Of the blocks; ``None`` for that of the first tensor, else the CPU.
+        dtype: Floating dtype of the blocks.
+        device: Device of the blocks; ``None`` for that of the first tensor among the views, or else the CPU.
 
     Raises:
-        InputTypeError: not numbers, complex, sparse or masked.
-        ShapeError: not matrices, empty, or of different numbers of rows.
+        InputTypeError: a view does not hold real numbers, or is sparse or masked.
+        ShapeError: a view is no matrix or is empty, or the views have different numbers of rows.
 
     Examples:
         >>> pairs = Pairs({"Z_context": [[1, 2], [3, 4]], "Z_target": [[5], [6]]}, torch.float64)
@@ -46,7 +47,7 @@ class Pairs:
     def __init__(
         self, views: dict[str, Embeddings], dtype: torch.dtype, device: torch.device | str | None = None
     ) -> None:
-        self._views = {name: _read(name, value) for name, value in views.items()}
+        self._views = {name: _as_matrix(name, value) for name, value in views.items()}
         sizes = {name: len(view) for name, view in self._views.items()}
         if len(set(sizes.values())) > 1:
             (first, rows), (second, others) = list(sizes.items())[:2]
@@ -65,35 +66,39 @@ class Pairs:
 
     @property
     def dims(self) -> tuple[int, ...]:
-        """Size of each view."""
+        """Number of columns of each view."""
         return tuple(view.shape[1] for view in self._views.values())
 
     @property
     def dim(self) -> int:
-        """Size of all of them."""
+        """Number of columns of a joint row."""
         return sum(self.dims)
 
     def rows(self, which: slice | Tensor) -> Tensor:
-        """Joint rows ``(b, D)``.
+        """Read joint rows.
 
         Args:
             which: A slice, or row numbers ``(b,)``.
 
+        Returns:
+            ``(b, D)``, in the dtype and on the device of the blocks.
+
         Raises:
-            NonFiniteError: NaN or infinity in them, once in the dtype of the blocks.
+            NonFiniteError: a row holds NaN or infinity, in the dtype of the blocks.
         """
-        return torch.cat([self._block(name, view, which) for name, view in self._views.items()], dim=1)
+        return torch.cat([self._read_rows(name, view, which) for name, view in self._views.items()], dim=1)
 
     def blocks(self, size: int) -> Iterator[Tensor]:
-        """All joint rows in order, at most ``size`` at a time."""
+        """Read all joint rows in order, at most ``size`` at a time."""
         for start in range(0, len(self), size):
             yield self.rows(slice(start, start + size))
 
-    def back(self, result: Tensor) -> Array:
-        """A result in the caller's kind, device and floating dtype (float32 at least, float64 for integers)."""
+    def as_given(self, result: Tensor) -> Array:
+        """Convert a result to the caller's kind, device and floating dtype (at least float32; float64 for integers)."""
         return to_kind(result.to(self._given), self.kind, self._home)
 
-    def _block(self, name: str, view: npt.NDArray[Any] | Tensor, which: slice | Tensor) -> Tensor:
+    def _read_rows(self, name: str, view: npt.NDArray[Any] | Tensor, which: slice | Tensor) -> Tensor:
+        """Rows of one view, converted and checked."""
         if isinstance(view, Tensor):
             block = view[which if isinstance(which, slice) else which.to(view.device)].detach()
         else:
@@ -110,18 +115,18 @@ class Pairs:
 
 
 def to_kind(tensor: Tensor, kind: Kind, device: torch.device | str = "cpu") -> Array:
-    """A tensor as it is on a device, or as a NumPy array."""
+    """Convert a tensor to a NumPy array, or move it to a device where the kind is ``"torch"``."""
     return tensor.to(device) if kind == "torch" else tensor.cpu().numpy()
 
 
-def _read(name: str, value: Embeddings) -> npt.NDArray[Any] | Tensor:
-    """A matrix of real numbers with at least one row and one column, not copied where it is one already."""
+def _as_matrix(name: str, value: Embeddings) -> npt.NDArray[Any] | Tensor:
+    """Matrix of real numbers with at least one row and one column; what is one already is not copied."""
     if isinstance(value, Tensor):
         if value.layout != torch.strided or value.is_complex() or value.is_quantized:
             raise InputTypeError(f"{name} must be a dense tensor of real numbers, but is {value.layout} {value.dtype}")
         matrix: npt.NDArray[Any] | Tensor = value
     else:
-        matrix = _read_array(name, value)
+        matrix = _as_array(name, value)
     if matrix.ndim != 2 or 0 in matrix.shape:
         hint = "; reshape(-1, 1) makes one column of it" if matrix.ndim == 1 and len(matrix) else ""
         raise ShapeError(
@@ -130,7 +135,8 @@ def _read(name: str, value: Embeddings) -> npt.NDArray[Any] | Tensor:
     return matrix
 
 
-def _read_array(name: str, value: object) -> npt.NDArray[Any]:
+def _as_array(name: str, value: object) -> npt.NDArray[Any]:
+    """NumPy array of real numbers without a mask."""
     if isinstance(value, np.ma.MaskedArray):
         raise InputTypeError(f"{name} must have no mask, but is a masked array: fill or drop the rows that are masked")
     try:
@@ -146,12 +152,12 @@ def _read_array(name: str, value: object) -> npt.NDArray[Any]:
 
 
 def _numpy_dtype(dtype: np.dtype[Any]) -> np.dtype[Any]:
-    """float32 and float64 as they are, other floats and integers as float64 (half precision fits in float32)."""
+    """Dtype in which an array is read: float32 for single and half precision, float64 for all other numbers."""
     return np.dtype(np.float32 if dtype in (np.float16, np.float32) else np.float64)
 
 
 def _common_dtype(views: list[npt.NDArray[Any] | Tensor]) -> torch.dtype:
-    """Dtype of the results: that of the views, between float32 and float64."""
+    """Dtype of the results: float32 where all views have single or half precision, otherwise float64."""
     for view in views:
         half = view.dtype in (torch.float16, torch.bfloat16, torch.float32)
         single = half if isinstance(view, Tensor) else _numpy_dtype(view.dtype) == np.float32

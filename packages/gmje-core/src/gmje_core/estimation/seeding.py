@@ -96,17 +96,20 @@ def reseeding(z: Tensor, mass: Tensor, means: Tensor, generator: torch.Generator
 
 
 def kmeans_plus_plus(
-    x: Tensor, count: int, *, generator: torch.Generator, centers: Tensor | None = None
+    x: Tensor, count: int, *, generator: torch.Generator, centers: Tensor | None = None, trials: int = 1
 ) -> tuple[Tensor, Tensor]:
     r"""Draw rows of ``x`` one by one with probability proportional to their squared distance to the nearest centre.
 
-    Arthur and Vassilvitskii (2007). With ``centers``, those count as chosen already.
+    Arthur and Vassilvitskii (2007). With ``centers``, those count as chosen already. With more than one of ``trials``
+    the choice is greedy: of several rows drawn, the one that brings all rows nearest to their centres is taken, so
+    that centres rarely share a cluster.
 
     Args:
         x: ``(B, D)``.
         count: How many rows to draw; fewer are returned where fewer distinct rows remain.
         generator: CPU generator; the same state draws the same rows on every device and rank.
         centers: ``(M, D)``, existing centres.
+        trials: Rows drawn for each choice.
 
     Returns:
         Indices ``(count,)`` into ``x``, and ``(B,)`` squared distances to the nearest centre at the end.
@@ -117,7 +120,7 @@ def kmeans_plus_plus(
         >>> sorted(x[index].flatten().tolist()), distances.tolist()
         ([0.0, 5.0, 9.0], [0.0, 0.0, 0.0, 0.0])
     """
-    index, found, nearest = _draw_rows(x, count, generator, centers=centers)
+    index, found, nearest = _draw_rows(x, count, generator, centers=centers, trials=trials)
     return index[found], nearest
 
 
@@ -129,6 +132,7 @@ def _draw_rows(
     *,
     centers: Tensor | None = None,
     ignored: Tensor | None = None,
+    trials: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Rows of k-means++ without a read from the device: ``(count,)`` indices, which are new, ``(B,)`` distances.
 
@@ -138,6 +142,7 @@ def _draw_rows(
         generator: CPU generator.
         centers: ``(M, D)`` that count as chosen.
         ignored: ``(M,)`` which of them do not.
+        trials: How many rows are drawn for each choice.
     """
     points = x.double()
     chosen: list[Tensor] = []
@@ -153,12 +158,35 @@ def _draw_rows(
             distances = distances.masked_fill(ignored, torch.inf)
         nearest = distances.amin(dim=1)
     tiny = torch.finfo(points.dtype).tiny
+    # Squares are expanded about the mean, where few digits cancel; a single trial needs no ranking.
+    centred = points - points.mean(dim=0) if trials > 1 else points
+    norms = centred.square().sum(dim=1)
     while len(chosen) < count:
         most = nearest.amax(dim=0, keepdim=True)
-        # The largest of p / e, with e exponential, is a draw with probabilities p.
-        noise = torch.empty(len(points), dtype=torch.float64).exponential_(generator=generator)
-        pick = (nearest / most.clamp_min(tiny) / noise.to(points.device, non_blocking=True)).argmax(dim=0, keepdim=True)
+        pick = _draw(nearest / most.clamp_min(tiny), trials, generator)
+        if trials > 1:
+            pick = _most_helpful(centred, norms, nearest, pick)
         chosen.append(pick)
         new.append(most > 0)
+        # These distances are exact, unlike those that rank trials: a row that equals a centre gets the distance zero.
         nearest = torch.minimum(nearest, (points - points[pick]).square().sum(dim=1))
     return torch.cat(chosen), torch.cat(new), nearest.to(x)
+
+
+def _draw(weights: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """Draw indices ``(count,)`` with replacement, with probabilities proportional to weights ``(B,)``."""
+    if count == 1:
+        # The largest of p / e, with e exponential, is a draw with probabilities p.
+        noise = torch.empty(len(weights), dtype=torch.float64).exponential_(generator=generator)
+        return (weights / noise.to(weights.device, non_blocking=True)).argmax(dim=0, keepdim=True)
+    # Places in the cumulative distribution take one random number for each draw, not one for each row.
+    cumulative = weights.cumsum(dim=0)
+    places = torch.rand(count, dtype=torch.float64, generator=generator).to(weights.device, non_blocking=True)
+    return torch.searchsorted(cumulative / cumulative[-1], places).clamp_max(len(weights) - 1)
+
+
+def _most_helpful(rows: Tensor, norms: Tensor, nearest: Tensor, drawn: Tensor) -> Tensor:
+    """The one, ``(1,)``, of the rows drawn ``(t,)`` that as a centre leaves the least sum of squared distances."""
+    # The expansion of the square is exact enough to rank the rows.
+    distances = torch.addmm(norms, rows[drawn], rows.T, alpha=-2) + norms[drawn].unsqueeze(1)
+    return drawn[torch.minimum(nearest, distances).sum(dim=1).argmin(dim=0, keepdim=True)]

@@ -1,4 +1,4 @@
-"""The scikit-learn interface of the same densities, fitted by the same estimation."""
+"""A scikit-learn estimator of the densities in ``densities``, fitted by the methods in ``estimation``."""
 
 from gmje_core.estimator.estimator import JointEmbeddingMixture
 

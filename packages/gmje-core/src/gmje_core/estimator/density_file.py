@@ -1,6 +1,6 @@
 """One safetensors file with a JSON header: written whole or not at all, read without unpickling anything.
 
-Whatever is wrong with a file is one typed error that names it.
+Every fault of a file raises the same typed error, whose text names the file.
 """
 
 import hashlib
@@ -18,7 +18,8 @@ from gmje_core.files import write_atomic
 
 __all__ = ["read_density", "write_density"]
 
-_FORMAT, _VERSION = "gmje.JointEmbeddingMixture", 1
+# Version 2 names the options n_components and init_params.
+_FORMAT, _VERSION = "gmje.JointEmbeddingMixture", 2
 
 
 def write_density(path: str | os.PathLike[str], tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
@@ -26,11 +27,11 @@ def write_density(path: str | os.PathLike[str], tensors: dict[str, Tensor], head
 
     Args:
         path: The file; an old one is replaced.
-        tensors: By name.
-        header: Anything that JSON holds.
+        tensors: Tensors by name; no two may share memory.
+        header: Header of values that JSON knows.
 
     Raises:
-        OSError: it cannot be written there.
+        OSError: the file cannot be written there.
     """
     text = json.dumps(header, allow_nan=False)
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -40,18 +41,18 @@ def write_density(path: str | os.PathLike[str], tensors: dict[str, Tensor], head
 
 
 def read_density(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors, on the CPU, and the header that :func:`write_density` wrote.
+    """Read the tensors, onto the CPU, and the header that :func:`write_density` wrote.
 
     Raises:
-        DensityFileError: a damaged file, or another kind or version.
-        OSError: no such file, or it cannot be read.
+        DensityFileError: the file is damaged, or is of another kind or version.
+        OSError: there is no such file, or it cannot be read.
     """
-    with open(path, "rb"):  # the plain error on a file that is not there
+    with open(path, "rb"):  # A missing file raises Python's own error here, before safetensors raises another.
         pass
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (it is no mapping)
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (`file` is no mapping)
     except (SafetensorError, UnicodeDecodeError) as error:
         raise DensityFileError(f"{path} is not a whole safetensors file: {error}") from error
     if metadata.get("format") != _FORMAT:
@@ -73,7 +74,7 @@ def read_density(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[
 
 
 def _digest(tensors: dict[str, Tensor], header: str) -> str:
-    """Checksum of everything that a file holds."""
+    """Checksum of the tensors and the header of a file."""
     digest = hashlib.sha256(header.encode("utf-8", "surrogatepass"))
     for name in sorted(tensors):
         tensor = tensors[name]

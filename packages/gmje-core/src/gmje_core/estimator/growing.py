@@ -1,4 +1,4 @@
-"""A graph of units grown on paired embeddings: where a mixture may begin, and how many components it may need."""
+"""A graph of units that grows on paired embeddings: it proposes a number of components and their first means."""
 
 from typing import NamedTuple
 
@@ -8,18 +8,19 @@ from torch import Tensor
 from gmje_core.estimation.gas import NeuralGas
 from gmje_core.estimation.pairs import Pairs
 
-__all__ = ["Grown", "grow"]
+__all__ = ["GrownGraph", "grow_graph"]
 
-_BATCH = 256
+# Rows of a batch that the gas sees.
+_BATCH_SIZE = 256
 
 
-class Grown(NamedTuple):
-    """What Growing Neural Gas made of the pairs.
+class GrownGraph(NamedTuple):
+    """Graph that Growing Neural Gas made of the pairs.
 
     Attributes:
-        units: ``(n, D)`` float64.
-        edges: ``(E, 2)`` indices into the units, each pair once.
-        clusters: ``(n,)`` label of the connected component of each unit, from 0.
+        units: Positions ``(n, D)``, in float64.
+        edges: Indices of the two units of each edge, ``(E, 2)``; every edge is listed once.
+        clusters: Label of the connected component of each unit, ``(n,)``, counted from 0.
     """
 
     units: Tensor
@@ -27,30 +28,30 @@ class Grown(NamedTuple):
     clusters: Tensor
 
     def centres(self) -> Tensor:
-        """``(C, D)`` mean of each cluster's units."""
+        """Mean ``(C, D)`` of the units of each connected component."""
         share = torch.nn.functional.one_hot(self.clusters).to(self.units)
         return (share / share.sum(dim=0)).T @ self.units
 
 
-def grow(pairs: Pairs, capacity: int, steps: int, generator: torch.Generator) -> Grown:
-    """Grow a gas on random batches of the pairs.
+def grow_graph(pairs: Pairs, capacity: int, steps: int, generator: torch.Generator) -> GrownGraph:
+    """Grow a neural gas on random batches of the pairs.
 
     Args:
         pairs: At least two rows that differ.
-        capacity: Most units.
-        steps: Batches of up to 256 rows.
-        generator: Draws the batches.
+        capacity: Most units that the graph may have.
+        steps: Number of batches of up to 256 rows.
+        generator: CPU generator that draws the batches.
     """
 
-    def batch() -> Tensor:
-        return pairs.rows(torch.randint(len(pairs), (min(_BATCH, len(pairs)),), generator=generator)).double()
+    def draw_batch() -> Tensor:
+        return pairs.rows(torch.randint(len(pairs), (min(_BATCH_SIZE, len(pairs)),), generator=generator)).double()
 
-    first = batch()
+    first = draw_batch()
     gas = NeuralGas(capacity, pairs.dim, insert_every=100).to(first.device)
-    gas.start(first[0], first[int((first - first[0]).square().sum(dim=1).argmax())])
+    gas.start(first)
     for _ in range(steps):
-        gas.observe(batch())
+        gas.observe(draw_batch())
         gas.remove_useless()
         gas.insert()
     order = gas.alive.cumsum(dim=0) - 1
-    return Grown(gas.units[gas.alive].clone(), order[gas.edges], gas.clusters()[gas.alive])
+    return GrownGraph(gas.units[gas.alive].clone(), order[gas.edges], gas.clusters()[gas.alive])

@@ -1,43 +1,56 @@
-"""Where EM begins: centres by k-means, k-means++ or at random, and the mixture of the rows nearest to each.
+"""Where EM begins: centres by k-means, by k-means++ or at random, and the mixture of the rows nearest to each centre.
 
-Parameters that the user gives take the place of what is found here.
+Parameters that the user gives take the place of those found here.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gmje_core.densities.covariance import Covariance, DiagonalCovariance, SphericalCovariance, covariance_from_dense
+from gmje_core.densities.covariance import Covariance
 from gmje_core.densities.mixture import GaussianMixture
-from gmje_core.errors import ConfigError, ShapeError
+from gmje_core.errors import ConfigError
 from gmje_core.estimation.em import CovarianceForm, maximization, moments_of
+from gmje_core.estimation.moments import pooled_covariance
 from gmje_core.estimation.pairs import Pairs
-from gmje_core.linalg import require_finite, safe_cholesky
+from gmje_core.estimation.seeding import kmeans_plus_plus
+from gmje_core.estimation.shrinkage import isotropic_target, shrink_covariances
+from gmje_core.estimator.arrays import covariance_from_precisions, precisions_shape, read_array
 
-__all__ = ["Given", "Init", "shrink", "start", "subsample"]
+__all__ = ["CheckedParameters", "GivenParameters", "InitMethod", "fill_up_rows", "starting_mixture", "subsample"]
 
-Init = Literal["kmeans++", "kmeans", "random"]
+#: Ways to find the centres of the start, by scikit-learn's names.
+InitMethod = Literal["k-means++", "kmeans", "random_from_data"]
 
 # Centres are sought among at most so many rows, or so many for each component.
-_ROWS, _ROWS_PER_COMPONENT = 2**14, 32
+_MOST_ROWS, _ROWS_PER_COMPONENT = 2**14, 32
+# Most rounds of Lloyd's algorithm.
 _LLOYD_ROUNDS = 50
-# How far the given weights may be from summing to one.
-_WEIGHT_SUM = 1e-6
+# Largest difference from 1 that the sum of the given weights may have.
+_WEIGHT_SUM_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
-class Given:
-    """Parameters to start from, where the user has them; each may be ``None``.
+class CheckedParameters:
+    """Parameters of a mixture that the user gave, as float64 tensors; ``None`` for those that were not given."""
+
+    weights: Tensor | None
+    means: Tensor | None
+    covariance: Covariance | None
+
+
+@dataclass(frozen=True)
+class GivenParameters:
+    """Parameters to start from, as the user gave them; each may be ``None``.
 
     Attributes:
         weights: ``(K,)``.
         means: ``(K, D)``.
-        precisions: Of the shape of the estimator's ``covariances_``.
+        precisions: Inverse covariances, of the shape of the estimator's ``covariances_``.
     """
 
     weights: Any = None
@@ -45,148 +58,130 @@ class Given:
     precisions: Any = None
 
     @property
-    def whole(self) -> bool:
-        """Whether nothing is left to be found."""
+    def complete(self) -> bool:
+        """Whether all parameters are given, so that nothing is drawn."""
         return self.weights is not None and self.means is not None and self.precisions is not None
 
-    def read(self, form: CovarianceForm, components: int, dim: int, device: torch.device) -> "_Start":
-        """The parameters as float64 tensors, checked.
+    def check(self, form: CovarianceForm, components: int, dim: int, device: torch.device) -> CheckedParameters:
+        """Read the parameters as float64 tensors.
+
+        Args:
+            form: Form of the covariances.
+            components: Number of components ``K``.
+            dim: Dimension ``D`` of a row.
+            device: Device of the result.
 
         Raises:
-            ConfigError: not numbers, weights that are no distribution, precisions that are not positive definite.
-            ShapeError, NonFiniteError: other shapes; NaN or infinity.
+            ConfigError: a value does not hold numbers, the weights are no distribution, or the precisions are not
+                positive.
+            ShapeError: a value has another shape.
+            NonFiniteError: a value holds NaN or infinity.
+            NotPositiveDefiniteError: a matrix of precisions is not positive definite.
         """
-        weights = _read("weights_init", self.weights, (components,), device)
-        means = _read("means_init", self.means, (components, dim), device)
-        if weights is not None and (bool((weights < 0).any()) or abs(float(weights.sum()) - 1) > _WEIGHT_SUM):
-            raise ConfigError(
-                "weights_init must not be negative and must sum to 1, but its least is "
-                f"{float(weights.min()):.6g} and its sum {float(weights.sum()):.6g}"
-            )
-        matrix = {"diag": (dim,), "spherical": ()}.get(form.covariance_type, (dim, dim))
-        shape = matrix if form.tied else (components, *matrix)
-        precisions = _read("precisions_init", self.precisions, shape, device)
-        covariance = None if precisions is None else _invert(precisions, form, dim)
-        return _Start(weights, means, covariance)
-
-
-@dataclass(frozen=True)
-class _Start:
-    weights: Tensor | None
-    means: Tensor | None
-    covariance: Covariance | None
+        weights = means = covariance = None
+        if self.weights is not None:
+            weights = read_array("weights_init", self.weights, (components,), device)
+            if bool((weights < 0).any()) or abs(float(weights.sum()) - 1) > _WEIGHT_SUM_TOLERANCE:
+                raise ConfigError(
+                    "weights_init must not be negative and must sum to 1, but its least is "
+                    f"{float(weights.min()):.6g} and its sum {float(weights.sum()):.6g}"
+                )
+        if self.means is not None:
+            means = read_array("means_init", self.means, (components, dim), device)
+        if self.precisions is not None:
+            shape = precisions_shape(form, components, dim)
+            precisions = read_array("precisions_init", self.precisions, shape, device)
+            covariance = covariance_from_precisions(precisions, form, dim)
+        return CheckedParameters(weights, means, covariance)
 
 
 def subsample(pairs: Pairs, components: int, generator: torch.Generator) -> Tensor:
-    """Rows ``(m, D)`` among which centres are sought: all, or a random part of many."""
-    most = max(_ROWS, _ROWS_PER_COMPONENT * components)
+    """Rows ``(m, D)`` among which centres are sought: all of them, or a random part where there are very many."""
+    most = max(_MOST_ROWS, _ROWS_PER_COMPONENT * components)
     if len(pairs) <= most:
         return pairs.rows(slice(None))
     return pairs.rows(torch.randperm(len(pairs), generator=generator)[:most].sort().values)
 
 
-def start(
-    pairs: Pairs, form: CovarianceForm, components: int, init: Init, given: Given, generator: torch.Generator
+def starting_mixture(
+    pairs: Pairs,
+    form: CovarianceForm,
+    components: int,
+    init_params: InitMethod,
+    given: GivenParameters,
+    generator: torch.Generator,
 ) -> tuple[GaussianMixture, int]:
     """The mixture that EM starts from.
 
     Args:
         pairs: The rows.
-        form: Of the covariances.
-        components: ``K``.
-        init: How centres are found.
-        given: What the user wants instead.
-        generator: CPU generator of everything drawn.
+        form: Form of the covariances.
+        components: Number of components ``K``.
+        init_params: How the centres are found.
+        given: Parameters that the user gives instead.
+        generator: CPU generator of everything that is drawn.
 
     Returns:
-        It, and how many of its components have rows.
+        The mixture, and how many of its components have rows.
     """
-    wanted = given.read(form, components, pairs.dim, pairs.device)
-    if given.whole:
-        assert wanted.weights is not None
-        assert wanted.means is not None
-        assert wanted.covariance is not None
+    wanted = given.check(form, components, pairs.dim, pairs.device)
+    if wanted.weights is not None and wanted.means is not None and wanted.covariance is not None:
         return GaussianMixture(wanted.weights.log(), wanted.means, wanted.covariance), components
     centres = wanted.means
     if centres is None:
-        centres = _centres(subsample(pairs, components, generator).double(), components, init, generator)
+        centres = _find_centres(subsample(pairs, components, generator).double(), components, init_params, generator)
 
-    def nearest(x: Tensor) -> Tensor:
-        return F.one_hot(_nearest(x.double(), centres), components)
+    def belongs_to_nearest(x: Tensor) -> Tensor:
+        return F.one_hot(_nearest_centre(x.double(), centres), components)
 
-    # Fewer centres than components leave the last ones empty.
+    # Where there are fewer centres than components, the last components begin empty.
     about = torch.cat([centres, centres[:1].expand(components - len(centres), -1)])
-    mass, means, second = moments_of(pairs, nearest, about, diagonal=form.diagonal)
-    second = shrink(mass * len(pairs), second)
-    found = maximization((mass, means, second), form) if wanted.covariance is None else None
-    covariance = wanted.covariance if found is None else found.covariance
-    assert covariance is not None
+    mass, means, second = moments_of(pairs, belongs_to_nearest, about, diagonal=form.diagonal)
+    covariance = wanted.covariance
+    if covariance is None:
+        second = fill_up_rows(mass * len(pairs), second)
+        covariance = maximization((mass, means, second), form).covariance
     weights = mass if wanted.weights is None else wanted.weights
     mixture = GaussianMixture(weights.log(), means if wanted.means is None else wanted.means, covariance)
     return mixture, int((weights > 0).sum())
 
 
-def shrink(counts: Tensor, second: Tensor) -> Tensor:
-    """Second moments in which every component has enough rows: those it lacks are isotropic, of the pooled variance.
+def fill_up_rows(counts: Tensor, second: Tensor) -> Tensor:
+    """Second moments in which every component has enough rows: missing ones have the isotropic pooled covariance.
 
-    Enough are ``2 D`` rows, or 4 where the moments are diagonals; components that have them are left as they are.
+    A component has enough with ``2 D`` rows, or with 4 where the moments are diagonal, and then stays as it is.
 
     Args:
         counts: ``(K,)`` rows of each component.
         second: ``(K, D, D)`` or ``(K, D)``.
 
+    Returns:
+        Tensor of the shape of ``second``.
+
     Examples:
-        >>> shrink(torch.tensor([4.0, 1.0]), torch.tensor([[2.0], [0.0]]))   # pooled: 1.6
+        >>> fill_up_rows(torch.tensor([4.0, 1.0]), torch.tensor([[2.0], [0.0]]))   # the pooled variance is 1.6
         tensor([[2.0000], [1.2000]])
     """
-    shape = (-1, *[1] * (second.ndim - 1))
-    pooled = (counts.view(shape) * second).sum(dim=0) / counts.sum()
-    dim = second.shape[-1]
-    if second.ndim == 2:
-        prior, enough = pooled.mean().expand(dim), 4
-    else:
-        prior, enough = pooled.diagonal().mean() * torch.eye(dim).to(second), 2 * dim
-    lacking = (enough - counts).clamp_min(0).view(shape)
-    return (counts.view(shape) * second + lacking * prior) / (counts.view(shape) + lacking)
+    diagonal = second.ndim == 2
+    enough = 4 if diagonal else 2 * second.shape[-1]
+    target = isotropic_target(pooled_covariance(counts, second), diagonal=diagonal)
+    return shrink_covariances(second, counts, target, (enough - counts).clamp_min(0))
 
 
-def _centres(rows: Tensor, components: int, init: Init, generator: torch.Generator) -> Tensor:
-    """``(K or fewer, D)``: fewer where there are fewer distinct rows."""
-    if init == "random":
+def _find_centres(rows: Tensor, components: int, init_params: InitMethod, generator: torch.Generator) -> Tensor:
+    """Centres ``(K, D)``, or fewer where there are fewer distinct rows."""
+    if init_params == "random_from_data":
         return rows[torch.randperm(len(rows), generator=generator)[:components].to(rows.device)]
-    centres = _seeds(rows, components, generator)
-    return _lloyd(rows, centres) if init == "kmeans" else centres
+    # With a single trial for each centre, centres share clusters so often that EM ends nats lower.
+    index, _ = kmeans_plus_plus(rows, components, generator=generator, trials=2 + int(math.log(components)))
+    return _move_to_means(rows, rows[index]) if init_params == "kmeans" else rows[index]
 
 
-def _seeds(rows: Tensor, components: int, generator: torch.Generator) -> Tensor:
-    """Greedy k-means++ (Arthur and Vassilvitskii, 2007): of several rows drawn, the one that explains most is taken.
-
-    With a single draw each, centres share clusters so often that EM ends nats lower. Fewer than ``components`` are
-    returned where there are fewer distinct rows.
-    """
-    trials = 2 + int(math.log(components))
-    centred = rows - rows.mean(dim=0)
-    norms = centred.square().sum(dim=1)
-    best = int(torch.randint(len(rows), (1,), generator=generator))
-    nearest = (rows - rows[best]).square().sum(dim=1)
-    chosen = [best]
-    while len(chosen) < components and bool((nearest > 0).any()):
-        drawn = torch.multinomial((nearest / nearest.max()).cpu(), trials, replacement=True, generator=generator)
-        drawn = drawn.to(rows.device)
-        # The expansion of the square is good enough to rank them; the distances kept are exact, so that a row equal to
-        # a centre is never drawn.
-        distances = torch.addmm(norms, centred[drawn], centred.T, alpha=-2) + norms[drawn].unsqueeze(1)
-        best = int(drawn[torch.minimum(nearest, distances).sum(dim=1).argmin()])
-        nearest = torch.minimum(nearest, (rows - rows[best]).square().sum(dim=1))
-        chosen.append(best)
-    return rows[chosen]
-
-
-def _lloyd(rows: Tensor, centres: Tensor) -> Tensor:
-    """Lloyd's rounds until no row changes its centre; a centre without rows stays."""
+def _move_to_means(rows: Tensor, centres: Tensor) -> Tensor:
+    """Centres after Lloyd's rounds, until no row changes its centre; a centre without rows stays where it is."""
     before: Tensor | None = None
     for _ in range(_LLOYD_ROUNDS):
-        chosen = _nearest(rows, centres)
+        chosen = _nearest_centre(rows, centres)
         if before is not None and torch.equal(chosen, before):
             break
         before = chosen
@@ -197,39 +192,9 @@ def _lloyd(rows: Tensor, centres: Tensor) -> Tensor:
     return centres
 
 
-def _nearest(rows: Tensor, centres: Tensor) -> Tensor:
-    """Index of the nearest centre of each row; the expansion of the square is safe after centring."""
+def _nearest_centre(rows: Tensor, centres: Tensor) -> Tensor:
+    """Index ``(N,)`` of the nearest centre of each row."""
     origin = centres.mean(dim=0)
     rows, centres = rows - origin, centres - origin
+    # After centring, the expansion of the square loses no digits that matter.
     return torch.addmm(centres.square().sum(dim=1), rows, centres.T, alpha=-2).argmin(dim=1)
-
-
-def _read(name: str, value: Any, shape: tuple[int, ...], device: torch.device) -> Tensor | None:
-    if value is None:
-        return None
-    try:
-        array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        tensor = torch.from_numpy(np.array(array, dtype=np.float64)).to(device)
-    except (ValueError, TypeError) as error:
-        raise ConfigError(f"{name} must be an array of numbers of shape {shape}, got {value!r}") from error
-    if tuple(tensor.shape) != shape:
-        raise ShapeError(f"{name} must have shape {shape}, but has {tuple(tensor.shape)}")
-    require_finite(name, tensor)
-    return tensor
-
-
-def _invert(precisions: Tensor, form: CovarianceForm, dim: int) -> Covariance:
-    """Covariance with these precisions."""
-    if form.tied:
-        precisions = precisions.unsqueeze(0)
-    if form.diagonal:
-        if bool((precisions <= 0).any()):
-            raise ConfigError(f"precisions_init must be positive, but its least is {float(precisions.min()):.6g}")
-        diagonal = form.covariance_type == "diag"
-        return DiagonalCovariance(1 / precisions) if diagonal else SphericalCovariance(1 / precisions, dim)
-    if not torch.allclose(precisions, precisions.mT):
-        raise ConfigError("precisions_init must be symmetric matrices")
-    if bool((precisions.diagonal(dim1=-2, dim2=-1) <= 0).any()):
-        raise ConfigError("precisions_init must have positive diagonals")
-    factor = safe_cholesky(precisions, name="precisions_init")
-    return covariance_from_dense(torch.cholesky_inverse(factor), form.covariance_type, rank=form.rank)
