@@ -24,7 +24,7 @@ class GMJEConfig(StrictForm):
     """Everything that a :class:`gmje_core.JointEmbeddingModel` is built from.
 
     Args:
-        backbone: A name that :func:`gmje_core.models.networks.build_backbone` takes.
+        backbone: A name that :func:`gmje_core.models.backbones.build_backbone` takes.
         in_channels: Image channels.
         image_size: Side of the square images that the model was trained on, in pixels.
         small_images: A ResNet stem for images of about 32 pixels.

@@ -11,8 +11,10 @@ from gmje_core.criteria import build_criterion
 from gmje_core.densities.joint import JointDensity
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError, ShapeError
+from gmje_core.models.backbones import build_backbone
 from gmje_core.models.config import GMJEConfig
-from gmje_core.models.networks import MomentumEncoder, ProjectionHead, build_backbone
+from gmje_core.models.heads import ProjectionHead
+from gmje_core.models.momentum import MomentumEncoder
 from gmje_core.models.preprocessing import Preprocessing
 
 __all__ = ["GMJEOutput", "JointEmbeddingModel", "Uncertainty"]
