@@ -1,6 +1,8 @@
 """A strict JSON form: nothing unknown, nothing twice, nothing missing, no number that JSON does not have."""
 
 import json
+import types
+import typing
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -18,6 +20,22 @@ class StrictForm:
     """
 
     what: ClassVar[str]
+
+    def check_types(self) -> None:
+        """Check that each field holds just a type that it declares: an ``int`` is no ``float``, a ``bool`` no ``int``.
+
+        What dictionaries and tuples hold is not checked here.
+
+        Raises:
+            ConfigError: a value of another type; the text names the field.
+        """
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            declared = typing.get_args(spec.type) if isinstance(spec.type, types.UnionType) else (spec.type,)
+            kinds = [typing.get_origin(kind) or kind for kind in declared]
+            if type(value) not in kinds:
+                names = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
+                raise ConfigError(f"{spec.name} must be of type {names}, got {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that :meth:`from_dict` takes back."""

@@ -36,7 +36,7 @@ def push(
         bool, typer.Option("--overwrite-card", help="Replace even a README.md written by hand.")
     ] = False,
 ) -> None:
-    """Publish a model with its card in one commit; a model in a run folder brings the run's results."""
+    """Publish a model with its card in one commit; what was measured of it, in the folder evaluation, goes along."""
     from gmje_hub.publish import push_folder
 
     pushed = push_folder(

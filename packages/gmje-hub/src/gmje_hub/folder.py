@@ -37,6 +37,7 @@ __all__ = [
     "check_digest",
     "check_name",
     "digest_of",
+    "parse_file",
     "read_bounded",
     "read_config",
     "read_files",
@@ -59,7 +60,7 @@ LARGEST_HEADER = 2**20
 _MOST_TENSORS = 2**13
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
 _BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_Parsed = TypeVar("_Parsed")
+Parsed = TypeVar("Parsed")
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 
@@ -135,11 +136,9 @@ def read_folder(folder: Path) -> ModelFiles:
     if not folder.is_dir():
         raise ModelNotFoundError(f"no folder {str(folder)!r}; from_pretrained reads what save_pretrained wrote")
     names = {entry.name for entry in os.scandir(folder)}
-    if "results.json" in names and CONFIG not in names:
-        models = sorted(path.parent.name for path in folder.glob(f"models/*/{CONFIG}"))
-        raise ModelNotFoundError(
-            f"{folder} is a run, not a model; its models are {', '.join(f'models/{name}' for name in models) or 'none'}"
-        )
+    if CONFIG not in names and (models := sorted(path.parent for path in folder.glob(f"models/*/{CONFIG}"))):
+        found = ", ".join(path.relative_to(folder).as_posix() for path in models)
+        raise ModelNotFoundError(f"{folder} is no model itself; the models in it are {found}")
     check_complete(str(folder), names)
     return read_files(folder / CONFIG, folder / WEIGHTS, folder / PREPROCESSOR if PREPROCESSOR in names else None)
 
@@ -200,7 +199,7 @@ def read_files(config: Path, weights: Path, preprocessor: Path | None = None) ->
     parsed = read_config(config)
     preprocessing = None
     if preprocessor is not None:
-        preprocessing = _parse(preprocessor, Preprocessing.from_json)
+        preprocessing = parse_file(preprocessor, Preprocessing.from_json)
         try:
             preprocessing.check_fits(parsed)
         except ConfigError as error:
@@ -215,7 +214,7 @@ def read_config(path: Path) -> GMJEConfig:
     Raises:
         CorruptModelError: it holds none, or it lies in a download cache under another hash than its own.
     """
-    return _parse(path, GMJEConfig.from_json)
+    return parse_file(path, GMJEConfig.from_json)
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
@@ -264,9 +263,18 @@ def brief(error: BaseException) -> str:
     return line if len(line) <= 500 else line[:500] + "..."
 
 
-def _parse(path: Path, parse: Callable[[str], _Parsed]) -> _Parsed:
-    """What a small JSON file means."""
-    content = read_bounded(path, LARGEST_JSON)
+def parse_file(path: Path, parse: Callable[[str], Parsed], limit: int = LARGEST_JSON) -> Parsed:
+    """What a small JSON file means.
+
+    Args:
+        path: A plain file; where it lies in a download cache under its hash, the hash is checked.
+        parse: Takes the text, and raises :class:`~gmje_core.errors.ConfigError` for a wrong one.
+        limit: Most bytes that the file may have.
+
+    Raises:
+        CorruptModelError: another kind of file, a larger one, or a text that ``parse`` refuses.
+    """
+    content = read_bounded(path, limit)
     check_digest(path, content, digest_of(path))
     try:
         return parse(content.decode("utf-8"))

@@ -11,6 +11,7 @@ import gmje_core
 from gmje_core import ConfigError, GMJEError, NotFittedError
 from gmje_core.files import write_atomic
 from gmje_hub.errors import CorruptModelError, UnsavableModelError
+from gmje_hub.evaluation import SCORES, Evaluation
 from gmje_hub.folder import CONFIG, PREPROCESSOR, WEIGHTS, ModelFiles
 from gmje_hub.weights import check_weights, mismatch_of, not_finite
 
@@ -57,11 +58,12 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         content = self._to_files(str(save_directory))
         path = Path(save_directory)
         path.mkdir(parents=True, exist_ok=True)
+        (path / SCORES).unlink(missing_ok=True)  # they were measured of the weights before
         for name in (WEIGHTS, PREPROCESSOR, CONFIG):
             if name in content:
                 write_atomic(path / name, content[name])
             else:
-                (path / name).unlink(missing_ok=True)  # of another model
+                (path / name).unlink(missing_ok=True)  # the file of another model
 
     @classmethod
     def from_pretrained(
@@ -120,6 +122,7 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         branch: str | None = None,
         create_pr: bool = False,
         overwrite_card: bool = False,
+        evaluation: Evaluation | None = None,
     ) -> str:
         """Publish the model with a card, in one commit.
 
@@ -131,6 +134,7 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
             branch: Of the repository; made where it does not exist.
             create_pr: Open a pull request instead.
             overwrite_card: Replace even a card that was written by hand.
+            evaluation: What was measured of the model, for the card.
 
         Returns:
             URL of the commit or the pull request.
@@ -145,7 +149,11 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
 
         return push(
             repo_id,
-            {PREPROCESSOR: None, **self._to_files(repo_id), **documents(self.config, repo_id, self.preprocessing)},
+            {
+                PREPROCESSOR: None,
+                **self._to_files(repo_id),
+                **documents(self.config, repo_id, self.preprocessing, evaluation),
+            },
             message=commit_message,
             private=private,
             token=token,

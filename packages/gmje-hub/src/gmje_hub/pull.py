@@ -46,7 +46,7 @@ def pull_folder(repo_id: str, folder: Path | None = None, *, revision: str | Non
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         for name, data in content.items():
-            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(partial / name, data)
         partial.chmod(0o755)
         os.rename(partial, folder)

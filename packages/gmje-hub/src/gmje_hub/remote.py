@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
-from gmje_hub.card import DOCUMENTS, is_generated
+from gmje_hub.card import is_generated
 from gmje_hub.errors import (
     AccessError,
     CorruptModelError,
@@ -40,6 +40,7 @@ from gmje_hub.errors import (
     ModelNotFoundError,
     PushConflictError,
 )
+from gmje_hub.evaluation import EVALUATION, SCORES
 from gmje_hub.folder import (
     CONFIG,
     LARGEST_DOCUMENT,
@@ -62,7 +63,9 @@ from gmje_hub.folder import (
 
 __all__ = ["Pushed", "check_login", "fetch", "fetch_documents", "is_repo_id", "open_model", "push"]
 
-_MOST_RESULTS = 32
+# What is fetched beside a model: its card and what was measured. At most so many files of each kind.
+_DOCUMENTS = (README, SCORES, f"{EVALUATION}/*.png", ".eval_results/*.yaml")
+_MOST_DOCUMENTS = 32
 
 # The base error of whichever HTTP library the client is built on.
 _TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
@@ -189,7 +192,7 @@ def open_model(
 
 
 def fetch_documents(repo_id: str, commit: str, *, token: str | bool | None = None) -> dict[str, bytes]:
-    """What goes with a model: its card, results and figures, those that are there.
+    """The documents that go with a model, those that are there: its card, and what was measured of it.
 
     Args:
         repo_id: ``org/name``.
@@ -205,8 +208,8 @@ def fetch_documents(repo_id: str, commit: str, *, token: str | bool | None = Non
     """
     with _translated(repo_id, commit):
         sizes = _listing(repo_id, commit, token)
-        results = sorted(name for name in sizes if fnmatch(name, ".eval_results/*.yaml"))[:_MOST_RESULTS]
-        names = [check_name(name) for name in (*DOCUMENTS, *results) if name in sizes]
+        kinds = (sorted(name for name in sizes if fnmatch(name, kind))[:_MOST_DOCUMENTS] for kind in _DOCUMENTS)
+        names = [check_name(name) for names in kinds for name in names]
         for name in names:
             if sizes[name] > LARGEST_DOCUMENT:
                 raise CorruptModelError(
@@ -257,8 +260,10 @@ def push(
         head = info.sha
         present = {file.rfilename for file in info.siblings or []}
         kept = README in files and README in present and not overwrite_card and _is_by_hand(repo_id, head, token)
+        # The folder of what was measured is of one model: what is not in the new one goes.
+        stale = {name: None for name in sorted(present) if name.startswith(f"{EVALUATION}/")}
         changes: list[CommitOperationAdd | CommitOperationDelete] = []
-        for name, content in files.items():
+        for name, content in {**stale, **files}.items():
             if name == README and kept:
                 continue
             if content is not None:

@@ -31,7 +31,7 @@ class Backbone(Protocol):
 
 
 def build_smallconv(in_channels: int, small_images: bool) -> nn.Module:
-    """A :class:`gmje_core.models.smallconv.SmallConv`; it is made for small images, so ``small_images`` is moot."""
+    """A :class:`gmje_core.models.smallconv.SmallConv`; which ``small_images`` does not change."""
     from gmje_core.models.smallconv import SmallConv
 
     return SmallConv(in_channels)

@@ -1,8 +1,6 @@
 """The configuration of a model: plain data with a strict JSON form, free of torch."""
 
 import math
-import types
-import typing
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -66,13 +64,11 @@ class GMJEConfig(StrictForm):
     what: ClassVar[str] = "the configuration"
 
     def __post_init__(self) -> None:
+        self.check_types()
         for spec in fields(self):
             value = getattr(self, spec.name)
-            expected = dict if isinstance(spec.type, types.GenericAlias) else spec.type
-            if type(value) is not expected:
-                raise ConfigError(f"{spec.name} must be of type {typing.cast(type, expected).__name__}, got {value!r}")
             largest = _MAX_LAYERS if spec.name == "layers" else _MAX_SIZE
-            if isinstance(value, int) and expected is int and not 1 <= value <= largest:
+            if type(value) is int and not 1 <= value <= largest:
                 raise ConfigError(f"{spec.name} must lie in [1, {largest}], got {value!r}")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum must lie in [0, 1), got {self.momentum!r}")

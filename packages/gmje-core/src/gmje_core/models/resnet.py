@@ -20,6 +20,7 @@ class ResNet(TorchvisionResNet):  # type: ignore[misc]
         small_images: First convolution 3x3 with stride 1 and no max-pooling, for images up to about 64x64.
 
     Examples:
+        >>> import torch
         >>> ResNet(18, in_channels=1, small_images=True)(torch.zeros(2, 1, 32, 32)).shape
         torch.Size([2, 512])
     """
