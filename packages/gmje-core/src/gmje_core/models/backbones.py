@@ -6,6 +6,7 @@ Each family is a module of its own, which is imported when one of its backbones 
 from collections.abc import Callable
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from gmje_core.errors import ConfigError, unknown_name
@@ -41,7 +42,9 @@ def resnet_builder(depth: int) -> Callable[[int, bool], nn.Module]:
     """The function that builds a :class:`gmje_core.models.resnet.ResNet` of a depth."""
 
     def build(in_channels: int, small_images: bool) -> nn.Module:
-        from gmje_core.models.resnet import ResNet
+        # Whatever torchvision makes when it is imported must not follow the caller's device, such as "meta".
+        with torch.device("cpu"):
+            from gmje_core.models.resnet import ResNet
 
         return ResNet(depth, in_channels=in_channels, small_images=small_images)
 

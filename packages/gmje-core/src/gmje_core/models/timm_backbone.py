@@ -4,6 +4,7 @@ import difflib
 import re
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from gmje_core.errors import ConfigError
@@ -29,7 +30,9 @@ class TimmBackbone(nn.Module):
         if not re.fullmatch(r"[\w.]+", name, re.ASCII):  # "hf-hub:org/name" would ask a network
             raise ConfigError(f"backbone 'timm:{name}' does not name a model of timm (timm.list_models() lists them)")
         try:
-            import timm
+            # Whatever timm makes when it is imported must not follow the caller's device, such as "meta".
+            with torch.device("cpu"):
+                import timm
         except ImportError as error:
             raise ConfigError(
                 f"backbone 'timm:{name}' needs timm, which is not installed: pip install 'gmje-core[timm]'"
