@@ -1,4 +1,4 @@
-"""A strict JSON form: nothing unknown, nothing twice, nothing missing, no number that JSON does not have."""
+"""A strict JSON form of dataclasses: no unknown, repeated or missing key, and no number that JSON does not have."""
 
 import json
 import types
@@ -13,10 +13,10 @@ __all__ = ["StrictForm"]
 
 @dataclass(frozen=True)
 class StrictForm:
-    """A frozen dataclass that is written as a JSON object, and read back only where every key is right.
+    """A frozen dataclass that is written as a JSON object and is read back only where every key is right.
 
     Attributes:
-        what: What it is, for messages.
+        what: Name of the form, for messages.
     """
 
     what: ClassVar[str]
@@ -47,10 +47,10 @@ class StrictForm:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """What :meth:`to_dict` gave.
+        """The form that :meth:`to_dict` described.
 
         Raises:
-            ConfigError: an unknown key, a missing one, or a value out of range. Nothing is guessed.
+            ConfigError: a key is unknown or missing, or a value is out of range. Nothing is guessed.
         """
         if not isinstance(values, dict):
             raise ConfigError(f"{cls.what} must be a JSON object, got {type(values).__name__}")
@@ -65,10 +65,10 @@ class StrictForm:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """What :meth:`to_json` gave.
+        """The form that :meth:`to_json` described.
 
         Raises:
-            ConfigError: not JSON, or see :meth:`from_dict`.
+            ConfigError: the text is not JSON; or see :meth:`from_dict`.
         """
 
         def refuse_constant(name: str) -> float:

@@ -1,7 +1,7 @@
 """What was measured of a model: a typed value, and the folder ``evaluation`` beside the weights that holds it.
 
-The program that trained and measured a model writes it, with :func:`write_evaluation`. A card shows the numbers as they
-are: nothing is computed here, neither means nor intervals.
+The program that trained and measured a model writes the folder, with :func:`write_evaluation`. A card shows the numbers
+as they are: nothing is computed here, neither means nor intervals.
 """
 
 import math
@@ -47,10 +47,10 @@ class Score(StrictForm):
     """One metric of a model.
 
     Args:
-        metric: Its name for machines, such as ``linear_probe``.
-        title: Its name for people.
-        value: What the published weights reach.
-        higher_is_better: Its direction.
+        metric: Name of the metric for machines, such as ``linear_probe``.
+        title: Name of the metric for people.
+        value: Value that the weights in the folder reach.
+        higher_is_better: Whether larger values are better.
         unit: Unit of all three numbers; empty for a pure number.
         mean: Mean over seeds of the method that trained the weights; ``None`` where there is none.
         half_width: Half of the width of the 95 % interval of ``mean``; ``None`` where there is none.
@@ -101,8 +101,8 @@ class Dataset(StrictForm):
     """The images that a model was trained and measured on.
 
     Args:
-        name: Its name for people.
-        hub_id: Its name on the Hub, or a name that no dataset there has.
+        name: Name of the dataset for people.
+        hub_id: Name of the dataset on the Hub, or a name that no dataset there has.
         fingerprint: SHA-256 of what was read.
         train: Number of images for training.
         test: Number of images for testing.
@@ -137,7 +137,7 @@ class Evaluation(StrictForm):
         scores: One entry for each metric.
         command: The command line that trained it.
         date: When it was measured, ISO 8601.
-        note: What a reader must know of the numbers; empty where there is nothing.
+        note: A sentence that a reader must know of the numbers; empty where there is none.
         training: Options of the training, by their names for people.
         diagnostics: Gauges of the density after the training.
         versions: Versions of the packages.
@@ -229,8 +229,8 @@ def check_picture(place: str | Path, content: bytes) -> bytes:
     """The content of a PNG file, unless it is cut short or of another kind.
 
     Args:
-        place: Where it comes from, for the message.
-        content: All of it.
+        place: Name of the file, for the message.
+        content: The whole content.
 
     Raises:
         CorruptModelError: it is not a whole PNG file.

@@ -45,10 +45,10 @@ def push_folder(
     require_repo_id(repo_id)
     files = read_folder(folder)
     evaluation, pictures = read_evaluation(folder) or (None, None)
-    from gmje_hub.model import GMJEModel  # torch, hence not before the folder is known to be one
+    from gmje_hub.model import GMJEModel  # it imports torch, which waits until the folder is known to hold a model
     from gmje_hub.remote import push
 
-    GMJEModel.from_pretrained(folder.resolve())  # what cannot be loaded is not published
+    GMJEModel.from_pretrained(folder.resolve())  # a model that cannot be loaded is not published
     preprocessing = files.preprocessing
     return push(
         repo_id,

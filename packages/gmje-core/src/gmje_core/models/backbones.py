@@ -1,4 +1,4 @@
-"""Backbones by name: what turns images into the features that downstream tasks use.
+"""Backbones by name: the networks from images to the features that downstream tasks use.
 
 Each family is a module of its own, which is imported when one of its backbones is built.
 """
@@ -17,7 +17,7 @@ TIMM_PREFIX = "timm:"
 
 
 class Backbone(Protocol):
-    """What every backbone is: an ``nn.Module`` that says how many features it gives, in timm's two steps."""
+    """The interface that all backbones share: an ``nn.Module`` of timm's two steps, with its number of features."""
 
     num_features: int
 

@@ -16,7 +16,7 @@ class MomentumEncoder(nn.Module):
     statistics of its own, because it passes the target views itself. No gradient goes through it.
 
     Args:
-        encoder: What is followed; it is copied.
+        encoder: The encoder to follow; it is copied.
         momentum: ``m`` in ``[0, 1)``.
 
     Raises:
@@ -43,7 +43,7 @@ class MomentumEncoder(nn.Module):
         self.average.update_parameters(encoder)
 
     def forward(self, x: Tensor) -> Tensor:
-        """What the encoder gives, without gradient."""
+        """The averaged encoder's output, which carries no gradient."""
         with torch.no_grad():
             z: Tensor = self.average(x)
         return z

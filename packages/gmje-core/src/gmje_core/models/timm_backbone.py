@@ -55,13 +55,13 @@ class TimmBackbone(nn.Module):
         return features
 
     def forward_features(self, x: Tensor) -> Tensor:
-        """Timm's own: a map ``(B, C, h, w)``, or tokens ``(B, n, C)``."""
+        """The result of timm's method: a map ``(B, C, h, w)``, or tokens ``(B, n, C)``."""
         body: Any = self.body
         features: Tensor = body.forward_features(x)
         return features
 
     def forward_head(self, x: Tensor) -> Tensor:
-        """Timm's own pooling, to ``(B, num_features)``."""
+        """Features ``(B, num_features)`` by timm's own pooling."""
         body: Any = self.body
         features: Tensor = body.forward_head(x)
         return features
