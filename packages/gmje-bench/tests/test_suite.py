@@ -9,7 +9,7 @@ from gmje_bench.alignment import tasks as alignment_tasks
 from gmje_bench.errors import OptionError, SuiteError
 from gmje_bench.suite import BACKBONES, RIVALS, SYNTHETIC_TASKS, load_suite, suite_names
 from gmje_bench.tasks import TASKS
-from gmje_core.models.networks import backbone_names
+from gmje_core.models.backbones import backbone_names
 
 MINIMAL = 'summary = "s"\ndataset = "fashion_mnist_12k"\nmethods = ["gmje"]\nseeds = [0]\n'
 

@@ -38,6 +38,7 @@ from gmje_bench.pretrain import Diagnostics, DivergedError, plan, pretrain
 from gmje_bench.profiling import check_trackers, profiled
 from gmje_bench.progress import Reporter
 from gmje_bench.protocol import PROTOCOL
+from gmje_bench.publishing import write_evaluations
 from gmje_bench.resume import take_up
 from gmje_bench.runs import (
     PRETRAINED,
@@ -378,6 +379,7 @@ def _line(record: Record) -> str:
 def _write(output: Path, results: Results) -> None:
     write_results(output, results)
     _write_text(output / "results.md", report.markdown(results))
+    write_evaluations(output, results)
 
 
 def _draw(state: _Run) -> None:
@@ -385,6 +387,7 @@ def _draw(state: _Run) -> None:
     if any(record.status == "ok" for record in results.records):
         report.draw_accuracy(results, output / "accuracy.png")
         report.draw_diagnostics(results, output / "diagnostics.png")
+        write_evaluations(output, results)  # once more, with the figures
     if state.suite.synthetic is not None:
         _draw_synthetic(state)
 

@@ -13,7 +13,9 @@ from gmje_bench.views import ViewConfig, preset
 from gmje_core import Criterion, GMJEConfig, Preprocessing, diagnostics
 from gmje_core.densities.joint import JointDensity
 from gmje_core.distributed import gather_pairs
-from gmje_core.models.networks import MomentumEncoder, ProjectionHead, build_backbone
+from gmje_core.models.backbones import build_backbone
+from gmje_core.models.heads import ProjectionHead
+from gmje_core.models.momentum import MomentumEncoder
 
 __all__ = ["JointEmbedding", "build_module"]
 

@@ -27,7 +27,7 @@ __all__ = [
 MixedPrecision = Literal["no", "bf16", "fp16"]
 Positive = Annotated[int, Field(ge=1)]
 
-#: What ``gmje_core.models.networks.backbone_names`` gives, known without torch; a test compares them.
+#: What ``gmje_core.models.backbones.backbone_names`` gives, known without torch; a test compares them.
 BACKBONES = ("smallconv", "resnet18", "resnet34", "resnet50")
 #: What ``gmje_bench.alignment`` has, likewise.
 SYNTHETIC_TASKS = ("mixture", "inverse-sine", "crossing", "two-moons", "pinwheel", "ring", "band", "robot-arm")
@@ -42,7 +42,7 @@ class Network(_Strict):
     """The encoder, the same for every method.
 
     Attributes:
-        backbone: A name that ``gmje_core.models.networks.build_backbone`` takes.
+        backbone: A name that ``gmje_core.models.backbones.build_backbone`` takes.
         small_images: A ResNet stem for images of about 32 pixels.
         hidden: Width of the projection head.
         dim: Embedding size.

@@ -10,14 +10,14 @@ __all__ = ["write_atomic"]
 def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file so that a crash leaves either the old one or the new one, whole.
 
-    A temporary file beside it, fsync, rename.
+    The content goes to a temporary file in the same folder, which is flushed to the disk and then renamed.
 
     Args:
-        path: Where the file ends up; its folder must exist.
-        content: All of it.
+        path: Path of the file; its folder must exist.
+        content: The whole content.
 
     Raises:
-        OSError: it cannot be written there.
+        OSError: the file cannot be written.
 
     Examples:
         >>> folder = Path(tempfile.mkdtemp())
@@ -36,7 +36,7 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
         os.replace(temporary, target)
     except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
-        # A full disk does not say which.
+        # The error of a full disk does not name the file.
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(target)
         raise
