@@ -138,6 +138,7 @@ def run(suite: Suite, launch: Launch) -> Results:
     check_trackers(launch.track)
     try:
         accelerator = Accelerator(
+            cpu=_only_cpus(),
             mixed_precision=suite.training.mixed_precision,
             log_with=launch.track,
             project_dir=str(launch.output) if launch.track else None,
@@ -318,13 +319,30 @@ def _epochs(suite: Suite) -> int:
     return suite.training.epochs * len(suite.methods) * len(suite.seeds)
 
 
+def _only_cpus() -> bool:
+    """Whether several processes were launched on a machine without a device that processes can be spread over.
+
+    Accelerate must be told so: it would otherwise take every process for a run of its own. A single process may use
+    any device that Accelerate finds.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return False
+    device = torch.accelerator.current_accelerator(check_available=True)
+    return device is None or device.type == "mps"
+
+
 def _check_world(accelerator: Accelerator, processes: int | None) -> None:
-    found = accelerator.num_processes
+    """Raise unless all processes that were launched, and as many as were asked for, take part in this run."""
+    launched, found = int(os.environ.get("WORLD_SIZE", "1")), accelerator.num_processes
+    if launched > 1 and found != launched:
+        raise OptionError(
+            f"{launched} processes were launched, but Accelerate made a run of {found} process(es) of each; unset "
+            "the variables ACCELERATE_* of the environment, or launch one process"
+        )
     if processes is not None and processes != found:
         raise OptionError(
-            f"--processes {processes} was asked for, but {found} process(es) were launched; on CPUs, `accelerate "
-            "launch --cpu --num_processes N` starts one only: use `torchrun --standalone --nproc_per_node N -m "
-            "gmje_bench`"
+            f"--processes {processes} was asked for, but {found} process(es) were launched; start them with `torchrun "
+            f"--standalone --nproc_per_node {processes} -m gmje_bench run ...`"
         )
 
 
@@ -381,12 +399,21 @@ def _write(output: Path, results: Results) -> None:
 
 
 def _draw(state: _Run) -> None:
+    """Draw the figures of the run; one that cannot be drawn is a warning, because the results are already written."""
     output, results = state.output, state.results
+    figures: dict[str, Callable[[], None]] = {}
     if any(record.status == "ok" for record in results.records):
-        report.draw_accuracy(results, output / "accuracy.png")
-        report.draw_diagnostics(results, output / "diagnostics.png")
+        figures["accuracy.png"] = lambda: report.draw_accuracy(results, output / "accuracy.png")
+        figures["diagnostics.png"] = lambda: report.draw_diagnostics(results, output / "diagnostics.png")
     if state.suite.synthetic is not None:
-        _draw_synthetic(state)
+        figures["alignment.png"] = lambda: _draw_synthetic(state)
+    for name, draw in figures.items():
+        try:
+            draw()
+        except Exception as error:
+            logger.debug("%s", traceback.format_exc())
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            warnings.warn(f"{name} was not drawn ({reason}); the results are not affected", stacklevel=2)
 
 
 def _draw_synthetic(state: _Run) -> None:

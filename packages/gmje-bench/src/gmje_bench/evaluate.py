@@ -1,6 +1,7 @@
 """Evaluation: a trained encoder through the suite's tasks; features on all processes, scores on the main one."""
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -118,12 +119,25 @@ def _require_finite(embedded: list[Embedded], features: list[Tensor]) -> None:
             raise NonFiniteError("the features hold NaN or infinity")
 
 
+def _looked_at(subject: Subject) -> dict[str, Tensor]:
+    """Maps and neighbours, which are looked at and not measured: where they cannot be made, a warning says so."""
+    found: dict[str, Tensor] = {}
+    for make in (latent_map, neighbours):
+        try:
+            found |= make(subject)
+        except Exception as error:
+            place = f"{subject.method} seed {subject.seed}"
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            warnings.warn(f"{place}: {make.__name__} was not made ({reason}); no number is affected", stacklevel=2)
+    return found
+
+
 def _tasks_on_views(
     record: Record, subject: Subject, suite: Suite, probe: LinearProbe | None, data: ImageData, clock: Clock
 ) -> dict[str, Tensor]:
     artifacts: dict[str, Tensor] = {}
     with clock("latent_map"):
-        artifacts |= latent_map(subject) | neighbours(subject)
+        artifacts |= _looked_at(subject)
     if "uncertainty" in suite.tasks:
         assert probe is not None
         with clock("uncertainty"):

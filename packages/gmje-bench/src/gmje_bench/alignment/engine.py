@@ -3,6 +3,7 @@
 import multiprocessing
 import signal
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -47,9 +48,6 @@ __all__ = [
 #: The name under which the truth is measured against itself.
 TRUTH = "truth"
 
-_HELD_OUT, _PAIRS = PROTOCOL.held_out_pairs, PROTOCOL.distance_pairs
-_MODES = PROTOCOL.mode_contexts, PROTOCOL.mode_samples
-_RANKS = PROTOCOL.calibration_pairs, PROTOCOL.calibration_samples
 _MOMENTS = 100_000
 # Samples in a panel of the picture, and contexts at which the mean of a one-dimensional target is drawn.
 _SHOWN, _CURVE = 2000, 200
@@ -201,7 +199,18 @@ def _run_unit(options: Synthetic, unit: Unit) -> Found:
         except GMJEError as error:
             record.status, record.error = "failed", " ".join(f"{type(error).__name__}: {error}".split())
         records.append(record)
-    return Found(records, judge.picture(unit.task, fitted) if unit.dim is None else None)
+    return Found(records, _picture(judge, unit, fitted))
+
+
+def _picture(judge: "_Judge", unit: Unit, fitted: dict[str, Asked]) -> Picture | None:
+    """The picture of a task in its own dimensions; where it cannot be made, a warning says so."""
+    if unit.dim is not None:
+        return None
+    try:
+        return judge.picture(unit.task, fitted)
+    except Exception as error:
+        warnings.warn(f"{unit.task} seed {unit.seed} has no picture ({type(error).__name__}: {error})", stacklevel=2)
+        return None
 
 
 def describe(record: AlignmentRecord) -> str:
@@ -261,9 +270,9 @@ class _Judge:
     def __init__(self, truth: Truth, seed: int) -> None:
         self.truth, self.seed = truth, seed
         # Rounded to what models see, so that truth and model judge the same numbers.
-        self.context, self.target = (z.float() for z in truth.sample(_HELD_OUT, _generator(seed, 2)))
+        self.context, self.target = (z.float() for z in truth.sample(PROTOCOL.held_out_pairs, _generator(seed, 2)))
         self.log_prob = truth.log_prob(self.target, self.context)
-        contexts, samples = _MODES
+        contexts, samples = PROTOCOL.mode_contexts, PROTOCOL.mode_samples
         self.centers = truth.project(truth.modes(self.context[:contexts]))
         self.reference = truth.project(truth.sample_target(self.context[:contexts], samples, _generator(seed, 3)))
 
@@ -281,7 +290,7 @@ class _Judge:
 
     def measure(self, conditional: Conditional) -> dict[str, float]:
         kl, error = conditional_kl(self.log_prob, conditional.log_prob(self.target, self.context))
-        rows, count = _RANKS
+        rows, count = PROTOCOL.calibration_pairs, PROTOCOL.calibration_samples
         context, target = self.context[:rows], self.target[:rows]
         samples = conditional.sample_target(context, count, _generator(self.seed, 5))
         ranks = hpd_ranks(
@@ -296,7 +305,7 @@ class _Judge:
 
     def floor(self) -> dict[str, float]:
         """The same, of the truth; its ranks are uniform by definition and not worth its slow densities."""
-        ranks = torch.rand(_RANKS[0], generator=_generator(self.seed, 6))
+        ranks = torch.rand(PROTOCOL.calibration_pairs, generator=_generator(self.seed, 6))
         return {"kl": 0.0, "kl_standard_error": 0.0, "hpd": uniformity_error(ranks), **self._shared(self.truth)}
 
     def picture(self, task: str, fitted: dict[str, Asked]) -> Picture:
@@ -314,14 +323,16 @@ class _Judge:
 
     def _shared(self, asked: Asked) -> dict[str, float]:
         generator = _generator(self.seed, 7)
-        masses = mode_masses(self.centers, self.reference, self._samples(asked, *_MODES, generator))
-        rows, count = _RANKS
+        samples = self._samples(asked, PROTOCOL.mode_contexts, PROTOCOL.mode_samples, generator)
+        masses = mode_masses(self.centers, self.reference, samples)
+        rows, count = PROTOCOL.calibration_pairs, PROTOCOL.calibration_samples
         ranks = pit_values(
             self.truth.project(self.target[:rows]), self._samples(asked, rows, count, generator), generator
         )
         # Contexts of the two clouds differ, as in two independent samples of pairs.
-        first, second = self.context[:_PAIRS], self.context[_PAIRS : 2 * _PAIRS]
-        truth_pairs = torch.cat([first, self.target[:_PAIRS]], dim=1).double()
+        pairs = PROTOCOL.distance_pairs
+        first, second = self.context[:pairs], self.context[pairs : 2 * pairs]
+        truth_pairs = torch.cat([first, self.target[:pairs]], dim=1).double()
         model_pairs = torch.cat([second.double(), asked.sample_target(second, 1, generator)[0].double()], dim=1)
         return {
             "energy": energy_distance(truth_pairs, model_pairs),

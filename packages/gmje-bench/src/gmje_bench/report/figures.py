@@ -25,21 +25,29 @@ _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0
 
 
 def draw_accuracy(results: Results, path: Path) -> None:
-    """Bars of the accuracies by method, with the 95 % interval and every seed as a point."""
+    """Draw the accuracies that the run measured as bars by method, with 95 % intervals and every seed as a point.
+
+    Nothing is written where the tasks of the run measure no accuracy.
+    """
     rows = [row for row in summarise(results) if row.estimates]
+    names = [name for name in _ACCURACIES if any(name in row.estimates for row in rows)]
+    if not names:
+        return
     figure = Figure(figsize=(max(6.0, 1.3 * len(rows) + 1.5), 4.2), layout="constrained")
     axes = figure.subplots()
-    width = 0.8 / len(_ACCURACIES)
-    for index, name in enumerate(_ACCURACIES):
-        places = [i + (index - (len(_ACCURACIES) - 1) / 2) * width for i in range(len(rows))]
-        means = [row.estimates[name].mean for row in rows]
-        errors = [row.estimates[name].half_width or 0.0 for row in rows]
-        axes.bar(places, means, width, yerr=errors, capsize=3, color=_COLORS[index], label=METRICS[name].title)
+    width = 0.8 / len(names)
+    for index, name in enumerate(names):
+        measured = [(i, row) for i, row in enumerate(rows) if name in row.estimates]
+        places = [i + (index - (len(names) - 1) / 2) * width for i, _ in measured]
+        means = [row.estimates[name].mean for _, row in measured]
+        errors = [row.estimates[name].half_width or 0.0 for _, row in measured]
+        color = _COLORS[_ACCURACIES.index(name)]
+        axes.bar(places, means, width, yerr=errors, capsize=3, color=color, label=METRICS[name].title)
         for place, mean, error in zip(places, means, errors, strict=True):
             axes.annotate(
                 f"{mean:.1f}", (place, mean + error), xytext=(0, 3), textcoords="offset points", ha="center", size=8
             )
-        for place, row in zip(places, rows, strict=True):
+        for place, (_, row) in zip(places, measured, strict=True):
             values = [r.metrics[name] for r in results.records if r.method == row.method]
             if len(values) > 1:
                 axes.plot([place] * len(values), values, "k.", markersize=4)
@@ -49,7 +57,7 @@ def draw_accuracy(results: Results, path: Path) -> None:
     dataset = results.dataset.name if results.dataset else "no images"
     axes.set_title(f"{results.suite}: {dataset}, {results.options['training']['epochs']} epochs")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=len(_ACCURACIES), frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=len(names), frameon=False)
     _save(figure, path)
 
 
