@@ -53,7 +53,7 @@ def small_options(words: list[str]) -> list[str]:
         return []
     if "--suite" in words and load_suite(words[words.index("--suite") + 1]).dataset is None:
         return [*SMALL_PAIRS, "--jobs", "1", "--output", "out"]
-    methods = [] if "--methods" in words else ["--methods", "random,gmje"]
+    methods = [] if "--methods" in words else ["--methods", "random,gje"]
     return [*SMALL_IMAGES, *methods, "--jobs", "1", "--output", "out"]
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from gmje_bench.errors import RunFolderError
-from gmje_bench.runs import write_atomic
+from gmje_core.files import write_atomic
 
 __all__ = ["Checkpoint", "Progress"]
 
@@ -80,7 +80,7 @@ class Checkpoint:
         }
         content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, described)
         self.path.parent.mkdir(exist_ok=True)
-        write_atomic(self.path, lambda stream: stream.write(content))
+        write_atomic(self.path, content)
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any | None = None) -> Progress:
         """Put the state of the file into module, optimiser and random sources; the start where there is no file.

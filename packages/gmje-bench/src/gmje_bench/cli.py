@@ -161,8 +161,8 @@ def validate(
         chosen = load_suite(suite)
         typer.echo(f"{suite} is valid: {chosen.summary}")
     if run is not None:
-        from gmje_bench.reading import read_run
         from gmje_bench.runs import check_models
+        from gmje_bench.runs.reading import read_run
 
         found = read_run(run)
         results = found.results

@@ -9,7 +9,8 @@ from torch import Tensor
 from gmje_bench.alignment.engine import TRUTH, Picture
 from gmje_bench.alignment.rivals import RIVALS
 from gmje_bench.alignment.tasks import TASKS
-from gmje_bench.runs import AlignmentRecord, write_atomic
+from gmje_bench.report.figures import save_png
+from gmje_bench.runs import AlignmentRecord
 
 __all__ = ["draw_alignment"]
 
@@ -53,7 +54,7 @@ def draw_alignment(pictures: list[Picture], records: list[AlignmentRecord], path
         "line and crosses: what MSE regression predicts; with two target dimensions, a colour is a context",
         size=11,
     )
-    write_atomic(path, lambda stream: figure.savefig(stream, format="png", dpi=130))
+    save_png(figure, path, dpi=130)
 
 
 def _panel(axes: Axes, picture: Picture, name: str) -> None:

@@ -6,11 +6,11 @@ Failed records are rows too, with their error and no number, so that nobody aver
 import csv
 import io
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 from gmje_bench.runs import AlignmentRecord, Record, Results
 
-__all__ = ["COLUMNS", "to_csv", "to_rows", "write_parquet"]
+__all__ = ["COLUMNS", "to_csv", "to_parquet", "to_rows"]
 
 #: Names and Arrow types of the columns.
 COLUMNS = {
@@ -73,12 +73,11 @@ def to_csv(results: Results) -> str:
     return stream.getvalue()
 
 
-def write_parquet(results: Results, stream: IO[bytes]) -> None:
-    """The rows as a Parquet file; the command and the protocol's version are in its metadata.
+def to_parquet(results: Results) -> bytes:
+    """The rows as the content of a Parquet file, with the command and the protocol's version in its metadata.
 
     Args:
-        results: Of a run.
-        stream: Where the file goes.
+        results: The results of a run.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -86,4 +85,6 @@ def write_parquet(results: Results, stream: IO[bytes]) -> None:
     types = {"string": pa.string(), "int64": pa.int64(), "bool": pa.bool_(), "float64": pa.float64()}
     metadata = {"command": results.command, "protocol": str(results.protocol.get("version", ""))}
     schema = pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()], metadata=metadata)
+    stream = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(to_rows(results)), schema=schema), stream)
+    return stream.getvalue()

@@ -1,5 +1,6 @@
 """Figures of a run: accuracies, and the diagnostics over training."""
 
+import io
 from pathlib import Path
 
 import matplotlib as mpl
@@ -9,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from gmje_bench.report.tables import summarise
-from gmje_bench.runs import METRICS, Results, write_atomic
+from gmje_bench.runs import METRICS, Results
 
-__all__ = ["draw_accuracy", "draw_diagnostics"]
+__all__ = ["draw_accuracy", "draw_diagnostics", "save_png"]
 
 _ACCURACIES = ("linear_probe", "knn")
 _PANELS = {
@@ -22,6 +23,24 @@ _PANELS = {
 }
 # Okabe and Ito's palette: told apart by the colour-blind.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
+
+
+def save_png(figure: Figure, path: Path, *, dpi: int = 150) -> None:
+    """Write a figure as a PNG file, whole or not at all.
+
+    Args:
+        figure: What to write.
+        path: Where the file goes; its folder must exist.
+        dpi: Pixels per inch.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    from gmje_core.files import write_atomic
+
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=dpi)
+    write_atomic(path, stream.getvalue())
 
 
 def draw_accuracy(results: Results, path: Path) -> None:
@@ -58,7 +77,7 @@ def draw_accuracy(results: Results, path: Path) -> None:
     axes.set_title(f"{results.suite}: {dataset}, {results.options['training']['epochs']} epochs")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.09), ncols=len(names), frameon=False)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def draw_diagnostics(results: Results, path: Path) -> None:
@@ -84,7 +103,7 @@ def draw_diagnostics(results: Results, path: Path) -> None:
     handles = [mpl.lines.Line2D([], [], color=colors[method], marker="o", label=method) for method in methods]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
-    _save(figure, path)
+    save_png(figure, path)
 
 
 def _histories(results: Results, method: str) -> list[list[dict[str, float | str]]]:
@@ -94,7 +113,3 @@ def _histories(results: Results, method: str) -> list[list[dict[str, float | str
 def _scale_of_losses(axes: Axes) -> None:
     """A symmetric logarithm: losses in different units share the panel."""
     axes.set_yscale("symlog", linthresh=10)
-
-
-def _save(figure: Figure, path: Path) -> None:
-    write_atomic(path, lambda stream: figure.savefig(stream, format="png", dpi=150))

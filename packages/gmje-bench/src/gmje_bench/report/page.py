@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from gmje_bench.reading import Run
 from gmje_bench.report import sections
 from gmje_bench.report.embed import Drawer
-from gmje_bench.report.export import to_csv, write_parquet
+from gmje_bench.report.export import to_csv, to_parquet
 from gmje_bench.report.tables import caption, markdown
-from gmje_bench.runs import write_atomic
+from gmje_bench.runs.reading import Run
 
 __all__ = ["Paths", "render", "write_report"]
 
@@ -48,7 +47,7 @@ def write_report(run: Run, paths: Paths, *, reference: str | None = None) -> Non
     """Render everything, then write: where anything fails, no file has changed.
 
     Args:
-        run: From :func:`gmje_bench.reading.read_run`.
+        run: From :func:`gmje_bench.runs.reading.read_run`.
         paths: From :meth:`Paths.of`; the folder must exist.
         reference: The method that others are tested against; the best of each metric where missing.
 
@@ -56,10 +55,16 @@ def write_report(run: Run, paths: Paths, *, reference: str | None = None) -> Non
         OptionError: the run has no method ``reference``.
         OSError: a file cannot be written.
     """
-    page, text, table = render(run, reference=reference), markdown(run.results), to_csv(run.results)
-    for path, content in ((paths.html, page), (paths.markdown, text), (paths.csv, table)):
-        write_atomic(path, lambda stream, content=content: stream.write(content.encode()))  # type: ignore[misc]
-    write_atomic(paths.parquet, lambda stream: write_parquet(run.results, stream))
+    from gmje_core.files import write_atomic
+
+    files = {
+        paths.html: render(run, reference=reference).encode(),
+        paths.markdown: markdown(run.results).encode(),
+        paths.csv: to_csv(run.results).encode(),
+        paths.parquet: to_parquet(run.results),
+    }
+    for path, content in files.items():
+        write_atomic(path, content)
 
 
 #: Sections in the page's order: identifier, title, and what makes it (nothing, where the run lacks its inputs).

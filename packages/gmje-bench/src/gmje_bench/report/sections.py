@@ -11,13 +11,13 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from gmje_bench.reading import Artifacts, Run
 from gmje_bench.report import charts
 from gmje_bench.report import leaderboard as boards
 from gmje_bench.report.embed import Drawer, data_uri, png_uri, tile
 from gmje_bench.report.palette import COLORS, Style, method_styles
 from gmje_bench.report.tables import FINE, alignment_rows, heading, headline_metrics, summarise
 from gmje_bench.runs import Record
+from gmje_bench.runs.reading import Artifacts, Run
 
 __all__ = [
     "Figure",
