@@ -1,13 +1,18 @@
 """What several tests of the harness share: the results of a run, made by hand, and runs that take a second."""
 
 import signal
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from gmje_bench import suite
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.runs import DatasetRecord, Record, Results
+
+# Factories that several test files import.
+sys.path.insert(0, str(Path(__file__).parent / "factories"))
 
 SMALL_PROTOCOL = {
     "held_out_pairs": 400,
@@ -78,3 +83,33 @@ def small(monkeypatch):
     monkeypatch.setattr(suite, "load_suite", small_suite)
     for name, value in SMALL_PROTOCOL.items():
         monkeypatch.setitem(PROTOCOL.__dict__, name, value)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """Datasets are cached and downloaded into the folder of the test."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-cache")
+    monkeypatch.setenv("GMJE_DATA", str(tmp_path / "downloads"))
+
+
+@pytest.fixture
+def images(tmp_path):
+    """An image folder of three classes."""
+    from dataset_factories import folder_of
+
+    folder_of(tmp_path / "images" / "train", {"ant": 6, "bee": 4, "cat": 5})
+    folder_of(tmp_path / "images" / "val", {"ant": 2, "bee": 2, "cat": 2})
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """A folder of Parquet files with three classes."""
+    from dataset_factories import rows, table
+
+    (tmp_path / "table").mkdir()
+    table(rows(12)).to_parquet(tmp_path / "table" / "train-00000.parquet")
+    table(rows(6, start=50)).to_parquet(tmp_path / "table" / "test.parquet")
+    return tmp_path / "table"
