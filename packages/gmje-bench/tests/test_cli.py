@@ -127,6 +127,7 @@ def test_dry_run_trains_nothing(tmp_path, capsys):
     assert main(["run", "--dry-run", "--methods", "gmje", "--output", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert "fashion_mnist_12k" in out
+    assert "gmje: components 512, temperature 0.05" in out
     assert not (tmp_path / "run").exists()
 
 

@@ -338,6 +338,17 @@ def _parent_command() -> list[str]:
         return []
 
 
+def settings_lines(options: dict[str, Any]) -> list[str]:
+    """The settings of the methods that would run, a line for each method that has any."""
+    settings = {method: options["method"].get(method) for method in options["methods"]}
+    lines = [
+        f"{method}: {', '.join(f'{key} {value}' for key, value in chosen.items())}"
+        for method, chosen in settings.items()
+        if chosen
+    ]
+    return [f"{'settings' if index == 0 else '':<10} {line}" for index, line in enumerate(lines)]
+
+
 def _describe(name: str, options: dict[str, Any], folder: Path) -> str:
     training, network, synthetic = options["training"], options["network"], options["synthetic"]
     seeds = f"seeds      {', '.join(map(str, options['seeds']))}"
@@ -347,6 +358,7 @@ def _describe(name: str, options: dict[str, Any], folder: Path) -> str:
             f"dataset    {options['dataset']}" + (f", at most {options['limit']} images" if options["limit"] else ""),
             f"methods    {', '.join(options['methods'])} ({len(options['methods']) * len(options['seeds'])} runs)",
             f"tasks      {', '.join(options['tasks'])}",
+            *settings_lines(options),
             f"network    {network['backbone']}, embeddings of size {network['dim']}",
             f"training   {training['epochs']} epochs, batch {training['batch_size']}, {training['optimizer']}, "
             f"learning rate {training['learning_rate']:g}",

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from gmje_bench.errors import BenchError, OptionError, SuiteError, did_you_mean
 from gmje_bench.methods import check_methods
+from gmje_bench.methods.settings import with_settings
 from gmje_bench.tasks import TASKS
 
 __all__ = [
@@ -142,7 +143,8 @@ class Suite(_Strict):
         image_size: Side in pixels that networks see; the dataset's own where missing.
         network: See :class:`Network`.
         training: See :class:`Training`.
-        method: Options of a method, by its name.
+        method: The full settings of every method, by its name; a file holds only what differs from
+            ``gmje_bench/methods/settings.toml``.
         synthetic: See :class:`Synthetic`.
     """
 
@@ -272,7 +274,7 @@ def _validated(values: dict[str, Any], source: str | None) -> Suite:
             key = key if source else key.removeprefix("synthetic.")
             key = f"--{key}" if source is None else key
             raise kind(f"{prefix}{key} must not repeat, got {', '.join(map(str, chosen))}")
-    return suite
+    return suite if suite.dataset is None else suite.model_copy(update={"method": with_settings(suite.method)})
 
 
 def _explain(error: ValidationError, *, options: bool) -> str:

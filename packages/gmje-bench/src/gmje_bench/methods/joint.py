@@ -40,7 +40,7 @@ def gmje_smc(setting: Setting, options: dict[str, Any]) -> Objective:
 
 
 def _objective(name: str, setting: Setting, options: dict[str, Any]) -> Objective:
-    momentum = take_options(name, {key: options.pop(key) for key in ("momentum",) if key in options}, momentum=0.0)
+    momentum = take_options(name, {key: options.pop(key) for key in ("momentum",) if key in options}, {"momentum": 0.0})
     try:
         criterion = build_criterion(name, setting.dim, **options)
         return Objective(criterion, momentum=momentum["momentum"], published=(name, options))

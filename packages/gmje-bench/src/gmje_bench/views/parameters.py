@@ -17,7 +17,7 @@ ATTEMPTS = 10
 
 @dataclass(frozen=True, eq=False)
 class Draws:
-    """Random parameters of a view: a float32 ``(n,)`` of each for its images, and the order of the colour operations."""
+    """Random parameters of a view: float32 ``(n,)`` of each kind, and the order of the colour operations."""
 
     numbers: dict[str, Tensor]
     order: tuple[str, ...]
