@@ -17,7 +17,7 @@ _SUFFIXES = (".npy", ".safetensors", ".parquet")
 
 
 class Diagnosis(NamedTuple):
-    """What is to be said of embeddings.
+    """The verdict on embeddings, with its evidence.
 
     Attributes:
         verdict: Its name and what to change.
@@ -54,12 +54,12 @@ def diagnose(context: NDArray[Any], target: NDArray[Any] | None = None) -> Diagn
     second = first if target is None else torch.from_numpy(np.ascontiguousarray(target, dtype=np.float64))
     evidence = diagnostics.embedding_diagnostics(first, second)
     if target is None:
-        evidence.pop("alignment", None)  # of each row with itself
+        evidence.pop("alignment", None)  # This is the similarity of each row with itself.
     return Diagnosis(diagnostics.judge(dict(evidence)), evidence, *context.shape)
 
 
 def read_embeddings(path: Path, *, key: str | None = None) -> NDArray[Any]:
-    """A matrix of finite numbers.
+    """Read a matrix of finite numbers.
 
     Args:
         path: ``.npy``, ``.safetensors`` or ``.parquet``.

@@ -1,4 +1,4 @@
-"""Evaluation: a trained encoder through the suite's tasks; features on all processes, scores on the main one."""
+"""Evaluation of a trained encoder by the suite's tasks; all processes extract features, the main one scores them."""
 
 import time
 import warnings
@@ -52,12 +52,12 @@ def evaluate(
     Args:
         record: Gets metrics, choices and seconds; on the main process only.
         module: What was trained.
-        data: Its images.
+        data: The images.
         suite: Names the tasks.
         accelerator: Knows processes and devices.
 
     Returns:
-        What figures are drawn from, by the names of the tasks.
+        The tensors that figures are drawn from, by names that begin with the task's.
 
     Raises:
         NonFiniteError: features that hold NaN or infinity.
@@ -95,7 +95,7 @@ def evaluate(
     artifacts: dict[str, Tensor] = {}
     if views:
         seen, unseen, outliers = embedded
-        density = module.cpu().density()  # where the embeddings are
+        density = module.cpu().density()  # The embeddings are on the CPU.
         subject = Subject(record.method, record.seed, data.classes, seen, unseen, outliers, density)
         artifacts |= _tasks_on_views(record, subject, suite, probe, data, clock)
     return artifacts
@@ -120,7 +120,7 @@ def _require_finite(embedded: list[Embedded], features: list[Tensor]) -> None:
 
 
 def _looked_at(subject: Subject) -> dict[str, Tensor]:
-    """Maps and neighbours, which are looked at and not measured: where they cannot be made, a warning says so."""
+    """Make the maps and neighbours, which are looked at and not measured; where this fails, a warning says so."""
     found: dict[str, Tensor] = {}
     for make in (latent_map, neighbours):
         try:

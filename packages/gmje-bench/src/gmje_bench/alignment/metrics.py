@@ -1,4 +1,4 @@
-r"""How far a conditional is from the truth: pure functions of log-probabilities and samples.
+r"""Measures of how far a conditional is from the truth, as pure functions of log-probabilities and samples.
 
 Every one is 0 (mode recall: 1) for a perfect model up to sampling noise; the noise is what the truth scores against
 itself.
@@ -105,7 +105,7 @@ def sliced_wasserstein(x: Tensor, y: Tensor, generator: Generator, directions: i
     Args:
         x: ``(n, d)``.
         y: ``(n, d)``, as many rows.
-        generator: Of the directions.
+        generator: The source of the random directions.
         directions: Their number.
 
     Returns:
@@ -183,7 +183,7 @@ def mode_recall(masses: ModeMasses) -> float:
     and yet fails.
 
     Args:
-        masses: Of :func:`mode_masses`.
+        masses: What :func:`mode_masses` gave.
 
     Returns:
         Between 0 and 1; all contexts' modes count alike.

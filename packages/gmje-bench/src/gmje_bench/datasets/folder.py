@@ -30,7 +30,7 @@ def load(name: str, path: Path, image_size: int | None) -> ImageData:
     The fingerprint covers the relative paths and the sizes in bytes, not the pixels.
 
     Args:
-        name: Of the dataset.
+        name: The name of the dataset.
         path: The folder.
         image_size: Side in pixels that networks see; ``None`` for 224.
 

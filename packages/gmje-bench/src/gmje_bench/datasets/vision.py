@@ -36,7 +36,7 @@ class _Recipe:
     """Where a set comes from and how it is read.
 
     Args:
-        folder: Of the files, below the root.
+        folder: Folder of the files, below the root.
         files: All that must be there; ``.gz`` may follow.
         classes: File with the names, or the names.
         read: The training and the test part of a folder.
@@ -156,7 +156,7 @@ def _records(path: Path, count: int, label_bytes: int, classes: int) -> Part:
 def _read_stl10(folder: Path) -> tuple[Part, Part]:
     parts = []
     for part, count in _STL10.items():
-        # Stored column by column.
+        # STL-10 stores images column by column.
         images = _bytes(folder / f"{part}_X.bin", count * 3 * 96 * 96).view(count, 3, 96, 96).mT.contiguous()
         labels = _bytes(folder / f"{part}_y.bin", count).long() - 1
         if not 0 <= int(labels.min()) <= int(labels.max()) <= 9:

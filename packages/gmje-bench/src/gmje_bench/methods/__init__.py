@@ -37,15 +37,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a method trains with.
+    """The criterion of a method, and how it is trained.
 
     Args:
         criterion: Maps ``z_context`` and ``z_target``, each ``(b, dim)`` of this process's share of the batch, to
             the loss of the global batch.
         normalize: Whether the projection head scales embeddings to unit norm.
         trains: Whether there is anything to train; a random encoder is only evaluated.
-        momentum: Of the target view's encoder, a moving average of the context's; 0 for one encoder of both.
-        symmetric: With a momentum encoder: whether each view is the context once, and the loss their mean.
+        momentum: Decay of the target view's encoder, a moving average of the context's; 0 for one encoder of both.
+        symmetric: Whether, with a momentum encoder, each view is the context once and the loss is the mean of both.
         labels: Whether the criterion takes the labels ``(b,)`` as a third argument.
         published: Where the criterion is one of gmje_core's: its name and options, with which the trained model is
             saved as one that ``GMJEModel.from_pretrained`` loads.

@@ -1,6 +1,6 @@
-"""The baselines, with lightly's losses and heads, one of each family; and encoders trained on labels or not at all.
+"""The baselines: one of each family, with lightly's losses and heads, and encoders trained on labels or not at all.
 
-Every loss is taken of the gathered global batch, so that N processes train as one does.
+Every loss is taken over the gathered global batch, so that N processes train as one does.
 """
 
 from typing import Any
@@ -20,10 +20,10 @@ __all__ = ["barlow", "byol", "jepa", "moco", "random", "simclr", "simsiam", "sup
 
 
 class GlobalLoss(nn.Module):
-    """A loss of two views' embeddings, taken of all processes' pairs.
+    """A loss of the embeddings of two views, taken over the pairs of all processes.
 
     Args:
-        loss: Of ``(B, dim)`` and ``(B, dim)``.
+        loss: A loss of embeddings ``(B, dim)`` and ``(B, dim)``.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -156,7 +156,7 @@ def random(setting: Setting, options: dict[str, Any]) -> Objective:
 
 
 def _temperature(method: str, options: dict[str, float], key: str = "temperature") -> float:
-    if options[key] < 1e-6:  # a softmax of infinities
+    if options[key] < 1e-6:  # A smaller temperature would give a softmax of infinities.
         raise OptionError(f"method {method}: {key} must be at least 1e-6, got {options[key]}")
     return options[key]
 

@@ -1,4 +1,4 @@
-"""The methods of the paper: criteria of gmje_core, options passed through."""
+"""The methods of the paper: criteria of gmje_core, which take the options of the method."""
 
 from typing import Any
 
@@ -46,5 +46,5 @@ def _objective(name: str, setting: Setting, options: dict[str, Any]) -> Objectiv
         return Objective(criterion, momentum=momentum["momentum"], published=(name, options))
     except GMJEError as error:
         raise OptionError(str(error)) from error
-    except TypeError as error:  # a text where a number belongs
+    except TypeError as error:  # A criterion raises TypeError for a text where a number belongs.
         raise OptionError(f"method {name}: an option has the wrong type ({error}); got {options}") from error

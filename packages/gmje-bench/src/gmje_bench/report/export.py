@@ -1,6 +1,6 @@
-"""The run's numbers for other tools: one row a number, the same in CSV and in Parquet.
+"""The numbers of a run for other tools, one row for each, the same in CSV and in Parquet.
 
-Failed records are rows too, with their error and no number, so that nobody averages what is left without knowing.
+Failed records are rows too, with their error and no number, so that an average over what is left is noticed.
 """
 
 import csv
@@ -31,10 +31,10 @@ COLUMNS = {
 
 
 def to_rows(results: Results) -> Iterator[dict[str, Any]]:
-    """One row a number, in the order of the results; a record without numbers is one row with none.
+    """Yield one row for each number, in the order of the results; a record without numbers is one row with none.
 
     Args:
-        results: Of a run.
+        results: The results of a run.
 
     Yields:
         Values by the names in :data:`COLUMNS`; ``synthetic_task`` and ``dim`` are of the alignment tasks only.
@@ -61,10 +61,10 @@ def to_rows(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def to_csv(results: Results) -> str:
-    """The rows as CSV with a header; numbers in full precision, what is missing is empty.
+    """The rows as CSV with a header; numbers have full precision, and what is missing is empty.
 
     Args:
-        results: Of a run.
+        results: The results of a run.
     """
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(COLUMNS), lineterminator="\n")

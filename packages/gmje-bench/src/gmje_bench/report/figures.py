@@ -21,7 +21,7 @@ _PANELS = {
     "log_det_per_dim": ("log-volume per dimension", "nats"),
     "trace_ratio": ("trace ratio (scored before update)", ""),
 }
-# Okabe and Ito's palette: told apart by the colour-blind.
+# These are colours of Okabe and Ito, which colour-blind readers can tell apart.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 
 
@@ -81,7 +81,7 @@ def draw_accuracy(results: Results, path: Path) -> None:
 
 
 def draw_diagnostics(results: Results, path: Path) -> None:
-    """Loss, effective rank, log-volume and trace ratio at the end of every epoch, a line a method and seed."""
+    """Draw loss, effective rank, log-volume and trace ratio over the epochs, one line for each method and seed."""
     figure = Figure(figsize=(10, 6.4), layout="constrained")
     methods = [m for m in dict.fromkeys(r.method for r in results.records) if _histories(results, m)]
     colors = {method: _COLORS[index % len(_COLORS)] for index, method in enumerate(methods)}
@@ -111,5 +111,5 @@ def _histories(results: Results, method: str) -> list[list[dict[str, float | str
 
 
 def _scale_of_losses(axes: Axes) -> None:
-    """A symmetric logarithm: losses in different units share the panel."""
+    """Scale the axis by a symmetric logarithm, because losses in different units share the panel."""
     axes.set_yscale("symlog", linthresh=10)

@@ -1,4 +1,4 @@
-"""The page: what a run's results and artifacts say, as sections that a template lays out in one HTML file.
+"""The page shows what a run's results and artifacts say, in sections that a template lays out in one HTML file.
 
 A section whose inputs the run lacks is left out, and the page says which and why.
 """
@@ -30,7 +30,7 @@ class Paths(NamedTuple):
 
     @classmethod
     def of(cls, run: Path, output: Path | None = None) -> "Paths":
-        """Where they go: into the run folder, or beside the page that is asked for and under its name.
+        """The paths of the files: in the run folder, or beside the page that is asked for and under its name.
 
         Examples:
             >>> [path.name for path in Paths.of(Path("runs/a"))]
@@ -81,7 +81,7 @@ _SECTIONS: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
 
 
 def render(run: Run, *, reference: str | None = None) -> str:
-    """The page as text.
+    """Render the page as text.
 
     Args:
         run: What to show.

@@ -1,4 +1,4 @@
-"""Colours, lines and marks that stay apart for the colour-blind, the same for a method in every figure.
+"""Colours, lines and marks that colour-blind readers can tell apart, the same for a method in every figure.
 
 Okabe and Ito's palette comes first; where it runs out, dashes and marks tell the rounds apart.
 """
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 __all__ = ["COLORS", "GREY", "INK", "PAPER", "Style", "group_style", "method_styles"]
 
-#: Okabe and Ito's, without the yellow that a white page swallows.
+#: Colours of Okabe and Ito, without the yellow, which is hardly seen on a white page.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 GREY = "#8c8c8c"
 #: Stand for the page's text and background, which depend on the reader's theme; no other colour is allowed these.
@@ -23,8 +23,8 @@ class Style(NamedTuple):
 
     Attributes:
         color: Hexadecimal.
-        dash: On and off lengths in points; empty for a solid line.
-        mark: Of matplotlib.
+        dash: Lengths of dashes and gaps in points; empty for a solid line.
+        mark: A marker of matplotlib.
     """
 
     color: str

@@ -1,4 +1,4 @@
-"""What tasks see of a trained encoder: the images of three splits with their features and embeddings, and the density.
+"""What tasks see of a trained encoder: three splits with their features and embeddings, and the density.
 
 Tasks are pure functions ``task(subject) -> TaskResult``; they neither know how the encoder was trained nor where
 results go.
@@ -41,7 +41,7 @@ class Subject:
 
     Attributes:
         method: Its name.
-        seed: Of its training.
+        seed: The seed of its training.
         classes: Names of the classes.
         train: The images that it was trained on.
         test: The images that it is measured on.
@@ -62,7 +62,7 @@ class TaskResult(NamedTuple):
     """What a task found.
 
     Attributes:
-        metrics: By the names of :data:`gmje_bench.runs.METRICS`.
+        metrics: Values by the names of :data:`gmje_bench.runs.METRICS`.
         artifacts: Tensors that figures are drawn from.
     """
 
