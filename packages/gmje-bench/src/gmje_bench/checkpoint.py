@@ -43,7 +43,7 @@ class Checkpoint:
     """The checkpoint of one method with one seed.
 
     Args:
-        path: The file; it need not exist.
+        path: The file, which need not exist.
         identity: What must be the same for training to go on: options, data, versions. Plain data.
     """
 
@@ -86,7 +86,7 @@ class Checkpoint:
         """Put the state of the file into module, optimiser and random sources; without a file, training starts anew.
 
         Raises:
-            RunFolderError: a damaged file, or one of another run; nothing is changed.
+            RunFolderError: the file is damaged or belongs to another run; nothing is changed.
         """
         if not self.path.exists():
             return Progress()

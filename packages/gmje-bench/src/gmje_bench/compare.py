@@ -24,12 +24,12 @@ class Difference(NamedTuple):
 
     Attributes:
         method: The name of the method.
-        metric: Its name, a key of the results' ``metrics``.
+        metric: The name of the metric, a key of ``metrics`` in the results.
         unit: The unit of the metric.
         mean: Mean over the common seeds of second less first.
-        low: End of the 95 % percentile bootstrap interval over seeds; ``None`` for a single seed.
-        high: The other end.
-        seeds: Common seeds.
+        low: Lower end of the 95 % percentile bootstrap interval over seeds; ``None`` for a single seed.
+        high: Upper end of the same interval.
+        seeds: Number of common seeds.
         better: Whether the second is better by the mean; ``None`` where they are equal.
     """
 

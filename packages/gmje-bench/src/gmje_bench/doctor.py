@@ -20,10 +20,10 @@ class Diagnosis(NamedTuple):
     """The verdict on embeddings, with its evidence.
 
     Attributes:
-        verdict: Its name and what to change.
+        verdict: The name of the verdict, and what to change.
         evidence: Gauges by name.
         rows: Number of embeddings.
-        dim: Their size.
+        dim: Size of the embeddings.
     """
 
     verdict: Verdict
@@ -40,7 +40,7 @@ def diagnose(context: NDArray[Any], target: NDArray[Any] | None = None) -> Diagn
         target: ``(N, d)``; their alignment is then part of the evidence.
 
     Raises:
-        DatasetError: sets of different shapes.
+        DatasetError: the two sets have different shapes.
 
     Examples:
         >>> diagnose(np.random.default_rng(0).normal(size=(500, 8))).verdict.name
@@ -70,7 +70,7 @@ def read_embeddings(path: Path, *, key: str | None = None) -> NDArray[Any]:
         ``(N, d)``, ``N`` and ``d`` at least 2.
 
     Raises:
-        DatasetError: missing, damaged, of another shape, or with NaN; the text says where.
+        DatasetError: the file is missing or damaged, or its content has another shape or holds NaN.
         OptionError: an unknown ending or key.
     """
     if path.suffix not in _SUFFIXES:

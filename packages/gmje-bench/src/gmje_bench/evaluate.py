@@ -50,17 +50,17 @@ def evaluate(
     """Measure a trained module by every task of the suite.
 
     Args:
-        record: Gets metrics, choices and seconds; on the main process only.
+        record: The record that gets metrics, choices and seconds, on the main process only.
         module: What was trained.
         data: The images.
-        suite: Names the tasks.
-        accelerator: Knows processes and devices.
+        suite: The suite, which names the tasks.
+        accelerator: Accelerate's object, which knows processes and devices.
 
     Returns:
         The tensors that figures are drawn from, by names that begin with the task's.
 
     Raises:
-        NonFiniteError: features that hold NaN or infinity.
+        NonFiniteError: the features hold NaN or infinity.
     """
     clock = Clock(record.seconds)
     views = any(TASKS[name].views for name in suite.tasks)

@@ -59,10 +59,10 @@ def extract_features(
 
     Args:
         module: The module, in any mode; it is put in evaluation mode.
-        split: Whose images.
-        data: Says how images are presented.
-        device: Where the module is.
-        workers: Decoding processes.
+        split: The images.
+        data: The dataset, which says how images are presented.
+        device: The device of the module.
+        workers: Number of processes that decode images.
 
     Returns:
         float32 ``(N, num_features)`` on the CPU, on every process.
@@ -83,13 +83,13 @@ def embed_split(
 
     Args:
         module: The module, in any mode; it is put in evaluation mode.
-        split: Whose images.
-        data: Says how images are presented.
-        device: Where the module is.
-        workers: Decoding processes.
+        split: The images.
+        data: The dataset, which says how images are presented.
+        device: The device of the module.
+        workers: Number of processes that decode images.
 
     Returns:
-        It, on every process.
+        The features and embeddings, on every process.
     """
     module.eval()
     config = module.views(data)

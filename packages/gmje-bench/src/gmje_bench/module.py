@@ -22,8 +22,8 @@ class JointEmbedding(nn.Module):
     """A backbone, a projection head and a criterion in one module, which DistributedDataParallel can wrap.
 
     Args:
-        backbone: Images to features; has ``num_features``.
-        projector: Features to embeddings.
+        backbone: The network from images to features; it has ``num_features``.
+        projector: The network from features to embeddings.
         objective: The criterion, and how it is trained.
         name: The name of the method, for messages.
         config: The configuration of the :class:`gmje_core.JointEmbeddingModel` that the trained module can be saved as.
@@ -56,7 +56,7 @@ class JointEmbedding(nn.Module):
             labels: int64 ``(b,)``, for the methods that use them.
 
         Returns:
-            Scalar, float32 or float64: only the network runs in mixed precision, the loss of every method does not.
+            Scalar, float32 or float64: only the network runs in mixed precision, never the loss.
         """
         pairs = self._pairs(context, target)
         self._last = (pairs[0][0].detach(), pairs[0][1].detach())

@@ -31,8 +31,8 @@ class Schedule:
     """The number of steps of a run.
 
     Args:
-        epochs: Passes over the data.
-        steps_per_epoch: Global batches of a pass; the last incomplete one is dropped.
+        epochs: Number of passes over the data.
+        steps_per_epoch: Number of global batches in a pass; the last incomplete one is dropped.
     """
 
     epochs: int
@@ -50,7 +50,7 @@ def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
     Args:
         step: The step, counted from 0.
         total: Number of steps of the run.
-        peak: The highest rate.
+        peak: The highest learning rate.
         warmup: Number of steps of the warm-up.
 
     Examples:
@@ -83,17 +83,17 @@ def pretrain(
         training: Budget and optimiser.
         seed: Seed of the order of images and of the views.
         accelerator: Accelerate's object, which knows devices, processes and precision.
-        on_epoch: Called with the epoch from 1, its mean loss, and the diagnostics at its end.
-        on_step: Called after every step.
+        on_epoch: A function that is called with the epoch from 1, its mean loss, and the diagnostics at its end.
+        on_step: A function that is called after every step.
         checkpoint: Where to go on from, and what to write after every epoch and before an interruption.
-        interrupts: Asked after every step whether to stop.
+        interrupts: An object that is asked after every step whether to stop.
 
     Returns:
         Diagnostics at the end of every epoch, with ``epoch`` and ``loss``.
 
     Raises:
-        OptionError: a batch larger than the data or not divisible by the processes, or gradient accumulation.
-        RunFolderError: a checkpoint that is damaged or of another run.
+        OptionError: the batch is larger than the data or not divisible by the processes, or gradients are accumulated.
+        RunFolderError: the checkpoint is damaged or belongs to another run.
         DivergedError: the loss is NaN or infinite.
         Interrupted: a signal came; the checkpoint is written.
     """

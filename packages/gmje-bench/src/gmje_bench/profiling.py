@@ -42,7 +42,7 @@ def profiled(path: Path | None, accelerator: Accelerator) -> Iterator[Callable[[
 
     Args:
         path: The file of the trace, in Chrome's format, which Perfetto opens; nothing is traced where it is ``None``.
-        accelerator: The trace is of its main process.
+        accelerator: Accelerate's object, whose main process is traced.
 
     Yields:
         A function to call after every step.

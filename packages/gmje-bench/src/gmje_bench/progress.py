@@ -18,7 +18,7 @@ class Reporter:
 
     Args:
         active: Whether this is the main process.
-        total: Epochs of all methods and seeds together.
+        total: Number of epochs of all methods and seeds together.
 
     Examples:
         >>> with Reporter(active=True, total=2) as reporter:

@@ -17,7 +17,7 @@ def take_up(results: Results, folder: Path) -> None:
         folder: The folder of the earlier run.
 
     Raises:
-        RunFolderError: results that cannot be read, or are of other options, data, versions or number of processes.
+        RunFolderError: the results cannot be read, or differ in options, data, versions or number of processes.
     """
     before = read_results(folder)
     # Results that are read back from JSON hold lists instead of tuples.

@@ -47,7 +47,7 @@ class Network(_Strict):
         small_images: A ResNet stem for images of about 32 pixels.
         hidden: Width of the projection head.
         dim: Embedding size.
-        layers: Linear layers of the projection head.
+        layers: Number of linear layers of the projection head.
     """
 
     backbone: str = "resnet18"
@@ -68,14 +68,14 @@ class Training(_Strict):
     """The budget and the optimiser, the same for every method.
 
     Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images in a global batch, over all processes.
+        epochs: Number of passes over the training images.
+        batch_size: Number of images in a global batch, over all processes.
         optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
         learning_rate: Learning rate at the end of the warm-up; a cosine takes it to zero.
         weight_decay: Weight decay of all parameters but biases and those of normalisation and density.
         warmup_steps: Number of steps of the linear warm-up.
         mixed_precision: ``no``, ``bf16`` or ``fp16``; densities stay in float32.
-        workers: Processes that decode images of folders and tables.
+        workers: Number of processes that decode images of folders and tables.
     """
 
     epochs: Positive = 100
@@ -138,9 +138,9 @@ class Suite(_Strict):
         dataset: A name that ``gmje_bench.datasets.load_dataset`` takes; missing where all tasks are synthetic.
         methods: What is compared, in the order of running.
         tasks: What trained encoders are measured by.
-        seeds: One run of every method each.
+        seeds: The seeds; every method is trained once with each.
         limit: Largest number of training images.
-        image_size: Side in pixels that networks see; the dataset's own where missing.
+        image_size: Side in pixels of the images that networks see; where missing, the side of the dataset's images.
         network: See :class:`Network`.
         training: See :class:`Training`.
         method: The full settings of every method, by its name; a file holds only what differs from
@@ -177,10 +177,10 @@ class Suite(_Strict):
         """A validated copy with top-level, ``network`` or ``training`` keys changed; ``None`` changes nothing.
 
         Args:
-            **changes: By key; keys are unique over the three levels.
+            **changes: New values by key; keys are unique over the three levels.
 
         Raises:
-            OptionError: a value out of range; the text names the option of the command line that gives it.
+            OptionError: a value is out of range; the message names the option of the command line that gives it.
 
         Examples:
             >>> load_suite("vision").replace(epochs=2, methods=None).training.epochs

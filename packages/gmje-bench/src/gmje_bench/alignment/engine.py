@@ -67,8 +67,8 @@ class Picture(NamedTuple):
     """What a row of the figure shows.
 
     Attributes:
-        task: Its name.
-        context: ``(n, d_c)``, of the samples.
+        task: The name of the task.
+        context: ``(n, d_c)``, the contexts of the samples.
         samples: Samples ``(n, d_t)`` by method, the truth first.
         curve: ``(m, d_c)``, the contexts of the means.
         means: Conditional means ``(m, d_t)`` by method.
@@ -100,8 +100,8 @@ class Unit(NamedTuple):
     """What is run, recorded and resumed as a whole: every method on one task with one seed.
 
     Attributes:
-        task: Its name.
-        dim: Size that both views are lifted to; ``None`` for the task's own.
+        task: The name of the task.
+        dim: Size that both views are lifted to; ``None`` leaves the task's own size.
         seed: Seed of the training set, of the random mixture and of the rotation.
     """
 
@@ -114,7 +114,7 @@ class Found(NamedTuple):
     """The results of a unit.
 
     Attributes:
-        records: The truth's first, then one a method.
+        records: The record of the truth, then one for each method.
         picture: What the figure shows of a task in its own dimensions; ``None`` for a lifted task.
     """
 

@@ -96,7 +96,7 @@ def get_rival(name: str) -> Rival:
     """Look up a rival by its name.
 
     Raises:
-        OptionError: an unknown name.
+        OptionError: no rival has this name.
 
     Examples:
         >>> get_rival("gje").title

@@ -29,7 +29,7 @@ class Task(NamedTuple):
     Attributes:
         name: The name that the command line takes.
         title: Words for tables and figures.
-        summary: What is hard about it.
+        summary: What is hard about the task.
         make: A function from a seed to the truth; only the random mixture depends on the seed.
         gaussian_mixture: Whether the joint is a Gaussian mixture.
         axes: Words for the axes of its picture, the first of the context where both views have one dimension, of

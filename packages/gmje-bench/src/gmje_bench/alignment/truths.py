@@ -67,7 +67,7 @@ class Truth(ABC):
 
         Args:
             context: ``(n, d_c)``.
-            count: Draws ``S`` of each.
+            count: The number of draws ``S`` for each context.
             generator: Source of all randomness.
 
         Returns:
@@ -192,9 +192,9 @@ class LatentTruth(_MixtureTruth):
     Args:
         name: The name that the command line takes.
         draw_latent: A function from a count and a generator to ``(n, d_u)``: the continuous latent, not the nodes.
-        maps: ``f`` and ``g``, of latents ``(n, d_u)``, to ``(n, d_c)`` and ``(n, d_t)``.
-        nodes: ``(N, d_u)`` of the quadrature.
-        log_weights: ``(N,)``, of the nodes, the density of the latent included.
+        maps: The functions ``f`` and ``g`` from latents ``(n, d_u)`` to ``(n, d_c)`` and ``(n, d_t)``.
+        nodes: ``(N, d_u)``, the nodes of the quadrature.
+        log_weights: ``(N,)``, log-weights of the nodes, which include the density of the latent.
         noise: Standard deviations :math:`\sigma_c` and :math:`\sigma_t`.
         branches: A function from contexts ``(n, d_c)`` to centres ``(n, M, d_t)``; needed where the target has several
             dimensions.
@@ -318,7 +318,7 @@ def seeded(generator: Generator) -> Iterator[None]:
     ``torch.distributions`` take no generator.
 
     Args:
-        generator: Advanced by one draw.
+        generator: The generator, which one draw advances.
 
     Examples:
         >>> with seeded(torch.Generator().manual_seed(0)):

@@ -38,8 +38,8 @@ class DatasetInfo(NamedTuple):
     """A line of ``list``.
 
     Args:
-        name: What ``--dataset`` takes; ``PATH`` and ``NAME`` stand for the user's own.
-        summary: One line.
+        name: What ``--dataset`` takes; the user puts a path or a name in place of ``PATH`` and ``NAME``.
+        summary: What the dataset is, in one line.
         needs_network: Whether it must be fetched the first time.
     """
 
@@ -76,7 +76,7 @@ def check_name(spec: str) -> None:
     """Check that ``spec`` names a dataset; whether it is there shows at loading.
 
     Raises:
-        DatasetError: it does not; the text has the closest name.
+        DatasetError: there is no such dataset; the message names the closest one.
 
     Examples:
         >>> check_name("imagefolder:~/images")

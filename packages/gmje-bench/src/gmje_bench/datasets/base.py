@@ -131,7 +131,7 @@ class ImageData:
     Args:
         name: The name that the user gave; for an alias, the name that it stands for.
         train: The only split that anything is fitted or chosen on.
-        test: What is reported.
+        test: The split that results are reported on.
         classes: Names, in label order.
         channels: 1 or 3.
         image_size: Side in pixels that networks see; stored images may be larger, or smaller.
@@ -181,7 +181,7 @@ def check_classes(name: str, train: Tensor, test: Tensor, classes: Sequence[str]
         classes: Names in label order.
 
     Raises:
-        DatasetError: one of them does not hold.
+        DatasetError: a split is empty, or a class of the test split is not in the training split.
     """
     for split, labels in (("training", train), ("test", test)):
         if not len(labels):

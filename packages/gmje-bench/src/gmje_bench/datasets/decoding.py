@@ -43,7 +43,7 @@ class LazyImages:
     """Images decoded when they are asked for.
 
     Args:
-        reader: Gives encoded images.
+        reader: What gives the encoded images.
         side: Every image becomes a square of this many pixels, see :func:`square`.
     """
 
@@ -95,11 +95,11 @@ def decode(source: bytes | Path, what: str, side: int) -> Tensor:
 
     Args:
         source: The file, or its content.
-        what: Names the image in a message.
+        what: Words that name the image in a message.
         side: Side of the square in pixels.
 
     Raises:
-        DatasetError: it cannot be read or is damaged.
+        DatasetError: the image cannot be read or is damaged.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -135,7 +135,7 @@ def native_side(source: bytes | Path, what: str) -> int | None:
     """The side of a square image of at most 96 pixels, ``None`` for other images; only the header is read.
 
     Raises:
-        DatasetError: it cannot be read.
+        DatasetError: the image cannot be read.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:

@@ -35,7 +35,7 @@ def load(name: str, path: Path, image_size: int | None) -> ImageData:
         image_size: Side in pixels that networks see; ``None`` for 224.
 
     Raises:
-        DatasetError: missing, unreadable, empty, or a test class without training images.
+        DatasetError: the folder is missing, unreadable or empty, or a test class has no training images.
     """
     try:
         train_folder, test_folder = _layout(path)

@@ -43,7 +43,7 @@ def load_parquet(name: str, path: Path, image_size: int | None) -> ImageData:
             else 224.
 
     Raises:
-        DatasetError: missing, truncated, or without such columns.
+        DatasetError: a file is missing or truncated, or lacks the columns.
     """
     import datasets
 
@@ -67,11 +67,11 @@ def load_hub(name: str, repository: str, image_size: int | None) -> ImageData:
 
     Args:
         name: The name of the dataset.
-        repository: Its name on the Hub.
+        repository: The name of the dataset on the Hub.
         image_size: The same as in :func:`load_parquet`.
 
     Raises:
-        DatasetError: not to be had, or not a set of labelled images.
+        DatasetError: the dataset cannot be fetched, or does not hold labelled images.
     """
     import datasets
 

@@ -37,9 +37,9 @@ class _Recipe:
 
     Args:
         folder: Folder of the files, below the root.
-        files: All that must be there; ``.gz`` may follow.
+        files: The files that must be there; their names may end in ``.gz``.
         classes: File with the names, or the names.
-        read: The training and the test part of a folder.
+        read: A function that reads the training and the test part of a folder.
     """
 
     folder: str
@@ -57,7 +57,7 @@ def load(name: str, root: Path, image_size: int | None) -> ImageData:
         image_size: Side in pixels that networks see; ``None`` for the images' own.
 
     Raises:
-        DatasetError: not there and not to be downloaded, or damaged; the text says which files belong where.
+        DatasetError: files are damaged, or are missing and cannot be downloaded; the message says which belong where.
     """
     recipe = _RECIPES[name]
     folder = root / recipe.folder

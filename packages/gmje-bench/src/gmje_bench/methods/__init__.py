@@ -72,7 +72,7 @@ class Method:
     Args:
         name: What users type.
         summary: One line for ``list``.
-        load: Imports what builds it.
+        load: A function that imports what builds the method.
         source: Where a method that is not of this package comes from.
         pretrained: Whether it is one trained model, which is measured once: no seed changes its weights.
     """
@@ -134,7 +134,7 @@ def build_objective(name: str, setting: Setting, options: Mapping[str, Any]) -> 
 
     Args:
         name: A key of :data:`METHODS`.
-        setting: What it may know.
+        setting: What the method may know.
         options: What differs from the settings of the method.
 
     Raises:

@@ -39,7 +39,7 @@ def register_file(path: Path) -> Method:
         path: A Python file with ``options`` and ``build``.
 
     Returns:
-        The entry; its source is the SHA-256 of the file, which results record.
+        The entry, whose source is the SHA-256 of the file; results record it.
 
     Raises:
         OptionError: the file cannot be read or imported, lacks a function, or has the name of a method that is

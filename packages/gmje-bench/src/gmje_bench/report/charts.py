@@ -82,7 +82,7 @@ def draw_curves(
     """Draw lines over a common axis, with a mark on the last point of each.
 
     Args:
-        curves: One or more.
+        curves: One or more lines.
         xlabel: Label of the horizontal axis with its unit.
         ylabel: Label of the vertical axis with its unit.
         title: The title above the panel.
@@ -145,8 +145,8 @@ def draw_scores(inside: Floats, outside: Floats, title: str) -> Figure:
     """Draw histograms of the log-densities of test images and of outliers, in shares of each.
 
     Args:
-        inside: ``(n,)`` of test images, in nats.
-        outside: ``(m,)`` of images of no class of the data.
+        inside: ``(n,)``, log-densities of test images, in nats.
+        outside: ``(m,)``, log-densities of images of no class of the data, in nats.
         title: The title above the panel.
     """
     figure, axes = _panel(2.9, 2.1)
@@ -170,7 +170,7 @@ def draw_hpd(counts: Floats, title: str) -> Figure:
     """Draw a histogram of HPD ranks in equal bins, with the count of a calibrated density and its 95 % band.
 
     Args:
-        counts: ``(bins,)`` pairs in each bin of ranks from 0 to 1.
+        counts: ``(bins,)``, number of pairs in each bin of ranks from 0 to 1.
         title: The title above the panel.
     """
     figure, axes = _panel(2.9, 2.1)

@@ -62,8 +62,8 @@ class Drawer:
         """The drawing as an ``svg`` element, as wide as its place.
 
         Args:
-            figure: Made under :meth:`style`.
-            label: What readers are told who cannot see it.
+            figure: A figure that was made under :meth:`style`.
+            label: Words for readers who cannot see the figure.
         """
         stream = io.StringIO()
         with self.style():
@@ -119,7 +119,7 @@ def tile(images: NDArray[np.uint8], columns: int, wrong: NDArray[np.bool_] | Non
     Args:
         images: ``(n, C, S, S)`` with one or three channels; larger than 48 pixels, they are reduced to that.
         columns: Number of columns of the grid.
-        wrong: ``(n,)``: which get a frame and a cut corner.
+        wrong: ``(n,)``, whether an image gets a frame and a filled corner.
 
     Returns:
         ``(H, W)``, or ``(H, W, 3)`` for colour or where anything is marked; gaps are mid-grey.

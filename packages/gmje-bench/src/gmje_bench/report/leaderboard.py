@@ -154,7 +154,7 @@ def sampling_board(results: Results, reference: str | None = None) -> Board | No
 
     Args:
         results: The results of a run.
-        reference: As in :func:`boards`; a cell is tested against the same source of other methods.
+        reference: The same as in :func:`boards`; a cell is tested against the same source of other methods.
     """
     scores = _Scores(results, reference)
     names = [name for name, metric in scores.metrics.items() if metric.task == "sampling"]

@@ -47,8 +47,8 @@ def write_report(run: Run, paths: Paths, *, reference: str | None = None) -> Non
     """Render everything, then write: where anything fails, no file has changed.
 
     Args:
-        run: From :func:`gmje_bench.runs.reading.read_run`.
-        paths: From :meth:`Paths.of`; the folder must exist.
+        run: What :func:`gmje_bench.runs.reading.read_run` gave.
+        paths: What :meth:`Paths.of` gave; the folder must exist.
         reference: The method that others are tested against; the best of each metric where missing.
 
     Raises:
@@ -85,7 +85,7 @@ def render(run: Run, *, reference: str | None = None) -> str:
 
     Args:
         run: What to show.
-        reference: As in :func:`write_report`.
+        reference: The same as in :func:`write_report`.
 
     Raises:
         OptionError: the run has no such method.

@@ -22,7 +22,7 @@ class Style(NamedTuple):
     """How a method, a class or a component is drawn.
 
     Attributes:
-        color: Hexadecimal.
+        color: A colour in hexadecimal.
         dash: Lengths of dashes and gaps in points; empty for a solid line.
         mark: A marker of matplotlib.
     """
@@ -36,8 +36,8 @@ def group_style(index: int, colors: tuple[str, ...] = COLORS) -> Style:
     """The style of the n-th of several groups.
 
     Args:
-        index: From 0; beyond all combinations they repeat.
-        colors: Cycled through first, then dashes and marks.
+        index: The number of the group, from 0; styles repeat after all combinations.
+        colors: The colours, which change first; then dashes and marks change.
 
     Examples:
         >>> group_style(0)

@@ -90,7 +90,7 @@ class Row(NamedTuple):
         estimates: Estimates of the metrics that every seed has; empty where a seed failed or has not run, because the
             mean of a part is not reported.
         verdict: The verdicts of all seeds, joined where they differ; for a failure, its reason.
-        seconds: Mean wall-clock of a seed.
+        seconds: Mean wall-clock time of a seed.
         seeds: Number of seeds that finished.
     """
 
@@ -111,8 +111,8 @@ class AlignmentRow(NamedTuple):
 
     Attributes:
         task: The synthetic task.
-        dim: Size that both views are lifted to; ``None`` for the task's own.
-        method: Its name; ``truth`` is the noise floor.
+        dim: Size that both views are lifted to; ``None`` for the size of the task itself.
+        method: The name of the method; ``truth`` is the noise floor.
         estimates: Estimates by metric; empty where a seed failed.
         error: Why a seed failed; empty where none did.
     """
@@ -193,8 +193,8 @@ def decimals(values: Iterable[float], unit: str = "") -> int:
     """The number of digits after the point for a column of numbers: a typical one gets three significant digits.
 
     Args:
-        values: The column.
-        unit: Percentages have one digit, whatever their size.
+        values: The numbers of the column.
+        unit: The unit of the column; percentages always have one digit.
 
     Examples:
         >>> decimals([85.2, 79.1], "%"), decimals([0.981, 0.7]), decimals([45.2, 60.0]), decimals([0.00031])

@@ -56,7 +56,7 @@ class Run:
         results: The results of the run.
         artifacts: Tensors by method and seed, of the records that have any.
         picture: The PNG file of the synthetic tasks' conditionals; ``None`` where there is none.
-        missing: What the results name and the folder lacks, a line each.
+        missing: What the results name and the folder lacks, one line for each.
     """
 
     folder: Path
@@ -73,8 +73,8 @@ def read_run(folder: Path) -> Run:
         folder: The folder of a finished or interrupted run.
 
     Raises:
-        RunFolderError: no such folder (the text suggests a sibling), or a file in it that is truncated, foreign, of
-            another schema, or holds numbers that are not finite.
+        RunFolderError: there is no such folder (the message suggests a sibling), or a file in it is truncated, foreign,
+            of another schema, or holds numbers that are not finite.
     """
     if not folder.is_dir():
         raise RunFolderError(_no_folder(folder))

@@ -29,7 +29,7 @@ class Scale:
     """One centre and one scale for all coordinates.
 
     Attributes:
-        center: ``(d,)``.
+        center: ``(d,)``, the mean.
         factor: Root of the mean variance.
     """
 
@@ -41,7 +41,7 @@ class Scale:
         """The centre and scale of embeddings ``(N, d)``.
 
         Raises:
-            CollapsedError: they are equal up to rounding.
+            CollapsedError: all embeddings are equal up to rounding.
 
         Examples:
             >>> Scale.of(torch.tensor([[0.0], [4.0]])).factor
@@ -98,7 +98,7 @@ def conditional_log_prob(
     """Conditional log-densities of targets, and of samples of the density at the same contexts.
 
     Args:
-        density: What is asked.
+        density: The density that is evaluated.
         context: ``(n, d)``.
         target: ``(n, d)``.
         samples: Number ``S`` at each context.

@@ -21,10 +21,10 @@ class LinearProbe(NamedTuple):
     """The result of a probe.
 
     Attributes:
-        accuracy: Top-1 on test, in per cent.
+        accuracy: Top-1 accuracy on the test images, in per cent.
         validation_accuracy: Accuracy in per cent of the chosen strength on the validation part of train.
         c: The inverse regularisation strength chosen.
-        log_prob: ``(M, classes)``, of the test images' classes, nats.
+        log_prob: ``(M, classes)``, log-probabilities in nats of the classes of the test images.
     """
 
     accuracy: float

@@ -31,8 +31,8 @@ class ViewConfig:
         flip: Probability of a horizontal flip.
         jitter_probability: Probability of the four colour operations together.
         brightness: Brightness factors are uniform in ``[max(0, 1 - b), 1 + b]``.
-        contrast: Range of the contrast factors, in the same form.
-        saturation: Range of the saturation factors, in the same form.
+        contrast: Contrast factors are drawn in the same way.
+        saturation: Saturation factors are drawn in the same way.
         hue: Hue shifts are uniform in ``[-h, h]`` turns, at most 0.5.
         grayscale: Probability of dropping colour.
         blur_probability: Probability of a Gaussian blur; 0 leaves it out.
@@ -40,7 +40,7 @@ class ViewConfig:
         blur_sigma: Standard deviation of the blur in pixels, uniform in this range.
 
     Raises:
-        OptionError: a value out of range.
+        OptionError: a value is out of range.
     """
 
     size: int
@@ -96,7 +96,7 @@ def preset(image_size: int, channels: int) -> ViewConfig:
         channels: 1 or 3.
 
     Raises:
-        OptionError: another number of channels.
+        OptionError: there is another number of channels.
 
     Examples:
         >>> preset(28, 1).blur_probability, preset(32, 3).blur_probability, preset(224, 3).blur_kernel

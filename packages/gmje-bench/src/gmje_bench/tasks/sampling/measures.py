@@ -68,7 +68,7 @@ def manifold_measures(real: Tensor, samples: Tensor, neighbours: int) -> Manifol
         neighbours: ``k``, below ``n`` and ``m``.
 
     Raises:
-        ValueError: ``k`` out of range.
+        ValueError: ``k`` is out of range.
 
     Examples:
         >>> points = torch.randn(50, 2)

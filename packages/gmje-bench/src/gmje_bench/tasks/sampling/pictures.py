@@ -30,7 +30,7 @@ class Classifier(nn.Module):
 
     Args:
         channels: Number of channels of the images.
-        classes: Number of them.
+        classes: Number of classes.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -59,7 +59,7 @@ def train_classifier(images: Tensor, labels: Tensor, classes: int, seed: int = 0
     Args:
         images: uint8 ``(N, C, S, S)``.
         labels: int64 ``(N,)``.
-        classes: Number of them.
+        classes: Number of classes.
         seed: Seed of everything that is drawn.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
