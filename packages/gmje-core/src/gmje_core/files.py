@@ -1,7 +1,7 @@
 """Files that are written whole or not at all."""
 
 import os
-import tempfile
+import uuid
 from pathlib import Path
 
 __all__ = ["write_atomic"]
@@ -20,23 +20,29 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
         OSError: the file cannot be written.
 
     Examples:
+        >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> write_atomic(folder / "a.txt", b"whole")
         >>> [(file.name, file.read_bytes()) for file in folder.iterdir()]
         [('a.txt', b'whole')]
     """
     target = Path(path)
-    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    temporary = target.parent / f".{target.name}.{uuid.uuid4().hex}"
     try:
-        with os.fdopen(descriptor, "wb") as stream:
+        with open(temporary, "xb") as stream:  # the system applies the user's umask, which `mkstemp` would not
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
         os.replace(temporary, target)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         # The error of a full disk does not name the file.
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
             error.filename = str(target)
         raise
+    if os.name == "posix":  # the new name outlives a power failure only once the folder is on the disk, too
+        folder = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
