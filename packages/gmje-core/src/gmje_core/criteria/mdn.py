@@ -74,6 +74,9 @@ class GMJEMDN(Criterion):
         [-1, 1]
     """
 
+    channel: NoiseChannel
+    critic: OnlineMixture
+
     def __init__(
         self,
         dim: int | tuple[int, int],

@@ -148,7 +148,7 @@ class OnlineMixture(TrainableDensity):
         shape = (-1, *[1] * (self.second.ndim - 1))
         pooled = (self.mass.view(shape) * self.second).sum(dim=0) / self.mass.sum()
         variance = (pooled if self.diagonal else pooled.diagonal()).mean()
-        index, moved = choice.index, choice.moved
+        index, moved = choice.places, choice.moved
         self.means[index] = torch.where(moved[:, None], choice.points.to(self.means), self.means[index])
         self.second[index] = torch.where(moved.view(shape), self._isotropic(variance), self.second[index])
         self.mass[index] = torch.where(moved, choice.mass, self.mass[index])

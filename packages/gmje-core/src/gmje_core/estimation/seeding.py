@@ -40,13 +40,13 @@ class Reseeding(NamedTuple):
     """Which components to move where.
 
     Attributes:
-        index: ``(m,)`` distinct components.
+        places: ``(m,)`` indices of distinct components.
         points: ``(m, D)`` samples.
         moved: ``(m,)`` whether component and sample belong together; the others stay as they are.
         mass: Share of the samples that a moved component is given.
     """
 
-    index: Tensor
+    places: Tensor
     points: Tensor
     moved: Tensor
     mass: float
