@@ -39,7 +39,8 @@ R = TypeVar("R")
 
 LOG_2PI = math.log(2 * math.pi)
 
-# Relative to the largest diagonal entry, in units of the dtype's epsilon: 1e1 .. 1e4, then an error.
+# Number of attempts with jitter before an error. The jitter is 10, 100, 1e3 and 1e4 times the dtype's epsilon, relative
+# to the largest diagonal entry.
 _JITTER_TRIES = 4
 
 
@@ -82,7 +83,7 @@ def promote(*tensors: Tensor) -> tuple[Tensor, ...]:
     """The tensors in their common dtype, and at least float32.
 
     Args:
-        *tensors: Any real dtypes.
+        *tensors: Tensors of any real dtypes.
 
     Returns:
         Tensors of one floating dtype, float32 or float64.
@@ -288,7 +289,7 @@ def triangular_inverse(scale_tril: Tensor) -> Tensor:
                 [-0.5000,  1.0000]])
     """
     eye = torch.eye(scale_tril.shape[-1], dtype=scale_tril.dtype, device=scale_tril.device)
-    # From the right, X L = I: LAPACK then copies less.
+    # The inverse is solved for from the right, X L = I, because LAPACK then copies less.
     inverse: Tensor = torch.linalg.solve_triangular(scale_tril, eye, upper=False, left=False)
     return inverse
 

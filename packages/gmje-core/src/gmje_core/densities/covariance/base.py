@@ -32,8 +32,10 @@ class Covariance(ABC):
     components. Leading axes broadcast against those of the means that the covariance is used with.
 
     A form checks the values of its parameters where it is constructed with ``validate=True``, the default. With
-    ``validate=False``, and in every method that draws, scores, marginalises or conditions, no value of a tensor is
-    read, so that a GPU is never waited for.
+    ``validate=False`` it reads none, and neither does any method that scores, marginalises, conditions or draws, so
+    that a GPU is not waited for. The exceptions say so: :meth:`add_diagonal` of a spherical form with a vector, and
+    the factor analysis in :meth:`from_second_moments`. A choice of dimensions that do not follow each other is copied
+    to the device, which also waits.
     """
 
     #: Name of the form: ``full``, ``low_rank``, ``diag`` or ``spherical``.

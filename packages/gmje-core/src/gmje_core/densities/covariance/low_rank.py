@@ -264,8 +264,8 @@ def factor_analysis(
         rank: Number of columns ``r``, between 1 and ``D``.
         start: Diagonal variances ``(..., K, D)`` to start from; half of each variance where it is ``None``.
         floor: Least diagonal variance. It is also at least a millionth of the variance of its dimension.
-        tolerance: Relative change of all diagonal variances that ends the rounds; all rounds are taken where it is
-            ``None``, and no value is then read.
+        tolerance: Relative change of all diagonal variances that ends the rounds. Where it is ``None``, all rounds are
+            taken.
 
     Returns:
         Factor ``(..., K, D, r)`` and diagonal variances ``(..., K, D)``.
