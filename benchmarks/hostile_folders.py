@@ -21,11 +21,11 @@ from gmje_core import GMJEConfig, Preprocessing
 from gmje_hub import GMJEModel, HubError
 
 SECONDS, MEMORY = 1.0, 200 * 10**6
-TESTS = Path(__file__).parents[1] / "packages" / "gmje-hub" / "tests" / "test_hostile.py"
+TESTS = Path(__file__).parents[1] / "packages" / "gmje-hub" / "tests" / "test_folder.py"
 
 
 def load_tests() -> ModuleType:
-    spec = spec_from_file_location("test_hostile", TESTS)
+    spec = spec_from_file_location("test_folder", TESTS)
     if spec is None or spec.loader is None:
         sys.exit(f"no folders to try: {TESTS} is missing")
     module = module_from_spec(spec)

@@ -1,11 +1,36 @@
-"""What several tests of the bench share: the results of a run, made by hand."""
+"""What several tests of the harness share: the results of a run, made by hand, and runs that take a second."""
 
 import signal
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
+from gmje_bench import suite
+from gmje_bench.protocol import PROTOCOL
 from gmje_bench.runs import DatasetRecord, Record, Results
+
+# Factories that several test files import.
+sys.path.insert(0, str(Path(__file__).parent / "factories"))
+
+SMALL_PROTOCOL = {
+    "held_out_pairs": 400,
+    "distance_pairs": 100,
+    "mode_contexts": 8,
+    "mode_samples": 50,
+    "calibration_pairs": 50,
+    "calibration_samples": 10,
+    "conditional_pairs": 20,
+    "conditional_samples": 5,
+    "outliers": 40,
+    "decoder_epochs": 1,
+    "classifier_epochs": 1,
+    "fitted_components": 2,
+    "fitted_rounds": 3,
+}
+LOAD_SUITE = suite.load_suite
+SMALL_METHODS = {"gmje": {"components": 4}, "gmje-mdn": {"components": 2}}
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +62,54 @@ def make_results() -> Callable[..., Results]:
         )
 
     return make
+
+
+def small_suite(name: str) -> suite.Suite:
+    """The suite of the package with a small network and few pairs; its tasks and its form are its own."""
+    shipped = LOAD_SUITE(name)
+    synthetic = shipped.synthetic
+    if synthetic is not None:
+        dims = [min(dim, 2) for dim in synthetic.dims]
+        synthetic = synthetic.model_copy(update={"samples": 100, "epochs": 1, "dims": dims, "methods": ["gje"]})
+    network = suite.Network(backbone="smallconv", small_images=True, hidden=8, dim=4)
+    return shipped.model_copy(
+        update={"network": network, "synthetic": synthetic, "method": shipped.method | SMALL_METHODS}
+    )
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """Suites and the protocol at a size that takes a second; both are read when a run starts."""
+    monkeypatch.setattr(suite, "load_suite", small_suite)
+    for name, value in SMALL_PROTOCOL.items():
+        monkeypatch.setitem(PROTOCOL.__dict__, name, value)
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    """Datasets are cached and downloaded into the folder of the test."""
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf-cache")
+    monkeypatch.setenv("GMJE_DATA", str(tmp_path / "downloads"))
+
+
+@pytest.fixture
+def images(tmp_path):
+    """An image folder of three classes."""
+    from dataset_factories import folder_of
+
+    folder_of(tmp_path / "images" / "train", {"ant": 6, "bee": 4, "cat": 5})
+    folder_of(tmp_path / "images" / "val", {"ant": 2, "bee": 2, "cat": 2})
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """A folder of Parquet files with three classes."""
+    from dataset_factories import rows, table
+
+    (tmp_path / "table").mkdir()
+    table(rows(12)).to_parquet(tmp_path / "table" / "train-00000.parquet")
+    table(rows(6, start=50)).to_parquet(tmp_path / "table" / "test.parquet")
+    return tmp_path / "table"

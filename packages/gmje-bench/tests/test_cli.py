@@ -88,7 +88,7 @@ def test_unwritable_folder_is_found_before_training(tmp_path, capsys, monkeypatc
     def refuse(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("gmje_bench.runs.os.fsync", refuse)
+    monkeypatch.setattr("os.fsync", refuse)
     assert main(["run", *TINY, "--methods", "random", "--output", str(tmp_path / "run")]) == 2
     captured = capsys.readouterr()
     assert "No space left on device" in captured.err
@@ -96,16 +96,16 @@ def test_unwritable_folder_is_found_before_training(tmp_path, capsys, monkeypatc
 
 
 def test_a_failing_method_is_shown_and_the_others_go_on(tmp_path, capsys, monkeypatch):
-    from gmje_bench import engine
+    from gmje_bench.engine import trial
 
-    healthy = engine.pretrain
+    healthy = trial.pretrain
 
     def fail(module, *args, **kwargs):
         if module.name == "simclr":
             raise RuntimeError("out of luck")
         return healthy(module, *args, **kwargs)
 
-    monkeypatch.setattr(engine, "pretrain", fail)
+    monkeypatch.setattr(trial, "pretrain", fail)
     assert main(["run", *TINY, "--methods", "simclr,gje", "--output", str(tmp_path / "run")]) == 1
     out = capsys.readouterr().out
     assert "simclr seed 0: FAILED RuntimeError: out of luck" in out
@@ -127,6 +127,7 @@ def test_dry_run_trains_nothing(tmp_path, capsys):
     assert main(["run", "--dry-run", "--methods", "gmje", "--output", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert "fashion_mnist_12k" in out
+    assert "gmje: components 512, temperature 0.05" in out
     assert not (tmp_path / "run").exists()
 
 
@@ -171,12 +172,12 @@ def test_dry_run_refuses_the_folder_that_the_run_would(tmp_path, capsys):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_stopped_run_says_how_to_go_on(number, tmp_path, capsys, monkeypatch):
-    from gmje_bench import engine
+    from gmje_bench.engine import trial
 
     def interrupted(*_: object, **__: object) -> None:
         signal.raise_signal(number)
 
-    monkeypatch.setattr(engine, "evaluate", interrupted)
+    monkeypatch.setattr(trial, "evaluate", interrupted)
     output = tmp_path / "run"
     assert main(["run", *TINY, "--methods", "gmje", "--output", str(output)]) == 128 + number
     assert capsys.readouterr().err.endswith(
@@ -241,10 +242,10 @@ def test_trackers_that_cannot_be(tracker, words, tmp_path, capsys):
 def test_a_tracker_gets_losses_and_scores(tmp_path, monkeypatch):
     from accelerate import Accelerator
 
-    from gmje_bench import engine
+    from gmje_bench.engine import stages
 
     logged = []
-    monkeypatch.setattr(engine, "check_trackers", lambda name: None)
+    monkeypatch.setattr(stages, "check_trackers", lambda name: None)
     monkeypatch.setattr(Accelerator, "init_trackers", lambda self, name, config: logged.append((name, config)))
     monkeypatch.setattr(Accelerator, "log", lambda self, values, step=None: logged.append((values, step)))
     assert main(["run", *TINY, "--methods", "gje", "--track", "tensorboard", "--output", str(tmp_path / "run")]) == 0

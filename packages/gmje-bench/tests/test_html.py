@@ -12,10 +12,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from gmje_bench.cli import main
-from gmje_bench.reading import read_run
 from gmje_bench.report.page import render
 from gmje_bench.report.significance import holm, paired_tests
 from gmje_bench.runs import AlignmentRecord, Record, write_results
+from gmje_bench.runs.reading import read_run
 
 
 def artifacts(seed: int) -> dict[str, torch.Tensor]:

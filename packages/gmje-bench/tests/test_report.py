@@ -42,8 +42,8 @@ def results(make_results) -> Results:
 def drawn(monkeypatch) -> list[Figure]:
     """Figures, as they are about to be saved."""
     kept: list[Figure] = []
-    save = figures._save
-    monkeypatch.setattr(figures, "_save", lambda figure, path: (kept.append(figure), save(figure, path)))
+    save = figures.save_png
+    monkeypatch.setattr(figures, "save_png", lambda figure, path: (kept.append(figure), save(figure, path)))
     return kept
 
 

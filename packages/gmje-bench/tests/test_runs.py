@@ -13,7 +13,6 @@ from gmje_bench.runs import (
     check_run_folder,
     create_run_folder,
     read_results,
-    write_atomic,
     write_results,
 )
 
@@ -47,20 +46,6 @@ def test_not_a_number_is_never_written(tmp_path, make_results):
     with pytest.raises(ValueError, match="JSON compliant"):
         write_results(tmp_path, make_results(record(value=float("nan"))))
     assert read_results(tmp_path).records[0].metrics["knn"] == 80
-
-
-def test_an_interrupted_write_leaves_the_old_file(tmp_path):
-    path = tmp_path / "f"
-    write_atomic(path, lambda stream: stream.write(b"old"))
-
-    def half(stream):
-        stream.write(b"ne")
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        write_atomic(path, half)
-    assert path.read_bytes() == b"old"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("content", ["{", "{}", '{"suite": 3}'])

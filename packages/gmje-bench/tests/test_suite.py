@@ -7,9 +7,11 @@ import pytest
 from gmje_bench.alignment import rivals as alignment_rivals
 from gmje_bench.alignment import tasks as alignment_tasks
 from gmje_bench.errors import OptionError, SuiteError
+from gmje_bench.methods import METHODS
+from gmje_bench.methods.settings import read_settings
 from gmje_bench.suite import BACKBONES, RIVALS, SYNTHETIC_TASKS, load_suite, suite_names
 from gmje_bench.tasks import TASKS
-from gmje_core.models.networks import backbone_names
+from gmje_core.models.backbones import backbone_names
 
 MINIMAL = 'summary = "s"\ndataset = "fashion_mnist_12k"\nmethods = ["gmje"]\nseeds = [0]\n'
 
@@ -110,3 +112,17 @@ def test_backbones_known_without_torch_are_those_there_are():
 def test_the_default_suite_spells_out_the_losses_own_defaults():
     method = load_suite("vision").method
     assert method["vicreg"] == {"lambda_param": 25.0, "mu_param": 25.0, "nu_param": 1.0}
+
+
+def test_settings_stand_once_and_are_recorded_in_full(tmp_path):
+    assert set(read_settings()) <= set(METHODS)
+    for name in suite_names():
+        suite = load_suite(name)
+        assert suite.method.keys() == (read_settings().keys() if suite.dataset else set())
+    assert load_suite("smoke").method["gmje"] == {"components": 64, "temperature": 0.05}
+    path = tmp_path / "mine.toml"
+    path.write_text(MINIMAL + "[method.moco]\nqueue = 8\n")
+    mine = load_suite(str(path))
+    assert mine.method["moco"] == {"queue": 8, "temperature": 0.1, "momentum": 0.99}
+    assert mine.method["simclr"] == load_suite("vision").method["simclr"] == {"temperature": 0.1}
+    assert mine.replace(epochs=2).method == mine.method

@@ -8,11 +8,9 @@ import torch
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from gmje_bench import views as module
 from gmje_bench.errors import OptionError
-from gmje_bench.views import (
-    TwoViews,
-    ViewConfig,
+from gmje_bench.views import TwoViews, ViewConfig, preset, two_views
+from gmje_bench.views.operations import (
     adjust_brightness,
     adjust_contrast,
     adjust_hue,
@@ -20,8 +18,8 @@ from gmje_bench.views import (
     crop_resize,
     gaussian_blur,
     grayscale,
-    preset,
 )
+from gmje_bench.views.parameters import draw_parameters, generator_for
 
 PLAIN = {"flip": 0.0, "jitter_probability": 0.0, "grayscale": 0.0}
 
@@ -120,7 +118,7 @@ def test_shares_of_processes_make_up_the_batch_of_one(size, channels, world):
 def test_chunks_on_the_cpu_change_nothing(monkeypatch):
     images, draw = bytes_(9, 3, 32, 32), TwoViews(preset(32, 3), seed=0)
     whole = draw(images, epoch=0, step=0)
-    monkeypatch.setattr(module, "_CPU_CHUNK", 2 * 3 * 32 * 32)
+    monkeypatch.setattr(two_views, "CPU_CHUNK", 2 * 3 * 32 * 32)
     for a, b in zip(whole, draw(images, epoch=0, step=0), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
@@ -144,7 +142,7 @@ def test_views_are_a_function_of_seed_epoch_step_and_view_alone():
 
 
 def boxes(config, n, height, width):
-    drawn = module._draw(config, n, height, width, torch.Generator().manual_seed(0)).numbers
+    drawn = draw_parameters(config, n, height, width, torch.Generator().manual_seed(0)).numbers
     return [drawn[name] for name in ("top", "left", "height", "width")]
 
 
@@ -192,7 +190,7 @@ def test_operations_come_with_their_probability(option, probability):
 
 def test_strengths_span_their_ranges():
     config = identity(8, jitter_probability=1.0, brightness=0.4, contrast=1.5, saturation=0.0, hue=0.2)
-    drawn = module._draw(config, 5000, 8, 8, torch.Generator().manual_seed(0)).numbers
+    drawn = draw_parameters(config, 5000, 8, 8, torch.Generator().manual_seed(0)).numbers
     for name, low, high in (("brightness", 0.6, 1.4), ("contrast", 0.0, 2.5), ("saturation", 1, 1), ("hue", -0.2, 0.2)):
         assert float(drawn[name].min()) == pytest.approx(low, abs=2e-3)
         assert float(drawn[name].max()) == pytest.approx(high, abs=2e-3)
@@ -200,14 +198,14 @@ def test_strengths_span_their_ranges():
 
 
 def test_the_order_of_colour_operations_varies_over_batches():
-    orders = {module._draw(identity(8), 1, 8, 8, torch.Generator().manual_seed(s)).order for s in range(200)}
+    orders = {draw_parameters(identity(8), 1, 8, 8, torch.Generator().manual_seed(s)).order for s in range(200)}
     assert len(orders) == 24
 
 
 def test_a_view_is_crop_flip_colour_gray_blur_normalise():
     config = dataclasses.replace(preset(80, 3), jitter_probability=1.0, blur_probability=1.0, mean=(0.1, 0.2, 0.3))
     images = bytes_(5, 3, 90, 90)
-    drawn = module._draw(config, 5, 90, 90, module._generator(9, 1, 2, 1))
+    drawn = draw_parameters(config, 5, 90, 90, generator_for(9, 1, 2, 1))
     expected = []
     for i, image in enumerate(images / 255):
         p = {name: float(values[i]) for name, values in drawn.numbers.items()}

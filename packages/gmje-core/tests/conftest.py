@@ -1,11 +1,12 @@
 """What the tests of the printed code share: a page's blocks, run as they stand."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -31,3 +32,11 @@ def run_page(path: Path) -> int:
 @pytest.fixture(name="run_page")
 def _run_page() -> Callable[[Path], int]:
     return run_page
+
+
+@pytest.fixture(name="seeded")
+def _seeded() -> Iterator[None]:
+    """Random numbers of torch that are the same whatever ran before."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield

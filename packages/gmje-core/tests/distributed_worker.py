@@ -19,8 +19,8 @@ BATCH, FEATURES, DIM, STEPS = 24, 6, 4, 4
 
 CRITERIA: dict[str, Callable[[], Criterion]] = {
     "gje-running": lambda: GJE(DIM),
-    "gje-learned": lambda: GJE(DIM, covariance="learned"),
-    "gje-batch": lambda: GJE(DIM, covariance="batch"),
+    "gje-learned": lambda: GJE(DIM, moments="learned"),
+    "gje-batch": lambda: GJE(DIM, moments="batch"),
     "gmje-em-spherical": lambda: GMJE(DIM, 6),
     "gmje-em-full": lambda: GMJE(DIM, 5, covariance_type="full"),
     "gmje-em-more-than-batch": lambda: GMJE(DIM, 40, covariance_type="diag"),

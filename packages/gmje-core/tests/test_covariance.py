@@ -1,40 +1,27 @@
-"""The four covariances against their own dense matrices, over tied and batched shapes, and their bounds on memory."""
+"""What all covariances share, against their own dense matrices: over tied and batched shapes, in bounded memory."""
 
 import dataclasses
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+import torch.nn.functional as F
+from density_cases import RANK, TYPES, D, Largest, Reads, assert_mass_is_one, make, mixture_of
 
 from gmje_core.densities import blockwise
 from gmje_core.densities.covariance import (
+    COVARIANCE_TYPES,
     Conditional,
     DiagonalCovariance,
     FullCovariance,
     LowRankCovariance,
     SphericalCovariance,
+    covariance_class,
     covariance_from_dense,
 )
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError, NonFiniteError, NotPositiveDefiniteError, ShapeError
 
-TYPES = ["full", "low_rank", "diag", "spherical"]
-D, RANK = 6, 2
-
-
-def make(kind, lead, dim=D, rank=RANK, seed=0, dtype=torch.float64):
-    """A random covariance of a type, with leading shape ``lead``."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape):
-        return torch.randn(*lead, *shape, generator=generator, dtype=torch.float64).to(dtype)
-
-    if kind == "full":
-        return FullCovariance(0.5 * normal(dim, dim).tril(-1) + torch.diag_embed(normal(dim).exp()))
-    if kind == "low_rank":
-        return LowRankCovariance(normal(dim, rank), normal(dim).exp())
-    return DiagonalCovariance(normal(dim).exp()) if kind == "diag" else SphericalCovariance(normal().exp(), dim)
+pytestmark = pytest.mark.usefixtures("seeded")
 
 
 def conditioned(kind, components, dim, condition):
@@ -55,21 +42,6 @@ def distances(covariance, x, means):
     difference = x.unsqueeze(-2) - means
     solved = torch.linalg.solve(covariance.dense(), difference.unsqueeze(-1)).squeeze(-1)
     return (difference * solved).sum(dim=-1)
-
-
-class Largest(TorchDispatchMode):
-    """Keeps the number of elements of the largest tensor that any operator returns."""
-
-    def __init__(self):
-        super().__init__()
-        self.elements = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, torch.Tensor):
-                self.elements = max(self.elements, leaf.untyped_storage().nbytes() // leaf.element_size())
-        return result
 
 
 @pytest.mark.parametrize("lead", [(1,), (4,), (3, 4), (3, 1), (2, 1, 4)])
@@ -170,23 +142,6 @@ def test_distances_in_chunks_never_hold_rows_times_components_times_dim(kind):
     assert largest.elements < batch * components * dim / 10
 
 
-def test_low_rank_never_builds_a_square_matrix():
-    dim, context = 20_000, 12_000
-    covariance = make("low_rank", (3,), dim=dim, rank=4, dtype=torch.float32)
-    means, x = torch.randn(3, dim), torch.randn(5, dim)
-    mixture = GaussianMixture(torch.zeros(3), means, covariance)
-    with Largest() as largest:
-        posterior = mixture.condition(range(context), x[:, :context])
-        conditional = posterior.log_prob(x[:, context:])
-        marginal = mixture.marginal(range(context)).log_prob(x[:, :context])
-        joint = mixture.log_prob(x)
-        posterior.sample((2,))
-        assert posterior.variance.shape == (5, dim - context)
-    assert largest.elements <= 2**21  # a square matrix would hold 4e8
-    assert posterior.covariance.covariance_type == "low_rank"
-    torch.testing.assert_close(conditional + marginal, joint, rtol=1e-5, atol=0)
-
-
 @pytest.mark.parametrize("kind", TYPES)
 @pytest.mark.parametrize("spread", [0.0, 100.0], ids=["common-offset", "spread-means"])
 def test_float32_keeps_its_digits_at_an_offset(kind, spread):
@@ -197,6 +152,15 @@ def test_float32_keeps_its_digits_at_an_offset(kind, spread):
     mixture = GaussianMixture(torch.zeros(8), means, covariance)
     error = (mixture.log_prob(x).double() - mixture.to(torch.float64).log_prob(x.double())).abs().max()
     assert error < 1e-2
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_mass_behind_noise_is_one(kind):
+    mixture = mixture_of(kind, components=1, dim=2)
+    noisy = mixture.covariance.add_diagonal(torch.tensor([0.3, 0.7]).double())
+    expected = mixture.covariance.dense() + torch.diag(torch.tensor([0.3, 0.7]).double())
+    torch.testing.assert_close(noisy.dense(), expected)
+    assert_mass_is_one(GaussianMixture(mixture.log_weights, mixture.means, noisy))
 
 
 @pytest.mark.parametrize("kind", ["full", "diag", "spherical"])
@@ -211,28 +175,93 @@ def test_from_dense_recovers_its_own_kind(kind, tied):
     torch.testing.assert_close(covariance.dense(), expected, rtol=0, atol=1e-12)
 
 
-def divergence(source, fitted):
-    """KL of centred Gaussians from dense matrices to a covariance, nats."""
-    trace = torch.linalg.solve(fitted.dense(), source).diagonal(dim1=-2, dim2=-1).sum(dim=-1)
-    return 0.5 * (trace - source.shape[-1] - torch.logdet(source)) + fitted.half_log_det()
+@pytest.mark.parametrize("kind", TYPES)
+class TestFromUnconstrained:
+    """Any real numbers give a covariance, which is that of the definition."""
+
+    def values(self, kind, *lead):
+        sizes = covariance_class(kind).unconstrained_sizes(D, RANK)
+        return {name: torch.randn(*lead, size, dtype=torch.float64) for name, size in sizes.items()}
+
+    @pytest.mark.parametrize("lead", [(4,), (7, 4)])
+    def test_is_that_of_the_definition(self, kind, lead):
+        values = self.values(kind, *lead)
+        scale, floor = 1.7, 0.01
+        covariance = covariance_class(kind).from_unconstrained(values, D, scale=scale, floor=floor)
+        diagonal = torch.diag_embed((scale * (F.softplus(values["deviations"]) + floor)).expand(*lead, D))
+        if kind == "full":
+            rows, columns = torch.tril_indices(D, D, offset=-1)
+            diagonal[..., rows, columns] = scale * values["off_diagonal"]
+        expected = diagonal @ diagonal.mT
+        if kind == "low_rank":
+            factor = scale * values["factor"].view(*lead, D, RANK)
+            expected = expected + factor @ factor.mT
+        assert (covariance.covariance_type, covariance.shape, covariance.dim) == (kind, lead, D)
+        torch.testing.assert_close(covariance.dense(), expected)
+
+    def test_gradients_reach_every_number(self, kind):
+        values = {name: value.requires_grad_() for name, value in self.values(kind, 2).items()}
+        covariance = covariance_class(kind).from_unconstrained(values, D, scale=1.0, floor=0.01)
+        covariance.dense().square().sum().backward()
+        assert all((value.grad != 0).all() for value in values.values())
+
+    def test_there_are_as_many_numbers_as_parameters(self, kind):
+        sizes = covariance_class(kind).unconstrained_sizes(D, RANK)
+        count = covariance_class(kind).parameter_count(D, RANK)
+        rotations = RANK * (RANK - 1) // 2 if kind == "low_rank" else 0
+        assert sum(sizes.values()) - rotations == count
 
 
-def test_low_rank_from_dense_is_factor_analysis():
-    source = make("low_rank", (20,), dim=12, seed=5).dense()
-    fitted = covariance_from_dense(source, "low_rank", rank=RANK)
-    assert fitted.rank == RANK
-    torch.testing.assert_close(fitted.diagonal(), source.diagonal(dim1=-2, dim2=-1))
-    assert divergence(source, fitted).max() < 1e-3
-    # One factor too few: worse than the right number, better than none, and still keeps the variances.
-    short = covariance_from_dense(source, "low_rank", rank=1)
-    torch.testing.assert_close(short.diagonal(), source.diagonal(dim1=-2, dim2=-1))
-    assert (divergence(source, short) > divergence(source, fitted)).all()
-    assert (divergence(source, short) < divergence(source, covariance_from_dense(source, "diag"))).all()
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("lead", [(1,), (3,), (5, 3)])
+def test_no_value_is_read_without_validation(kind, lead):
+    source = make(kind, lead)
+    values = {name: torch.randn(*lead, size) for name, size in source.unconstrained_sizes(D, RANK).items()}
+    x, means = torch.randn(*lead[:-1], D).double(), torch.randn(3, D).double()
+    with Reads() as reads:
+        covariance = source.rebuild(*source.parameters)
+        covariance.squared_mahalanobis(x, means)
+        covariance.half_log_det()
+        covariance.marginal([4, 1]).dense()
+        covariance.conditional([0, 1], [2, 3, 4, 5]).covariance.diagonal()
+        covariance.conditional([5, 1], [0, 2, 3, 4]).means(x[..., [5, 1]], means[:, [5, 1]], means[:, [0, 2, 3, 4]])
+        covariance.add_diagonal(torch.tensor(0.5)).dense()
+        covariance.draw(torch.zeros(4, *lead[:-1], dtype=torch.long))
+        covariance_class(kind).from_unconstrained(values, D, scale=1.0, floor=0.1).dense()
+        covariance_class(kind).from_second_moments(covariance.dense(), rank=RANK, validate=False).dense()
+    assert reads.names == []
+    with Reads() as reads:
+        covariance_class(kind).from_second_moments(source.dense(), rank=RANK)
+    assert reads.names  # the counter sees the checks
 
 
-def test_spherical_from_dense_is_spherical():
-    covariance = covariance_from_dense(make("full", (3,)).dense(), "spherical")
-    assert (covariance.diagonal() == covariance.diagonal()[:, :1]).all()
+@pytest.mark.parametrize("kind", TYPES)
+@pytest.mark.parametrize("shape", [(), (1,)])
+def test_one_variance_is_that_of_every_dimension(kind, shape):
+    covariance = make(kind, (3,))
+    noisy = covariance.add_diagonal(torch.full(shape, 0.3).double())
+    assert noisy.covariance_type == kind
+    torch.testing.assert_close(noisy.dense(), covariance.dense() + 0.3 * torch.eye(D).double())
+
+
+@pytest.mark.parametrize("kind", ["diag", "spherical"])
+def test_diagonals_of_second_moments_are_enough(kind):
+    second = make("full", (3,)).dense()
+    form = covariance_class(kind)
+    assert form.diagonal_moments
+    diagonals = form.from_second_moments(second.diagonal(dim1=-2, dim2=-1))
+    assert torch.equal(diagonals.dense(), form.from_second_moments(second).dense())
+    with pytest.raises(ShapeError, match=r"\(K, D\), but have \(2, 3, 6\)"):
+        form.from_second_moments(torch.ones(2, 3, D))
+
+
+def test_the_table_holds_every_form_by_its_name():
+    assert list(COVARIANCE_TYPES) == TYPES
+    for name, form in COVARIANCE_TYPES.items():
+        assert form.covariance_type == name
+        assert covariance_class(name) is form
+    with pytest.raises(ConfigError, match="did you mean 'diag'"):
+        covariance_class("diagg")
 
 
 def test_covariances_are_immutable():
@@ -243,15 +272,6 @@ def test_covariances_are_immutable():
         make("spherical", (2,)).variance = torch.ones(2)
     with pytest.raises(dataclasses.FrozenInstanceError):
         Conditional(covariance).encode = torch.ones(1)
-
-
-def test_no_factor_goes_stale():
-    scale_tril = torch.eye(2).repeat(2, 1, 1)
-    covariance = FullCovariance(scale_tril)
-    x, means = torch.ones(1, 2), torch.zeros(2, 2)
-    before = covariance.squared_mahalanobis(x, means)
-    scale_tril.mul_(2)
-    torch.testing.assert_close(covariance.squared_mahalanobis(x, means), before / 4)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +291,7 @@ def test_no_factor_goes_stale():
         (lambda: covariance_from_dense(torch.eye(2)[None], "ful"), ConfigError, "did you mean 'full'"),
         (lambda: covariance_from_dense(torch.eye(2)[None], "low_rank"), ConfigError, "needs a rank"),
         (lambda: covariance_from_dense(torch.eye(2)[None], "low_rank", rank=3), ConfigError, "between 1 and D = 2"),
+        (lambda: LowRankCovariance.unconstrained_sizes(2), ConfigError, "needs a rank"),
         (lambda: covariance_from_dense(torch.eye(2)), ShapeError, r"\(2, 2\)"),
         (lambda: covariance_from_dense(-torch.eye(2)[None]), NotPositiveDefiniteError, "component 0"),
     ],

@@ -21,14 +21,14 @@ def draw(points, g, count=256):
 
 def started(z, capacity=8, **options):
     gas = NeuralGas(capacity, z.shape[1], **options)
-    gas.start(z[0], z[1])
+    gas.start(z[:2])
     return gas
 
 
 def test_one_sample_is_fritzkes_rule():
     """Winner, neighbours, edge, error and utility of a single sample, worked out by hand."""
     gas = NeuralGas(4, 1, winner_rate=0.5, neighbor_rate=0.1, error_decay=0.0, max_age=10)
-    gas.start(torch.tensor([0.0]), torch.tensor([4.0]))
+    gas.start(torch.tensor([[0.0], [4.0]]))
     gas.alive[2] = True
     gas.units[2] = 10.0
     gas.ages[1, 2] = gas.ages[2, 1] = 3.0
@@ -61,7 +61,7 @@ def test_old_edges_and_isolated_units_go():
     assert not gas.adjacency[0, 3], "an edge that was not renewed for more than max_age wins is dropped"
     assert gas.adjacency[0, 2], "the two nearest units are joined"
     removed = gas.remove_useless()
-    assert 3 in removed.tolist()
+    assert removed.tolist() == [False, False, False, True, *[False] * 4]
     assert not gas.alive[3]
 
 
@@ -69,8 +69,9 @@ def test_insertion_splits_the_error_beside_the_worst():
     gas = started(torch.tensor([[0.0], [10.0]]), insert_every=10, split_factor=0.5)
     gas.errors[:2] = torch.tensor([8.0, 4.0])
     gas.utilities[:2] = torch.tensor([2.0, 4.0])
-    gas.pending.fill_(10)
-    assert gas.insert() == [(2, 0, 1)]
+    gas.counters["pending"] = 10
+    (insertion,) = gas.insert()
+    assert [int(value) for value in insertion] == [2, 0, 1, True]
     assert gas.units[2].item() == 5.0
     assert gas.errors[:3].tolist() == [4.0, 2.0, 4.0]
     assert gas.utilities[2].item() == 3.0

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+from density_cases import Reads
 
 from gmje_core.errors import (
     BatchSizeError,
@@ -18,13 +19,16 @@ from gmje_core.errors import (
 )
 from gmje_core.linalg import (
     broadcast_shapes,
+    cholesky_or_nan,
     full_precision,
     half_log_det,
+    in_full_precision,
     inverse_softplus,
     promote,
     reorder_factor,
     require_finite,
     safe_cholesky,
+    slice_or_list,
     triangular_inverse,
     whiten,
 )
@@ -75,6 +79,35 @@ class TestSafeCholesky:
             safe_cholesky(torch.full((2, 2), torch.nan))
         with pytest.raises(ShapeError, match=r"\(2, 3\)"):
             safe_cholesky(torch.zeros(2, 3))
+
+
+class TestCholeskyOrNan:
+    def test_only_members_that_fail_are_nan_and_no_value_is_read(self):
+        good = factors(dim=3) @ factors(dim=3).mT
+        matrix = torch.stack([good, -good, good])
+        with Reads() as reads:
+            factor = cholesky_or_nan(matrix)
+        assert reads.names == []
+        assert torch.equal(factor[0], torch.linalg.cholesky(good))
+        assert torch.equal(factor[2], factor[0])
+        assert factor[1].isnan().all()
+
+    def test_nan_stays_in_its_member(self):
+        factor = cholesky_or_nan(torch.stack([torch.eye(2), torch.full((2, 2), torch.nan)]))
+        assert torch.equal(factor[0], torch.eye(2))
+        assert factor[1].isnan().all()
+
+    def test_gradient_is_that_of_cholesky(self):
+        root = factors(2, dim=3).requires_grad_()
+        torch.autograd.gradcheck(lambda x: cholesky_or_nan(x @ x.mT), root)
+
+
+@pytest.mark.parametrize("indices", [[0], [2, 3, 4], [0, 1], [2, 1], [0, 2]])
+def test_a_slice_picks_what_the_list_does(indices):
+    x = torch.arange(5)
+    chosen = slice_or_list(indices)
+    assert torch.equal(x[chosen], x[indices])
+    assert isinstance(chosen, slice) == (indices in ([0], [2, 3, 4], [0, 1]))
 
 
 @pytest.mark.parametrize("indices", [[0], [3], [0, 1, 2], [2, 0, 4], [4, 3, 2, 1, 0], [1, 3]])
@@ -131,6 +164,22 @@ def test_full_precision_turns_autocast_off():
             assert (a @ a).dtype == torch.float32
     with full_precision("meta"):  # a device without autocast
         pass
+
+
+def test_a_method_in_full_precision_has_autocast_off():
+    class Square:
+        device = torch.device("cpu")
+
+        @in_full_precision
+        def of(self, a, *, times=1):
+            """Doc."""
+            return times * (a @ a)
+
+    a = torch.randn(8, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(Square().of(a, times=2).to(torch.float32), 2 * Square().of(a))
+        assert Square().of(a).dtype == torch.float32
+    assert Square.of.__doc__ == "Doc."
 
 
 @pytest.mark.parametrize(

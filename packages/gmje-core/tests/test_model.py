@@ -73,7 +73,7 @@ def test_uncertainty_keeps_the_smaller_part():
 def test_uncertainty_does_not_depend_on_the_rows_taken_at_once(model, monkeypatch):
     images = torch.rand(7, 1, 28, 28)
     whole = model.uncertainty(images)
-    monkeypatch.setattr("gmje_core.models.model._LARGEST", 3 * 4 * 8)
+    monkeypatch.setattr("gmje_core.models.model.LARGEST_TEMPORARY", 3 * 4 * 8)
     for part, other in zip(model.uncertainty(images), whole, strict=True):
         assert part.shape == (7,)
         torch.testing.assert_close(part, other)

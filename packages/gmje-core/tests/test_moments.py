@@ -66,6 +66,17 @@ def test_components_far_apart_lose_no_digits(apart, diagonal):
     assert covariance.isfinite().all()
 
 
+@pytest.mark.parametrize("diagonal", [False, True])
+def test_moments_of_a_float32_batch(diagonal):
+    # E[x^2] - E[x]^2 in float32 is noise once the mean is a thousand times the deviation.
+    x = torch.randn(500, 4) + 3e3
+    exact = batch_moments(x.double(), diagonal=diagonal)[2]
+    torch.testing.assert_close(batch_moments(x, diagonal=diagonal)[2].double(), exact, rtol=1e-3, atol=1e-3)
+    naive = x.square().mean(dim=0) - x.mean(dim=0).square()
+    variance = exact if diagonal else exact.diagonal()
+    assert (naive.double() - variance).abs().max() > 0.1  # what is avoided
+
+
 def test_sums_of_blocks_are_the_moments_of_all_rows():
     g = torch.Generator().manual_seed(0)
     x = torch.randn(90, 4, generator=g, dtype=torch.float64) + 1e6

@@ -242,3 +242,9 @@ class TestContrast:
 def test_bad_input(call, error, text):
     with pytest.raises(error, match=text):
         call(*density_and_pairs())
+
+
+def test_blocks_of_the_contrastive_mixture():
+    density = info_nce_mixture(torch.randn(4, 3), temperature=0.5, target_scale=0.25)
+    torch.testing.assert_close(density.context.covariance.diagonal(), torch.full((1, 3), 0.5))
+    torch.testing.assert_close(density.target.covariance.diagonal(), torch.full((1, 3), 0.25))

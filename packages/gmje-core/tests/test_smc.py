@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from gmje_core.criteria import GMJESMC
-from gmje_core.criteria.smc import effective_sample_size, rejuvenate, systematic_resample
+from gmje_core.estimation.bank import effective_sample_size, rejuvenate, systematic_resample
 from gmje_core.objectives import info_nce
 
 
@@ -36,7 +36,7 @@ def test_uniform_weights_and_fifo_are_mocos_queue(batch):
         actual, wanted = (g - (g * radial).sum(dim=1, keepdim=True) * radial for g in (actual, wanted))
         torch.testing.assert_close(actual, wanted, rtol=1e-10, atol=1e-12)
         queue = torch.cat([queue, key])[-particles:]
-        held = criterion.bank[: int(criterion.count), dim:]
+        held = criterion.critic.particles[: criterion.critic.count, dim:]
         assert sorted(map(tuple, held.tolist())) == sorted(map(tuple, queue.tolist()))
 
 
@@ -63,10 +63,10 @@ def test_weights_follow_the_importance_ratio():
 def test_the_lightest_make_room():
     criterion = GMJESMC(1, 8, weighting=0.0, ess_threshold=0.0).double()
     criterion(torch.arange(8.0).double()[:, None], torch.arange(8.0).double()[:, None])
-    criterion.log_weights.copy_(torch.tensor([5, 1, 6, 2, 7, 8, 9, 10]).log())
+    criterion.critic.log_weights.copy_(torch.tensor([5, 1, 6, 2, 7, 8, 9, 10]).log())
     new = torch.tensor([[100.0], [101.0]], dtype=torch.float64)
     criterion(new, new)
-    assert criterion.bank[:, 0].tolist() == [0, 100, 2, 101, 4, 5, 6, 7]
+    assert criterion.critic.particles[:, 0].tolist() == [0, 100, 2, 101, 4, 5, 6, 7]
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.9])
@@ -76,9 +76,9 @@ def test_effective_sample_size_is_never_below_its_threshold_after_a_step(thresho
         z = torch.randn(32, 2, generator=torch.Generator().manual_seed(step)) + 0.2 * step
         criterion(z, z)
         size = effective_sample_size(criterion.density().log_weights.double())
-        assert size >= threshold * int(criterion.count) - 1e-6
+        assert size >= threshold * criterion.critic.count - 1e-6
     if threshold == 0.9:
-        assert criterion.resampled > 0
+        assert criterion.critic.counters["resampled"] > 0
 
 
 def test_effective_sample_size_is_of_cumulative_weights():
@@ -88,7 +88,7 @@ def test_effective_sample_size_is_of_cumulative_weights():
     assert effective_sample_size(2 * increment) < effective_sample_size(increment)
     weights = (2 * increment).softmax(dim=0)
     assert effective_sample_size(2 * increment).item() == pytest.approx(1 / float(weights.square().sum()))
-    assert criterion.count == 0
+    assert criterion.critic.count == 0
 
 
 def test_systematic_resampling_draws_each_particle_floor_or_ceil_of_its_share():
@@ -145,4 +145,4 @@ def test_batches_larger_than_the_bank_leave_their_last_pairs():
     criterion = GMJESMC(1, 8)
     z = torch.arange(20.0)[:, None]
     criterion(z, z)
-    assert sorted(criterion.bank[:, 0].tolist()) == list(range(12, 20))
+    assert sorted(criterion.critic.particles[:, 0].tolist()) == list(range(12, 20))

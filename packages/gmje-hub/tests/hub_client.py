@@ -50,11 +50,14 @@ def make(folder: str, seed: int, preprocessed: bool = True) -> str:
     return outputs(model.eval())
 
 
-def push(folder: str, repo_id: str, **options: Any) -> str:
+def push(folder: str, repo_id: str, evaluation: str | None = None, **options: Any) -> str:
     from pathlib import Path
 
     from gmje_hub import GMJEModel
+    from gmje_hub.evaluation import Evaluation
 
+    if evaluation is not None:
+        options["evaluation"] = Evaluation.from_json(evaluation)
     return GMJEModel.from_pretrained(Path(folder)).push_to_hub(repo_id, **options)
 
 

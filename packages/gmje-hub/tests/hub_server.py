@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
@@ -130,6 +131,11 @@ class Hub:
         old = repo.commits.get(repo.branches.get(branch, ""), {})
         blobs = {name: Blob(content, len(content) > LFS_THRESHOLD) for name, content in files.items()}
         return repo.commit(branch, {**old, **blobs})
+
+    def fail(self, method: str, path: str, **what: Any) -> Fault:
+        """Let requests fail from now on; see :class:`Fault`."""
+        self.faults.append(Fault(method, path, **what))
+        return self.faults[-1]
 
     def head(self, repo_id: str, branch: str = "main") -> str:
         return self.repos[repo_id].branches[branch]

@@ -1,4 +1,4 @@
-"""Checkpoints: everything that training goes on from, in one safetensors file that is written whole.
+"""A checkpoint is everything that training goes on from, in one safetensors file that is written whole.
 
 A run that was stopped at any moment and resumed ends with the numbers of one that never was: weights, the optimiser's
 moments, the random state and the losses so far come back bit for bit.
@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from gmje_bench.errors import RunFolderError
-from gmje_bench.runs import write_atomic
+from gmje_core.files import write_atomic
 
 __all__ = ["Checkpoint", "Progress"]
 
@@ -27,9 +27,9 @@ class Progress:
     """Where training stands.
 
     Attributes:
-        epoch: Epochs that are over.
-        step: Steps of the next epoch that are over.
-        losses: Of those steps.
+        epoch: Number of epochs that are over.
+        step: Number of steps of the next epoch that are over.
+        losses: Losses of these steps.
         history: Loss and diagnostics of every epoch that is over.
     """
 
@@ -43,7 +43,7 @@ class Checkpoint:
     """The checkpoint of one method with one seed.
 
     Args:
-        path: The file; it need not exist.
+        path: The file, which need not exist.
         identity: What must be the same for training to go on: options, data, versions. Plain data.
     """
 
@@ -57,9 +57,9 @@ class Checkpoint:
 
         Args:
             module: What is trained.
-            optimizer: Of it.
-            progress: Where it stands.
-            scaler: Of gradients in float16, if any.
+            optimizer: The optimiser of the module.
+            progress: Where training stands.
+            scaler: The scaler of gradients in float16, if there is one.
         """
         tensors = {f"module.{key}": value for key, value in _state(module).items()}
         tensors |= {
@@ -75,18 +75,18 @@ class Checkpoint:
             "identity": self._identity,
             "epoch": str(progress.epoch),
             "step": str(progress.step),
-            "history": json.dumps(progress.history),  # it may hold infinities, which Python's JSON can
+            "history": json.dumps(progress.history),  # The history may hold infinities, which Python's JSON can write.
             "scaler": json.dumps(scaler.state_dict() if scaler is not None else {}),
         }
         content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, described)
         self.path.parent.mkdir(exist_ok=True)
-        write_atomic(self.path, lambda stream: stream.write(content))
+        write_atomic(self.path, content)
 
     def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any | None = None) -> Progress:
-        """Put the state of the file into module, optimiser and random sources; the start where there is no file.
+        """Put the state of the file into module, optimiser and random sources; without a file, training starts anew.
 
         Raises:
-            RunFolderError: a damaged file, or one of another run; nothing is changed.
+            RunFolderError: the file is damaged or belongs to another run; nothing is changed.
         """
         if not self.path.exists():
             return Progress()
@@ -133,7 +133,7 @@ class Checkpoint:
 
 
 def _state(module: nn.Module) -> dict[str, Tensor]:
-    """The module's own tensors: its state, and the buffers that it would not save, such as a queue of lightly's."""
+    """All tensors of a module: its state, and buffers that it would not save, such as the queue of lightly's loss."""
     return {**dict(module.named_buffers()), **module.state_dict()}
 
 
@@ -150,7 +150,7 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
 
 
 def _random_state() -> dict[str, Tensor]:
-    """Of torch's global sources: layers such as dropout draw from them."""
+    """The states of torch's global random sources, which layers such as dropout draw from."""
     states = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()

@@ -161,8 +161,8 @@ def validate(
         chosen = load_suite(suite)
         typer.echo(f"{suite} is valid: {chosen.summary}")
     if run is not None:
-        from gmje_bench.reading import read_run
         from gmje_bench.runs import check_models
+        from gmje_bench.runs.reading import read_run
 
         found = read_run(run)
         results = found.results
@@ -213,13 +213,15 @@ def schema() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and give its exit status: 0 done, 1 a method failed, 2 a mistake of the user's, 130 Ctrl-C.
+    """Run a command and give its exit status.
+
+    The status is 0 if all is done, 1 if a method failed, 2 for an error that the user can correct, 130 after Ctrl-C.
 
     Args:
-        arguments: Of the command line; the process's own where missing.
+        arguments: Arguments of the command line; where missing, those that the process was started with.
     """
     try:
-        # Not standalone: errors come here, to be one line each.
+        # With standalone_mode off, errors reach this function, which prints each as one line.
         status = app(arguments, standalone_mode=False)
         return status if isinstance(status, int) else 0
     except BenchError as error:
@@ -250,7 +252,7 @@ def _is_main() -> bool:
 
 
 def _chosen(text: str | None, kind: str, *, synthetic: bool) -> list[str] | None:
-    """The names of an option, those of images or of synthetic tasks."""
+    """Split the names of an option; ``all`` stands for every name of the kind, on images or synthetic."""
     if text is None:
         return None
     from gmje_bench.methods import METHODS
@@ -281,7 +283,7 @@ def _register_models(names: list[str] | None) -> list[str]:
 
 
 def _check_publish(repo_id: str) -> None:
-    """Refuse, before anything is trained, a name or a token that could not be pushed with."""
+    """Check, before anything is trained, that the name and the token can be used for a push."""
     from gmje_hub import HubError
     from gmje_hub.publish import require_repo_id
     from gmje_hub.remote import check_login
@@ -318,7 +320,7 @@ def _check_launch() -> None:
 
 
 def _wanted_processes(command: list[str]) -> int:
-    """What an ``accelerate launch`` command asks for; 1 for any other command."""
+    """The number of processes that an ``accelerate launch`` command asks for; 1 for any other command."""
     if "launch" not in command or not any("accelerate" in part for part in command[: command.index("launch")]):
         return 1
     launcher = command[: command.index("gmje_bench")] if "gmje_bench" in command else command
@@ -334,8 +336,19 @@ def _parent_command() -> list[str]:
     """The command line of the process that started this one; empty where it cannot be known."""
     try:
         return Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
-    except OSError:  # not Linux, or not ours to read
+    except OSError:  # The system has no /proc, or does not let this user read it.
         return []
+
+
+def settings_lines(options: dict[str, Any]) -> list[str]:
+    """The settings of the methods that would run, a line for each method that has any."""
+    settings = {method: options["method"].get(method) for method in options["methods"]}
+    lines = [
+        f"{method}: {', '.join(f'{key} {value}' for key, value in chosen.items())}"
+        for method, chosen in settings.items()
+        if chosen
+    ]
+    return [f"{'settings' if index == 0 else '':<10} {line}" for index, line in enumerate(lines)]
 
 
 def _describe(name: str, options: dict[str, Any], folder: Path) -> str:
@@ -347,6 +360,7 @@ def _describe(name: str, options: dict[str, Any], folder: Path) -> str:
             f"dataset    {options['dataset']}" + (f", at most {options['limit']} images" if options["limit"] else ""),
             f"methods    {', '.join(options['methods'])} ({len(options['methods']) * len(options['seeds'])} runs)",
             f"tasks      {', '.join(options['tasks'])}",
+            *settings_lines(options),
             f"network    {network['backbone']}, embeddings of size {network['dim']}",
             f"training   {training['epochs']} epochs, batch {training['batch_size']}, {training['optimizer']}, "
             f"learning rate {training['learning_rate']:g}",

@@ -23,13 +23,13 @@ class Difference(NamedTuple):
     """One metric of one method.
 
     Attributes:
-        method: Its name.
-        metric: Its name, a key of the results' ``metrics``.
-        unit: Of the metric.
+        method: The name of the method.
+        metric: The name of the metric, a key of ``metrics`` in the results.
+        unit: The unit of the metric.
         mean: Mean over the common seeds of second less first.
-        low: End of the 95 % percentile bootstrap interval over seeds; ``None`` for a single seed.
-        high: The other end.
-        seeds: Common seeds.
+        low: Lower end of the 95 % percentile bootstrap interval over seeds; ``None`` for a single seed.
+        high: Upper end of the same interval.
+        seeds: Number of common seeds.
         better: Whether the second is better by the mean; ``None`` where they are equal.
     """
 
@@ -44,7 +44,7 @@ class Difference(NamedTuple):
 
 
 def compare_runs(first: Results, second: Results) -> list[Difference]:
-    """Every method and metric that both runs have: second less first, paired over their common seeds.
+    """Subtract the first run from the second, for every method and metric of both, paired over their common seeds.
 
     Raises:
         RunFolderError: runs of different data, protocols or options, or with nothing in common.
@@ -62,7 +62,7 @@ def compare_runs(first: Results, second: Results) -> list[Difference]:
 
 
 def compare_methods(results: Results, reference: str) -> list[Difference]:
-    """Every method of a run less the reference, paired over the seeds.
+    """Subtract the reference from every other method of a run, paired over the seeds.
 
     Raises:
         OptionError: the run has no such method.
@@ -80,7 +80,7 @@ def compare_methods(results: Results, reference: str) -> list[Difference]:
 
 
 def difference_table(differences: list[Difference], title: str) -> Table:
-    """The differences for a terminal; those that the interval tells from zero are marked."""
+    """A table of the differences for a terminal; a mark shows those whose interval excludes zero."""
     table = Table(
         title=title,
         caption=(
@@ -139,7 +139,7 @@ def _methods(results: Results) -> list[str]:
 
 
 def _values(results: Results, method: str) -> dict[str, dict[int, float]]:
-    """By metric and seed; failed records have none."""
+    """The values of a method by metric and seed; failed records have none."""
     values: dict[str, dict[int, float]] = {}
     for record in results.records:
         if record.method == method and record.status == "ok":
@@ -163,7 +163,7 @@ def _differences(
 
 
 def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    """Of the mean; a constant is its own interval."""
+    """The bootstrap interval of the mean; the interval of equal numbers is a point."""
     if len(values) < 2:
         return None, None
     if np.ptp(values) == 0:

@@ -17,13 +17,13 @@ _SUFFIXES = (".npy", ".safetensors", ".parquet")
 
 
 class Diagnosis(NamedTuple):
-    """What is to be said of embeddings.
+    """The verdict on embeddings, with its evidence.
 
     Attributes:
-        verdict: Its name and what to change.
+        verdict: The name of the verdict, and what to change.
         evidence: Gauges by name.
         rows: Number of embeddings.
-        dim: Their size.
+        dim: Size of the embeddings.
     """
 
     verdict: Verdict
@@ -40,7 +40,7 @@ def diagnose(context: NDArray[Any], target: NDArray[Any] | None = None) -> Diagn
         target: ``(N, d)``; their alignment is then part of the evidence.
 
     Raises:
-        DatasetError: sets of different shapes.
+        DatasetError: the two sets have different shapes.
 
     Examples:
         >>> diagnose(np.random.default_rng(0).normal(size=(500, 8))).verdict.name
@@ -54,12 +54,12 @@ def diagnose(context: NDArray[Any], target: NDArray[Any] | None = None) -> Diagn
     second = first if target is None else torch.from_numpy(np.ascontiguousarray(target, dtype=np.float64))
     evidence = diagnostics.embedding_diagnostics(first, second)
     if target is None:
-        evidence.pop("alignment", None)  # of each row with itself
+        evidence.pop("alignment", None)  # This is the similarity of each row with itself.
     return Diagnosis(diagnostics.judge(dict(evidence)), evidence, *context.shape)
 
 
 def read_embeddings(path: Path, *, key: str | None = None) -> NDArray[Any]:
-    """A matrix of finite numbers.
+    """Read a matrix of finite numbers.
 
     Args:
         path: ``.npy``, ``.safetensors`` or ``.parquet``.
@@ -70,7 +70,7 @@ def read_embeddings(path: Path, *, key: str | None = None) -> NDArray[Any]:
         ``(N, d)``, ``N`` and ``d`` at least 2.
 
     Raises:
-        DatasetError: missing, damaged, of another shape, or with NaN; the text says where.
+        DatasetError: the file is missing or damaged, or its content has another shape or holds NaN.
         OptionError: an unknown ending or key.
     """
     if path.suffix not in _SUFFIXES:

@@ -1,6 +1,7 @@
 """Errors that end a command with one line on stderr and exit status 2.
 
-Everything that a user can mend is a :class:`BenchError`; anything else is a mistake of ours and keeps its traceback.
+Every error that a user can correct is a :class:`BenchError`; any other is a defect of the harness and keeps its
+traceback.
 """
 
 import difflib
@@ -10,7 +11,7 @@ __all__ = ["BenchError", "DatasetError", "OptionError", "RunFolderError", "Suite
 
 
 class BenchError(Exception):
-    """Base of the mistakes that a user can mend.
+    """Base of the errors that a user can correct.
 
     Args:
         message: What was wrong and what would be right; line breaks become spaces, so that the text is one line.
@@ -41,7 +42,7 @@ class SuiteError(BenchError, ValueError):
 
 
 def did_you_mean(value: str, choices: Iterable[str]) -> str:
-    """The tail of a message about an unknown name: the closest one, and all of them.
+    """End a message about an unknown name with the closest name and all names.
 
     Args:
         value: What was asked for.

@@ -1,6 +1,7 @@
-"""Evaluation: a trained encoder through the suite's tasks; features on all processes, scores on the main one."""
+"""Evaluation of a trained encoder by the suite's tasks; all processes extract features, the main one scores them."""
 
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -49,17 +50,17 @@ def evaluate(
     """Measure a trained module by every task of the suite.
 
     Args:
-        record: Gets metrics, choices and seconds; on the main process only.
+        record: The record that gets metrics, choices and seconds, on the main process only.
         module: What was trained.
-        data: Its images.
-        suite: Names the tasks.
-        accelerator: Knows processes and devices.
+        data: The images.
+        suite: The suite, which names the tasks.
+        accelerator: Accelerate's object, which knows processes and devices.
 
     Returns:
-        What figures are drawn from, by the names of the tasks.
+        The tensors that figures are drawn from, by names that begin with the task's.
 
     Raises:
-        NonFiniteError: features that hold NaN or infinity.
+        NonFiniteError: the features hold NaN or infinity.
     """
     clock = Clock(record.seconds)
     views = any(TASKS[name].views for name in suite.tasks)
@@ -94,7 +95,7 @@ def evaluate(
     artifacts: dict[str, Tensor] = {}
     if views:
         seen, unseen, outliers = embedded
-        density = module.cpu().density()  # where the embeddings are
+        density = module.cpu().density()  # The embeddings are on the CPU.
         subject = Subject(record.method, record.seed, data.classes, seen, unseen, outliers, density)
         artifacts |= _tasks_on_views(record, subject, suite, probe, data, clock)
     return artifacts
@@ -118,12 +119,25 @@ def _require_finite(embedded: list[Embedded], features: list[Tensor]) -> None:
             raise NonFiniteError("the features hold NaN or infinity")
 
 
+def _looked_at(subject: Subject) -> dict[str, Tensor]:
+    """Make the maps and neighbours, which are looked at and not measured; where this fails, a warning says so."""
+    found: dict[str, Tensor] = {}
+    for make in (latent_map, neighbours):
+        try:
+            found |= make(subject)
+        except Exception as error:
+            place = f"{subject.method} seed {subject.seed}"
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            warnings.warn(f"{place}: {make.__name__} was not made ({reason}); no number is affected", stacklevel=2)
+    return found
+
+
 def _tasks_on_views(
     record: Record, subject: Subject, suite: Suite, probe: LinearProbe | None, data: ImageData, clock: Clock
 ) -> dict[str, Tensor]:
     artifacts: dict[str, Tensor] = {}
     with clock("latent_map"):
-        artifacts |= latent_map(subject) | neighbours(subject)
+        artifacts |= _looked_at(subject)
     if "uncertainty" in suite.tasks:
         assert probe is not None
         with clock("uncertainty"):

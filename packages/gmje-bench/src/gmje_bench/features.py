@@ -1,4 +1,4 @@
-"""What frozen encoders make of a split, the same numbers on any number of processes."""
+"""Features and embeddings of a split by a frozen encoder, the same numbers on any number of processes."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -28,11 +28,11 @@ class _Chunks(NamedTuple):
         """What the function gives for every image of the split, in order, on the CPU of every process.
 
         Args:
-            function: Of images uint8 ``(b, C, S, S)`` and the number of the chunk, to tensors of ``b`` rows each.
+            function: A function from images uint8 ``(b, C, S, S)`` and the chunk's number to tensors of ``b`` rows.
         """
         chunks = torch.arange(len(self.split)).split(PROTOCOL.feature_batch)
         own = list(range(len(chunks)))[rank() :: world_size()]
-        numbers = own or [0]  # a process without chunks still has to know the shapes
+        numbers = own or [0]  # A process without chunks still has to know the shapes.
         batches = self.split.batches([chunks[number] for number in numbers], self.workers)
         results: list[Tensor] = []
         for number, (images, _, index) in zip(numbers, batches, strict=True):
@@ -46,7 +46,7 @@ class _Chunks(NamedTuple):
     def _shared(self, own: Tensor) -> Tensor:
         if world_size() == 1:
             return own
-        shared = own.to(self.device)  # every row is zero on all processes but one: the sum is exact
+        shared = own.to(self.device)  # Every row is zero on all processes but one, so the sum is exact.
         dist.all_reduce(shared)
         return shared.cpu()
 
@@ -58,11 +58,11 @@ def extract_features(
     """Backbone features of every image, in order.
 
     Args:
-        module: In any mode; it is put in evaluation mode.
-        split: Whose images.
-        data: Says how images are presented.
-        device: Where the module is.
-        workers: Decoding processes.
+        module: The module, in any mode; it is put in evaluation mode.
+        split: The images.
+        data: The dataset, which says how images are presented.
+        device: The device of the module.
+        workers: Number of processes that decode images.
 
     Returns:
         float32 ``(N, num_features)`` on the CPU, on every process.
@@ -82,14 +82,14 @@ def embed_split(
     The views are drawn with the protocol's seed, the same for every method and number of processes.
 
     Args:
-        module: In any mode; it is put in evaluation mode.
-        split: Whose images.
-        data: Says how images are presented.
-        device: Where the module is.
-        workers: Decoding processes.
+        module: The module, in any mode; it is put in evaluation mode.
+        split: The images.
+        data: The dataset, which says how images are presented.
+        device: The device of the module.
+        workers: Number of processes that decode images.
 
     Returns:
-        It, on every process.
+        The features and embeddings, on every process.
     """
     module.eval()
     config = module.views(data)

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: training ends at the next step, with a checkpoint; anything else ends at once."""
+"""Ctrl-C and SIGTERM end training at the next step, with a checkpoint; anything else ends at once."""
 
 import signal
 import threading
@@ -14,7 +14,7 @@ class Interrupted(BaseException):
     """The process was asked to stop; like :class:`KeyboardInterrupt` no ordinary handler swallows it.
 
     Attributes:
-        signal: Its number.
+        signal: The number of the signal.
     """
 
     def __init__(self, number: int) -> None:
@@ -38,9 +38,10 @@ class Interrupts:
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> "Interrupts":
-        if threading.current_thread() is threading.main_thread():  # others cannot set handlers, and get no signals
+        # Other threads can neither set handlers nor receive signals.
+        if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) is not signal.SIG_IGN:  # as in a job in the background
+                if signal.getsignal(number) is not signal.SIG_IGN:  # A job in the background ignores the signal.
                     self._before[number] = signal.signal(number, self._handle)
         return self
 

@@ -1,4 +1,4 @@
-"""What is trained: a backbone, a projection head and a criterion, with one forward pass that gives the loss."""
+"""The module that is trained holds a backbone, a projection head and a criterion; its forward pass gives the loss."""
 
 from dataclasses import replace
 
@@ -13,21 +13,23 @@ from gmje_bench.views import ViewConfig, preset
 from gmje_core import Criterion, GMJEConfig, Preprocessing, diagnostics
 from gmje_core.densities.joint import JointDensity
 from gmje_core.distributed import gather_pairs
-from gmje_core.models.networks import MomentumEncoder, ProjectionHead, build_backbone
+from gmje_core.models.backbones import build_backbone
+from gmje_core.models.heads import ProjectionHead
+from gmje_core.models.momentum import MomentumEncoder
 
 __all__ = ["JointEmbedding", "build_module"]
 
 
 class JointEmbedding(nn.Module):
-    """Backbone, projection head and criterion under one roof, as DistributedDataParallel wants them.
+    """A backbone, a projection head and a criterion in one module, which DistributedDataParallel can wrap.
 
     Args:
-        backbone: Images to features; has ``num_features``.
-        projector: Features to embeddings.
-        objective: What is trained on, and how.
-        name: The method's, for messages.
-        config: Where it is a :class:`gmje_core.JointEmbeddingModel` in all but class: what that is built from.
-        preprocessing: Of a model that was trained before.
+        backbone: The network from images to features; it has ``num_features``.
+        projector: The network from features to embeddings.
+        objective: The criterion, and how it is trained.
+        name: The name of the method, for messages.
+        config: The configuration of the :class:`gmje_core.JointEmbeddingModel` that the trained module can be saved as.
+        preprocessing: How a model that was trained before wants its images.
     """
 
     def __init__(
@@ -48,7 +50,7 @@ class JointEmbedding(nn.Module):
         self._last: tuple[Tensor, Tensor] | None = None
 
     def forward(self, context: Tensor, target: Tensor, labels: Tensor) -> Tensor:
-        """The loss of the global batch; both views pass the network together, save where the target has its own.
+        """The loss of the global batch; both views pass one network unless the target has an encoder of its own.
 
         Args:
             context: ``(b, C, S, S)``, this process's share of the global batch.
@@ -56,7 +58,7 @@ class JointEmbedding(nn.Module):
             labels: int64 ``(b,)``, for the methods that use them.
 
         Returns:
-            Scalar, float32 or float64: only the network runs in mixed precision, the loss of every method does not.
+            Scalar, float32 or float64: only the network runs in mixed precision, never the loss.
         """
         pairs = self._pairs(context, target)
         self._last = (pairs[0][0].detach(), pairs[0][1].detach())
@@ -91,14 +93,14 @@ class JointEmbedding(nn.Module):
         return z
 
     def views(self, data: ImageData) -> ViewConfig:
-        """The views of the images that it is trained or evaluated on; a trained model normalises as it was trained."""
+        """The views that the module is trained or evaluated on; a trained model normalises as it was trained."""
         recommended = preset(data.image_size, data.channels)
         if self._preprocessing is None:
             return recommended
         return replace(recommended, mean=self._preprocessing.image_mean, std=self._preprocessing.image_std)
 
     def density(self) -> JointDensity | None:
-        """The joint density learned in training; ``None`` of a method without one."""
+        """The joint density that was learned in training; ``None`` for a method without one."""
         return self.criterion.density() if isinstance(self.criterion, Criterion) else None
 
     def diagnostics(self) -> dict[str, float | str]:
@@ -156,7 +158,7 @@ def build_module(
 
 
 def _of_model(objective: Objective, method: str, channels: int, image_size: int | None) -> JointEmbedding:
-    """A trained model under the same roof, on the images that it was trained for."""
+    """The module of a model that was trained before; it takes the images that the model was trained for."""
     model = objective.model
     assert model is not None
     config = model.config

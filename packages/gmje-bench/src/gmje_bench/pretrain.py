@@ -1,4 +1,4 @@
-"""Pretraining: one loop for every method, on any number of processes."""
+"""Pretraining uses one loop for every method, on any number of processes."""
 
 import math
 from collections.abc import Callable
@@ -23,16 +23,16 @@ Diagnostics = dict[str, float | str]
 
 
 class DivergedError(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss became NaN or infinite."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Steps of a run.
+    """The number of steps of a run.
 
     Args:
-        epochs: Passes over the data.
-        steps_per_epoch: Global batches of a pass; the last incomplete one is dropped.
+        epochs: Number of passes over the data.
+        steps_per_epoch: Number of global batches in a pass; the last incomplete one is dropped.
     """
 
     epochs: int
@@ -40,7 +40,7 @@ class Schedule:
 
     @property
     def total(self) -> int:
-        """All steps."""
+        """The number of all steps."""
         return self.epochs * self.steps_per_epoch
 
 
@@ -48,10 +48,10 @@ def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
     """Linear warm-up to ``peak``, then a cosine to zero.
 
     Args:
-        step: From 0.
-        total: Steps of the run.
-        peak: The highest rate.
-        warmup: Steps of warm-up.
+        step: The step, counted from 0.
+        total: Number of steps of the run.
+        peak: The highest learning rate.
+        warmup: Number of steps of the warm-up.
 
     Examples:
         >>> [round(learning_rate(s, 10, 1.0, 2), 3) for s in (0, 1, 2, 6, 9)]
@@ -79,21 +79,21 @@ def pretrain(
 
     Args:
         module: What to train, on the CPU or the accelerator's device.
-        data: Whose training split is used.
+        data: The images, of which the training split is used.
         training: Budget and optimiser.
-        seed: Of the order of images and of the views.
-        accelerator: Knows devices, processes and precision.
-        on_epoch: Called with the epoch from 1, its mean loss, and the diagnostics at its end.
-        on_step: Called after every step.
+        seed: Seed of the order of images and of the views.
+        accelerator: Accelerate's object, which knows devices, processes and precision.
+        on_epoch: A function that is called with the epoch from 1, its mean loss, and the diagnostics at its end.
+        on_step: A function that is called after every step.
         checkpoint: Where to go on from, and what to write after every epoch and before an interruption.
-        interrupts: Asked after every step whether to stop.
+        interrupts: An object that is asked after every step whether to stop.
 
     Returns:
         Diagnostics at the end of every epoch, with ``epoch`` and ``loss``.
 
     Raises:
-        OptionError: a batch larger than the data or not divisible by the processes, or gradient accumulation.
-        RunFolderError: a checkpoint that is damaged or of another run.
+        OptionError: the batch is larger than the data or not divisible by the processes, or gradients are accumulated.
+        RunFolderError: the checkpoint is damaged or belongs to another run.
         DivergedError: the loss is NaN or infinite.
         Interrupted: a signal came; the checkpoint is written.
     """
@@ -161,7 +161,7 @@ def _stop_where_asked(interrupts: Interrupts, accelerator: Accelerator, save: Ca
 
 
 def plan(images: int, training: Training, accelerator: Accelerator) -> Schedule:
-    """The steps of a run, once the batch is known to fit."""
+    """Check that the batch fits the data and the processes, and count the steps of the run."""
     batch, processes = training.batch_size, accelerator.num_processes
     if accelerator.gradient_accumulation_steps > 1:
         raise OptionError(
@@ -177,7 +177,7 @@ def plan(images: int, training: Training, accelerator: Accelerator) -> Schedule:
 
 
 def build_optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """AdamW, or SGD with momentum 0.9; no weight decay on vectors and on the density's parameters."""
+    """Build AdamW, or SGD with momentum 0.9, without weight decay on vectors and on parameters of the criterion."""
     decayed: list[nn.Parameter] = []
     free: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():

@@ -1,4 +1,4 @@
-"""Looking over a run's shoulder: a profiler trace of its first steps, and the trackers that Accelerate knows."""
+"""A profiler trace of the first steps of a run, and the trackers that Accelerate knows."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ def check_trackers(name: str | None) -> None:
     """Raise unless Accelerate knows the tracker and its package is installed.
 
     Raises:
-        OptionError: it does not, or it is not.
+        OptionError: Accelerate does not know the tracker, or its package is not installed.
 
     Examples:
         >>> check_trackers("tensorbord")
@@ -41,11 +41,11 @@ def profiled(path: Path | None, accelerator: Accelerator) -> Iterator[Callable[[
     """Trace the steps that the caller reports.
 
     Args:
-        path: Of the trace, in Chrome's format (Perfetto opens it); nothing is traced where it is ``None``.
-        accelerator: The trace is of its main process.
+        path: The file of the trace, in Chrome's format, which Perfetto opens; nothing is traced where it is ``None``.
+        accelerator: Accelerate's object, whose main process is traced.
 
     Yields:
-        What to call after every step.
+        A function to call after every step.
     """
     if path is None or not accelerator.is_main_process:
         yield lambda: None

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar for the run and one for its stage on a terminal, plain lines elsewhere.
+"""Progress goes to stderr, as bars for the run and its stage on a terminal and as plain lines elsewhere.
 
 Only the main process says anything; results go to stdout as soon as they are known.
 """
@@ -18,7 +18,7 @@ class Reporter:
 
     Args:
         active: Whether this is the main process.
-        total: Epochs of all methods and seeds together.
+        total: Number of epochs of all methods and seeds together.
 
     Examples:
         >>> with Reporter(active=True, total=2) as reporter:
@@ -40,7 +40,7 @@ class Reporter:
                 transient=True,
             )
             self._run = self._bars.add_task("run, epochs", total=total)
-            self._stage = self._bars.add_task("", total=None)  # moves to and fro until its length is known
+            self._stage = self._bars.add_task("", total=None)  # The bar moves to and fro until its length is known.
 
     def __enter__(self) -> Self:
         if self._bars:
@@ -54,20 +54,20 @@ class Reporter:
             self._bars.stop()
 
     def stage(self, text: str) -> None:
-        """What happens now."""
+        """Say which stage begins."""
         if self._bars:
             self._bars.reset(self._stage, total=None, description=text)
         else:
             self.line(text)
 
     def skip(self, epochs: int, text: str) -> None:
-        """So many epochs need not be done."""
+        """Say that so many epochs need not be done."""
         if self._bars:
             self._bars.advance(self._run, epochs)
         self.line(text)
 
     def epoch(self, method: str, seed: int, epoch: int, epochs: int, loss: float, verdict: str) -> None:
-        """An epoch is over."""
+        """Say that an epoch is over."""
         if self._bars:
             text = f"{method} seed {seed}: loss {loss:.3f} {verdict}"
             self._bars.update(self._stage, completed=epoch, total=epochs, description=text)
@@ -76,12 +76,12 @@ class Reporter:
             self.line(f"{method} seed {seed}: epoch {epoch}/{epochs}, loss {loss:.4f}, {verdict}")
 
     def line(self, text: str) -> None:
-        """A line on stderr, above the bars where there are any."""
+        """Print a line on stderr, above the bars where there are any."""
         if self.active:
             self.console.print(text, markup=False, highlight=False)
 
     def result(self, text: str) -> None:
-        """A result line on stdout, as soon as it is known."""
+        """Print a line of results on stdout as soon as it is known."""
         if not self.active:
             return
         if self._bars and sys.stdout.isatty():

@@ -1,4 +1,4 @@
-"""The evaluation protocol: every constant that a number depends on, under one version.
+"""The evaluation protocol holds every constant that a number depends on, under one version.
 
 Changing a value changes what the numbers mean, and therefore the version.
 """
@@ -11,34 +11,34 @@ __all__ = ["PROTOCOL", "Protocol"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Version 2: frozen backbone features, last epoch, no choice made on the test split.
+    """Version 2 measures frozen backbone features after the last epoch; no choice is made on the test split.
 
     Attributes:
-        version: Of the whole protocol.
-        knn_k: Neighbours of the weighted kNN.
-        knn_temperature: Its temperature, on cosine similarities.
+        version: The version of the whole protocol.
+        knn_k: Number of neighbours of the weighted kNN.
+        knn_temperature: Temperature that cosine similarities are divided by in the weighted kNN.
         probe_c: Inverse regularisation strengths that the linear probe chooses from.
-        probe_max_iter: Iterations of L-BFGS at most.
+        probe_max_iter: Largest number of L-BFGS iterations of the linear probe.
         validation_fraction: Share of train, stratified, that the probe's choice is made on.
-        view_seed: Of the random views that densities are evaluated on.
-        outliers: Images of no class that the density is asked about.
-        held_out_pairs: Of the KL of synthetic tasks.
-        distance_pairs: Of their distances between samples.
-        mode_contexts: Contexts at which their modes are counted.
-        mode_samples: Samples at each of them.
-        calibration_pairs: Of their calibration.
-        calibration_samples: Samples that each is ranked among.
-        conditional_pairs: Pairs of views that the calibration of a conditional is measured on.
-        conditional_samples: Samples that each is ranked among.
-        fitted_components: Of the mixture of pairs that is fitted to every method's embeddings.
-        fitted_reg_covar: Added to the variances of fitted densities, of embeddings of unit mean variance.
-        fitted_rounds: Of their EM, at most.
-        mixture_components: Of the mixture with full covariances that samples are drawn from.
-        samples: Of every source, at most.
-        neighbours: That end the reach of a point, for precision, recall, density and coverage.
-        decoder_epochs: Of the decoder that turns embeddings into pictures.
-        classifier_epochs: Of the classifier whose features compare pictures.
-        feature_batch: Images in a chunk of feature extraction, the same for any number of processes.
+        view_seed: Seed of the random views that densities are evaluated on.
+        outliers: Number of images of no class whose density is compared with that of test images.
+        held_out_pairs: Number of pairs that the KL of synthetic tasks is measured on.
+        distance_pairs: Number of pairs in each sample that distances of synthetic tasks compare.
+        mode_contexts: Number of contexts at which the modes of synthetic tasks are counted.
+        mode_samples: Number of samples at each of these contexts.
+        calibration_pairs: Number of pairs that the calibration of synthetic tasks is measured on.
+        calibration_samples: Number of samples that each of these pairs is ranked among.
+        conditional_pairs: Number of pairs of views that the calibration of a conditional is measured on.
+        conditional_samples: Number of samples that each of these pairs is ranked among.
+        fitted_components: Number of components of the mixture that is fitted to the embeddings of every method.
+        fitted_reg_covar: Number added to the variances of fitted densities; embeddings have unit mean variance.
+        fitted_rounds: Largest number of EM rounds of fitted mixtures.
+        mixture_components: Number of components of the full-covariance mixture that samples are drawn from.
+        samples: Largest number of samples that are drawn from each source.
+        neighbours: Number of neighbours that the reach of a point ends at, in precision, recall, density and coverage.
+        decoder_epochs: Epochs of the decoder that turns embeddings into pictures.
+        classifier_epochs: Epochs of the classifier whose features compare pictures.
+        feature_batch: Number of images in a chunk of feature extraction, the same for any number of processes.
     """
 
     version: str = "2"
@@ -68,7 +68,7 @@ class Protocol:
     feature_batch: int = 250
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data for results."""
+        """All constants as plain data, for the results."""
         return asdict(self)
 
 

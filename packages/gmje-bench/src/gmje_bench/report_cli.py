@@ -20,8 +20,8 @@ def report(
     ] = None,
 ) -> None:
     """Write a run's results as one HTML page, and as Markdown, CSV and Parquet beside it."""
-    from gmje_bench.reading import read_run
     from gmje_bench.report.page import Paths, write_report
+    from gmje_bench.runs.reading import read_run
 
     paths = Paths.of(run, output)
     found = read_run(run)
@@ -44,8 +44,7 @@ def compare(
     from rich.console import Console
 
     from gmje_bench.compare import compare_methods, compare_runs, difference_table
-    from gmje_bench.reading import read_run
-    from gmje_bench.runs import write_atomic
+    from gmje_bench.runs.reading import read_run
 
     if len(runs) > 2 or (len(runs) == 2) == (reference is not None):
         raise OptionError("compare takes two run folders, or one and --reference METHOD")
@@ -55,9 +54,11 @@ def compare(
     else:
         differences, title = compare_methods(results[0], reference), f"{runs[0]}: methods less {reference}"
     if json_file is not None:
+        from gmje_core.files import write_atomic
+
         text = json.dumps([difference._asdict() for difference in differences], indent=1) + "\n"
         try:
-            write_atomic(json_file, lambda stream: stream.write(text.encode()))
+            write_atomic(json_file, text.encode())
         except OSError as error:
             raise OptionError(f"cannot write --json {json_file}: {error.strerror or error}") from error
     metrics = results[0].metrics

@@ -1,4 +1,4 @@
-"""What a run takes up from an earlier one in its folder, once all that numbers depend on is known to be the same."""
+"""A run takes up the finished records of an earlier one if all that its numbers depend on is the same."""
 
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ def take_up(results: Results, folder: Path) -> None:
     """Put the finished records of an earlier run into the results of the one that goes on with it.
 
     Args:
-        results: Of the run that starts; changed in place.
-        folder: Of the earlier run.
+        results: The results of the run that starts; they are changed in place.
+        folder: The folder of the earlier run.
 
     Raises:
-        RunFolderError: results that cannot be read, or are of other options, data, versions or number of processes.
+        RunFolderError: the results cannot be read, or differ in options, data, versions or number of processes.
     """
     before = read_results(folder)
-    now = Results.model_validate_json(results.model_dump_json())  # as it will be read: tuples are lists
+    # Results that are read back from JSON hold lists instead of tuples.
+    now = Results.model_validate_json(results.model_dump_json())
     _check_same(before, now, folder)
     results.started = before.started
     results.records = [record for record in before.records if record.status == "ok"]
@@ -65,6 +66,6 @@ def _difference(old: Any, new: Any) -> str:
 
 
 def _finished_units(before: Results) -> list[AlignmentRecord]:
-    """Synthetic records of the units of which no method failed."""
+    """The synthetic records of units in which no method failed."""
     failed = {(r.task, r.dim, r.seed) for r in before.alignment if r.status == "failed"}
     return [r for r in before.alignment if (r.task, r.dim, r.seed) not in failed]

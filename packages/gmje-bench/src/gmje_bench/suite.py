@@ -1,4 +1,4 @@
-"""Suites: what to run, read from TOML files and validated to the last key. Free of torch."""
+"""Suites say what to run; they are read from TOML files and validated to the last key. Free of torch."""
 
 import tomllib
 from importlib import resources
@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from gmje_bench.errors import BenchError, OptionError, SuiteError, did_you_mean
 from gmje_bench.methods import check_methods
+from gmje_bench.methods.settings import with_settings
 from gmje_bench.tasks import TASKS
 
 __all__ = [
@@ -27,9 +28,9 @@ __all__ = [
 MixedPrecision = Literal["no", "bf16", "fp16"]
 Positive = Annotated[int, Field(ge=1)]
 
-#: What ``gmje_core.models.networks.backbone_names`` gives, known without torch; a test compares them.
+#: The names that ``gmje_core.models.backbones.backbone_names`` gives, written out so that torch is not needed.
 BACKBONES = ("smallconv", "resnet18", "resnet34", "resnet50")
-#: What ``gmje_bench.alignment`` has, likewise.
+#: The names of the tasks and rivals in ``gmje_bench.alignment``, written out for the same reason.
 SYNTHETIC_TASKS = ("mixture", "inverse-sine", "crossing", "two-moons", "pinwheel", "ring", "band", "robot-arm")
 RIVALS = ("mse", "gje", "gmje", "mdn")
 
@@ -42,11 +43,11 @@ class Network(_Strict):
     """The encoder, the same for every method.
 
     Attributes:
-        backbone: A name that ``gmje_core.models.networks.build_backbone`` takes.
+        backbone: A name that ``gmje_core.models.backbones.build_backbone`` takes.
         small_images: A ResNet stem for images of about 32 pixels.
         hidden: Width of the projection head.
         dim: Embedding size.
-        layers: Linear layers of the projection head.
+        layers: Number of linear layers of the projection head.
     """
 
     backbone: str = "resnet18"
@@ -67,14 +68,14 @@ class Training(_Strict):
     """The budget and the optimiser, the same for every method.
 
     Attributes:
-        epochs: Passes over the training images.
-        batch_size: Images in a global batch, over all processes.
+        epochs: Number of passes over the training images.
+        batch_size: Number of images in a global batch, over all processes.
         optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
-        learning_rate: At the end of the warm-up; a cosine takes it to zero.
-        weight_decay: Not applied to biases, normalisation and density parameters.
-        warmup_steps: Steps of linear warm-up.
+        learning_rate: Learning rate at the end of the warm-up; a cosine takes it to zero.
+        weight_decay: Weight decay of all parameters but biases and those of normalisation and density.
+        warmup_steps: Number of steps of the linear warm-up.
         mixed_precision: ``no``, ``bf16`` or ``fp16``; densities stay in float32.
-        workers: Processes that decode images of folders and tables.
+        workers: Number of processes that decode images of folders and tables.
     """
 
     epochs: Positive = 100
@@ -97,11 +98,11 @@ class Synthetic(_Strict):
     """Conditional densities on fixed embeddings, measured against a known truth.
 
     Attributes:
-        tasks: Of :data:`SYNTHETIC_TASKS`.
-        methods: Of :data:`RIVALS`.
+        tasks: Names in :data:`SYNTHETIC_TASKS`.
+        methods: Names in :data:`RIVALS`.
         dims: Sizes that both views are lifted to; 0 for the tasks' own one or two dimensions.
-        samples: Training pairs; lifted tasks get two and a half times as many.
-        epochs: Of the networks.
+        samples: Number of training pairs; lifted tasks get two and a half times as many.
+        epochs: Number of epochs of the networks.
     """
 
     tasks: Annotated[list[str], Field(min_length=1)] = list(SYNTHETIC_TASKS)
@@ -137,12 +138,13 @@ class Suite(_Strict):
         dataset: A name that ``gmje_bench.datasets.load_dataset`` takes; missing where all tasks are synthetic.
         methods: What is compared, in the order of running.
         tasks: What trained encoders are measured by.
-        seeds: One run of every method each.
-        limit: At most so many training images.
-        image_size: Side in pixels that networks see; the dataset's own where missing.
+        seeds: The seeds; every method is trained once with each.
+        limit: Largest number of training images.
+        image_size: Side in pixels of the images that networks see; where missing, the side of the dataset's images.
         network: See :class:`Network`.
         training: See :class:`Training`.
-        method: Options of a method, by its name.
+        method: The full settings of every method, by its name; a file holds only what differs from
+            ``gmje_bench/methods/settings.toml``.
         synthetic: See :class:`Synthetic`.
     """
 
@@ -175,10 +177,10 @@ class Suite(_Strict):
         """A validated copy with top-level, ``network`` or ``training`` keys changed; ``None`` changes nothing.
 
         Args:
-            **changes: By key; keys are unique over the three levels.
+            **changes: New values by key; keys are unique over the three levels.
 
         Raises:
-            OptionError: a value out of range; the text names the option of the command line that gives it.
+            OptionError: a value is out of range; the message names the option of the command line that gives it.
 
         Examples:
             >>> load_suite("vision").replace(epochs=2, methods=None).training.epochs
@@ -196,7 +198,7 @@ class Suite(_Strict):
         return _validated(values, None)
 
     def _section(self, values: dict[str, Any], key: str) -> dict[str, Any]:
-        """Where a key belongs: in a suite without images, the synthetic section has what it can."""
+        """The section that a key belongs to; a suite without images has only the synthetic one."""
         if self.dataset is None and key != "seeds":
             if key not in _SYNTHETIC_KEYS:
                 raise OptionError(f"--{key.replace('_', '-')} means nothing where all tasks are synthetic")
@@ -223,10 +225,10 @@ def suite_names() -> list[str]:
 
 
 def load_suite(name: str) -> Suite:
-    """A suite by name, or from a path that ends in ``.toml``.
+    """Load a suite by its name, or from a path that ends in ``.toml``.
 
     Raises:
-        SuiteError: unknown, unreadable, or a key that is unknown or out of range; the text names it.
+        SuiteError: the suite is unknown or unreadable, or a key is unknown or out of range; the message names it.
 
     Examples:
         >>> load_suite("vision").dataset
@@ -253,7 +255,7 @@ def load_suite(name: str) -> Suite:
 
 
 def _validated(values: dict[str, Any], source: str | None) -> Suite:
-    """The suite, or an error that names a key of ``source``, or an option where there is no source."""
+    """Validate a suite; errors name a key of ``source``, or an option of the command line where there is no source."""
     kind: type[BenchError] = OptionError if source is None else SuiteError
     prefix = "" if source is None else f"{source}: "
     try:
@@ -272,7 +274,7 @@ def _validated(values: dict[str, Any], source: str | None) -> Suite:
             key = key if source else key.removeprefix("synthetic.")
             key = f"--{key}" if source is None else key
             raise kind(f"{prefix}{key} must not repeat, got {', '.join(map(str, chosen))}")
-    return suite
+    return suite if suite.dataset is None else suite.model_copy(update={"method": with_settings(suite.method)})
 
 
 def _explain(error: ValidationError, *, options: bool) -> str:
@@ -280,7 +282,7 @@ def _explain(error: ValidationError, *, options: bool) -> str:
     first = error.errors()[0]
     place = [str(part) for part in first["loc"]]
     if place[:1] == ["method"]:
-        place = place[:3]  # what follows are the types that an option may have
+        place = place[:3]  # The rest of the place names the types that an option may have.
     key = ".".join(place)
     if first["type"] == "extra_forbidden":
         sections: dict[str, type[BaseModel]] = {"network": Network, "training": Training, "synthetic": Synthetic}

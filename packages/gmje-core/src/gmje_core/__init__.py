@@ -2,8 +2,11 @@
 
 Densities are in :mod:`gmje_core.densities`, how they are learned in :mod:`gmje_core.estimation`, equations in
 :mod:`gmje_core.objectives`, losses in :mod:`gmje_core.criteria`, networks in :mod:`gmje_core.models`;
-:mod:`gmje_core.estimator` is for embeddings that you already have.
+:mod:`gmje_core.estimator` is for embeddings that you already have. :class:`JointEmbeddingModel` joins networks with a
+criterion; ``gmje_hub.GMJEModel`` is the same model with saving, loading and publishing.
 """
+
+from typing import TYPE_CHECKING, NoReturn
 
 from gmje_core import diagnostics
 from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC, Criterion, build_criterion
@@ -53,3 +56,16 @@ __all__ = [
     "nt_xent",
     "pmi",
 ]
+
+
+if not TYPE_CHECKING:  # a type checker must go on reporting names that do not exist
+
+    def __getattr__(name: str) -> NoReturn:
+        """Say where ``GMJEModel`` is.
+
+        It is an :class:`ImportError`, because ``from gmje_core import GMJEModel`` would replace the text of an
+        :class:`AttributeError` by a general one.
+        """
+        if name == "GMJEModel":
+            raise ImportError("GMJEModel is in gmje_hub: from gmje_hub import GMJEModel", name=name, path=__file__)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,7 +1,7 @@
-"""Gauges of a joint-embedding run, and what they mean: is the representation healthy, or collapsing, and how?
+"""Gauges of a joint-embedding run, and verdicts: is the representation healthy, or does it collapse, and how?
 
-The functions measure embeddings alone, so they serve any method; the criteria add what only a density knows
-(trace ratio, component usage) and :func:`judge` names the condition and what to change.
+The functions measure embeddings alone, so they serve any method; the criteria add gauges that need a density
+(trace ratio, component usage), and :func:`judge` names the condition and what to change.
 """
 
 from collections.abc import Mapping
@@ -45,22 +45,22 @@ class Verdict(NamedTuple):
 
 
 HEALTHY = Verdict("healthy", "Nothing to change.")
-_TRACE_TRAP = Verdict(
+TRACE_TRAP = Verdict(
     "trace trap",
     "The covariance is fitted on the batch that it scores, so its Mahalanobis term is constant and pulls no "
     "embedding: score each batch under a density that has not seen it (GJE(covariance='running') or GMJE).",
 )
-_COMPLETE = Verdict(
+COMPLETE_COLLAPSE = Verdict(
     "complete collapse",
     "All embeddings are nearly the same point: train the encoder on dependence (GJE, GMJE) rather than on "
     "likelihood, and lower the learning rate.",
 )
-_DIMENSIONAL = Verdict(
+DIMENSIONAL_COLLAPSE = Verdict(
     "dimensional collapse",
     "The embeddings fill few of their dimensions: lower the learning rate, enlarge the batch, use more "
     "components, or reduce the embedding size.",
 )
-_DEAD = Verdict(
+DEAD_COMPONENTS = Verdict(
     "dead components",
     "Most components explain no sample: use fewer components, a larger batch, or let re-seeding replace them.",
 )
@@ -187,7 +187,7 @@ def component_usage(responsibilities: Tensor) -> Tensor:
 
 @torch.no_grad()
 def embedding_diagnostics(z_context: Tensor, z_target: Tensor) -> dict[str, float]:
-    """What can be said of a batch of pairs without a density, for any method.
+    """Gauges of a batch of pairs that need no density, for any method.
 
     Args:
         z_context: ``(B, d_c)``.
@@ -252,15 +252,15 @@ def judge(values: Mapping[str, float | str]) -> Verdict:
         return float(values.get(key, default))
 
     if value("self_scored", 0.0) == 1.0 and value("trace_ratio", 1.0) <= 1 + TRAP_TOLERANCE:
-        return _TRACE_TRAP
+        return TRACE_TRAP
     if value("relative_spread", 1.0) < SPREAD_FLOOR:
-        return _COMPLETE
+        return COMPLETE_COLLAPSE
     if value("dim", 1.0) > 2 and value("effective_rank", float("inf")) < max(
         1.5, RANK_FRACTION_FLOOR * value("dim", 1.0)
     ):
-        return _DIMENSIONAL
+        return DIMENSIONAL_COLLAPSE
     if value("component_usage", 1.0) < USAGE_FLOOR:
-        return _DEAD
+        return DEAD_COMPONENTS
     return HEALTHY
 
 

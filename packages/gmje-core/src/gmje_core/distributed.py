@@ -1,4 +1,4 @@
-"""What a criterion needs to see the global batch: one gather that carries gradient, and the checks around it.
+"""The collectives that a criterion needs to see the global batch: a gather that carries gradient, and its checks.
 
 Every rank computes the loss of the whole batch. The backward pass sums the gradients of all ranks and keeps
 the local slice, so that the mean over ranks taken by DistributedDataParallel gives the gradient of one

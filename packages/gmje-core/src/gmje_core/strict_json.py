@@ -1,6 +1,8 @@
-"""A strict JSON form: nothing unknown, nothing twice, nothing missing, no number that JSON does not have."""
+"""A strict JSON form of dataclasses: no unknown, repeated or missing key, and no number that JSON does not have."""
 
 import json
+import types
+import typing
 from dataclasses import asdict, dataclass, fields
 from typing import Any, ClassVar, Self
 
@@ -11,13 +13,29 @@ __all__ = ["StrictForm"]
 
 @dataclass(frozen=True)
 class StrictForm:
-    """A frozen dataclass that is written as a JSON object, and read back only where every key is right.
+    """A frozen dataclass that is written as a JSON object and is read back only where every key is right.
 
     Attributes:
-        what: What it is, for messages.
+        what: Name of the form, for messages.
     """
 
     what: ClassVar[str]
+
+    def check_types(self) -> None:
+        """Check that each field holds just a type that it declares: an ``int`` is no ``float``, a ``bool`` no ``int``.
+
+        What dictionaries and tuples hold is not checked here.
+
+        Raises:
+            ConfigError: a value of another type; the text names the field.
+        """
+        for spec in fields(self):
+            value = getattr(self, spec.name)
+            declared = typing.get_args(spec.type) if isinstance(spec.type, types.UnionType) else (spec.type,)
+            kinds = [typing.get_origin(kind) or kind for kind in declared]
+            if type(value) not in kinds:
+                names = " or ".join("None" if kind is types.NoneType else kind.__name__ for kind in kinds)
+                raise ConfigError(f"{spec.name} must be of type {names}, got {value!r}")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data that :meth:`from_dict` takes back."""
@@ -29,10 +47,10 @@ class StrictForm:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """What :meth:`to_dict` gave.
+        """The form that :meth:`to_dict` described.
 
         Raises:
-            ConfigError: an unknown key, a missing one, or a value out of range. Nothing is guessed.
+            ConfigError: a key is unknown or missing, or a value is out of range. Nothing is guessed.
         """
         if not isinstance(values, dict):
             raise ConfigError(f"{cls.what} must be a JSON object, got {type(values).__name__}")
@@ -47,10 +65,10 @@ class StrictForm:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """What :meth:`to_json` gave.
+        """The form that :meth:`to_json` described.
 
         Raises:
-            ConfigError: not JSON, or see :meth:`from_dict`.
+            ConfigError: the text is not JSON; or see :meth:`from_dict`.
         """
 
         def refuse_constant(name: str) -> float:

@@ -31,10 +31,12 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """The model, imported when it is asked for: the command line answers without torch."""
-    if name == "GMJEModel":
-        from gmje_hub.model import GMJEModel
+if not TYPE_CHECKING:  # a type checker must go on reporting names that do not exist
 
-        return GMJEModel
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    def __getattr__(name: str) -> Any:
+        """The model, imported when it is asked for, so that the command line answers without torch."""
+        if name == "GMJEModel":
+            from gmje_hub.model import GMJEModel
+
+            return GMJEModel
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The command line: ``push``, ``pull``, ``inspect`` and ``export``. Every mistake is one line and exit status 2."""
+"""The command line: ``push``, ``pull``, ``inspect`` and ``export``. Every error is one line and exit status 2."""
 
 import json
 from pathlib import Path
@@ -19,24 +19,24 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-# Exit status after Ctrl-C, as shells have it.
+# Exit status after Ctrl-C, the same as in shells.
 _INTERRUPTED = 130
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or full commit hash.")]
 
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="Of a model, such as runs/NAME/models/gmje-seed0.")],
-    repo_id: Annotated[str, typer.Argument(help="org/name; made where it does not exist.")],
-    message: Annotated[str, typer.Option(help="Of the commit.")] = "Push model using gmje-hub",
-    branch: Annotated[str | None, typer.Option(help="Of the repository.")] = None,
+    folder: Annotated[Path, typer.Argument(help="Folder of a model, such as runs/NAME/models/gmje-seed0.")],
+    repo_id: Annotated[str, typer.Argument(help="org/name; the repository is made where it does not exist.")],
+    message: Annotated[str, typer.Option(help="Message of the commit.")] = "Push model using gmje-hub",
+    branch: Annotated[str | None, typer.Option(help="Branch of the repository.")] = None,
     private: Annotated[bool, typer.Option("--private", help="Make a repository that only you see.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     overwrite_card: Annotated[
         bool, typer.Option("--overwrite-card", help="Replace even a README.md written by hand.")
     ] = False,
 ) -> None:
-    """Publish a model with its card in one commit; a model in a run folder brings the run's results."""
+    """Publish a model with its card in one commit; what was measured of it, in the folder evaluation, goes along."""
     from gmje_hub.publish import push_folder
 
     pushed = push_folder(
@@ -56,10 +56,10 @@ def push(
 @app.command()
 def pull(
     repo_id: Annotated[str, typer.Argument(help="org/name.")],
-    folder: Annotated[Path | None, typer.Argument(help="Where to; the cache where missing.")] = None,
+    folder: Annotated[Path | None, typer.Argument(help="Folder to make; the cache alone where missing.")] = None,
     revision: Revision = None,
 ) -> None:
-    """Fetch and check a model, and say where it is; a folder gets its card, results and figures, too."""
+    """Fetch and check a model, and say where it is; a folder gets its card and what was measured, too."""
     from gmje_hub.pull import pull_folder
 
     weights, commit = pull_folder(repo_id, folder, revision=revision)
@@ -104,7 +104,7 @@ def inspect(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A folder, or org/name.")],
-    path: Annotated[Path, typer.Argument(help="Where to: NAME.onnx, or NAME.pt2 for torch.export.")],
+    path: Annotated[Path, typer.Argument(help="File to write: NAME.onnx, or NAME.pt2 for torch.export.")],
     revision: Revision = None,
 ) -> None:
     """Write the encoder, from images to features and embeddings, as ONNX or as a torch.export program."""
@@ -115,14 +115,14 @@ def export(
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a command and give its exit status: 0 done, 2 anything that kept it from being done, 130 Ctrl-C.
+    """Run a command and return its exit status: 0 where it was done, 2 after an error, 130 after Ctrl-C.
 
     Args:
-        arguments: Of the command line; the process's own where missing.
+        arguments: Words of the command line; those of the process where missing.
     """
     try:
         status = app(arguments, standalone_mode=False)
-        if status == _INTERRUPTED:  # what typer makes of Ctrl-C
+        if status == _INTERRUPTED:  # typer turns Ctrl-C into this status
             raise KeyboardInterrupt
         return status if isinstance(status, int) else 0
     except HubError as error:

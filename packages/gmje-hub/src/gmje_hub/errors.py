@@ -21,15 +21,15 @@ class ModelNotFoundError(HubError, FileNotFoundError):
 
 
 class UnsafeWeightsError(HubError, ValueError):
-    """Only pickled weights: loading them could run code."""
+    """All weights are pickled: loading them could run code."""
 
 
 class CorruptModelError(HubError, ValueError):
-    """Files that are damaged, hostile, or do not belong to the configuration."""
+    """Files are damaged, hostile, or do not belong to the configuration."""
 
 
 class UnsavableModelError(HubError, ValueError):
-    """A model that its configuration does not describe, so that it could not be loaded again."""
+    """The model is not what its configuration describes, so that it could not be loaded again."""
 
 
 class AccessError(HubError, PermissionError):
@@ -37,7 +37,7 @@ class AccessError(HubError, PermissionError):
 
 
 class HubUnavailableError(HubError, ConnectionError):
-    """No network, or a Hub that is down, too busy, or breaks off."""
+    """There is no network, or the Hub is down, too busy, or breaks the connection."""
 
 
 class PushConflictError(HubError):

@@ -19,14 +19,14 @@ __all__ = ["INPUT", "OUTPUTS", "ExportError", "export_file", "export_onnx", "exp
 
 #: Names in an ONNX file.
 INPUT, OUTPUTS = "images", ("features", "embeddings")
-#: Most that an output may differ from the model's, of the largest number in it.
+#: Largest difference from the model's output, as a fraction of the largest number in it.
 TOLERANCE = 1e-4
-# Not the batch that is traced with: the number of images must be free.
+# Two different batch sizes, so that a program that fixes the number of images is found out.
 _TRACED, _TRIED = 2, 3
 
 
 class ExportError(HubError):
-    """A model that does not export, or whose export gives other numbers."""
+    """A model cannot be exported, or its export gives other numbers."""
 
 
 class _Encoder(nn.Module):
@@ -43,7 +43,7 @@ def export_program(model: GMJEModel) -> torch.export.ExportedProgram:
     """The encoder as a ``torch.export`` program for any number of images.
 
     Args:
-        model: On the CPU; it is put in evaluation mode.
+        model: A model on the CPU; it is put in evaluation mode.
 
     Raises:
         ExportError: the backbone cannot be traced.
@@ -58,7 +58,7 @@ def export_program(model: GMJEModel) -> torch.export.ExportedProgram:
     batch = torch.export.Dim("batch", min=1)
     try:
         return torch.export.export(_Encoder(model).eval(), (_images(model, _TRACED),), dynamic_shapes=({0: batch},))
-    except Exception as error:  # whatever the tracer raises
+    except Exception as error:  # the tracer raises errors of many types
         raise ExportError(f"{model.config.backbone} does not export: {_first_line(error)}") from error
 
 
@@ -69,8 +69,8 @@ def export_onnx(model: GMJEModel, path: str | Path) -> float:
     preprocessing and the revision. Needs the extra ``gmje-hub[onnx]``.
 
     Args:
-        model: On the CPU; it is put in evaluation mode.
-        path: Where to; written only where the numbers agree.
+        model: A model on the CPU; it is put in evaluation mode.
+        path: File to write; it is written only where the numbers agree.
 
     Returns:
         The largest difference between its outputs and the model's.

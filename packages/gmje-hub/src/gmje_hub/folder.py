@@ -1,7 +1,7 @@
 """The files of a model, read with suspicion: bounded, strict, never through a link, never unpickled.
 
-Whatever is wrong with them is found from the configuration and the header of the weights, before memory is taken for
-the weights themselves.
+Errors are found from the configuration and the header of the weights, before memory is taken for the weights
+themselves.
 """
 
 import hashlib
@@ -37,6 +37,7 @@ __all__ = [
     "check_digest",
     "check_name",
     "digest_of",
+    "parse_file",
     "read_bounded",
     "read_config",
     "read_files",
@@ -48,18 +49,18 @@ WEIGHTS = "model.safetensors"
 PREPROCESSOR = "preprocessor_config.json"
 README = "README.md"
 
-#: What a model is loaded from; the preprocessing may be missing.
+#: Files that a model is loaded from; the preprocessing may be missing.
 MODEL_FILES = (CONFIG, WEIGHTS, PREPROCESSOR)
 #: Most bytes that a configuration or a preprocessing may have.
 LARGEST_JSON = 2**16
-#: Most bytes that a card, its results or a figure may have.
+#: Most bytes that a card, an evaluation or a figure may have.
 LARGEST_DOCUMENT = 2**22
 #: Most bytes that the header of the weights may have.
 LARGEST_HEADER = 2**20
-_MOST_TENSORS = 2**13
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
-_Parsed = TypeVar("_Parsed")
+MOST_TENSORS = 2**13
+PICKLED_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".h5", ".msgpack")
+DTYPE_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
+Parsed = TypeVar("Parsed")
 _SHA1, _SHA256 = re.compile(r"[0-9a-f]{40}"), re.compile(r"[0-9a-f]{64}")
 
 
@@ -68,8 +69,8 @@ class TensorInfo:
     """One entry of a safetensors header.
 
     Attributes:
-        dtype: As safetensors writes it, such as ``F32``.
-        shape: Its sizes.
+        dtype: Name of the type in safetensors, such as ``F32``.
+        shape: Sizes of the tensor.
         nbytes: Size in bytes.
     """
 
@@ -80,15 +81,15 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What a model's files hold, checked; the weights are still on disk.
+    """The checked contents of a model's files; the weights are still on disk.
 
     Attributes:
         config: The configuration.
         weights: Path of the safetensors file.
-        tensors: What its header promises, by name.
+        tensors: The tensors that its header promises, by name.
         header_bytes: Bytes before the first tensor.
-        preprocessing: How images are presented, where the files say.
-        digest: Hash that the weights must have, where a download cache knows it; else ``None``.
+        preprocessing: How images are presented; ``None`` where the files do not say.
+        digest: Hash that the weights must have; ``None`` where no download cache knows it.
     """
 
     config: GMJEConfig
@@ -112,7 +113,7 @@ class ModelFiles:
         """The weights' file, whole, of the size that its header says and the hash that is known.
 
         Raises:
-            CorruptModelError: it is not.
+            CorruptModelError: it has another size or another hash.
         """
         content = read_bounded(self.weights, self.nbytes)
         if len(content) != self.nbytes:
@@ -125,7 +126,8 @@ def read_folder(folder: Path) -> ModelFiles:
     """The model of a local folder.
 
     Args:
-        folder: With ``config.json``, ``model.safetensors`` and perhaps ``preprocessor_config.json``, all plain files.
+        folder: A folder with ``config.json``, ``model.safetensors`` and perhaps ``preprocessor_config.json``, all
+            plain files.
 
     Raises:
         ModelNotFoundError: no such folder, or a file is missing.
@@ -135,11 +137,9 @@ def read_folder(folder: Path) -> ModelFiles:
     if not folder.is_dir():
         raise ModelNotFoundError(f"no folder {str(folder)!r}; from_pretrained reads what save_pretrained wrote")
     names = {entry.name for entry in os.scandir(folder)}
-    if "results.json" in names and CONFIG not in names:
-        models = sorted(path.parent.name for path in folder.glob(f"models/*/{CONFIG}"))
-        raise ModelNotFoundError(
-            f"{folder} is a run, not a model; its models are {', '.join(f'models/{name}' for name in models) or 'none'}"
-        )
+    if CONFIG not in names and (models := sorted(path.parent for path in folder.glob(f"models/*/{CONFIG}"))):
+        found = ", ".join(path.relative_to(folder).as_posix() for path in models)
+        raise ModelNotFoundError(f"{folder} is no model itself; the models in it are {found}")
     check_complete(str(folder), names)
     return read_files(folder / CONFIG, folder / WEIGHTS, folder / PREPROCESSOR if PREPROCESSOR in names else None)
 
@@ -148,14 +148,14 @@ def check_complete(place: str, names: set[str]) -> None:
     """Check that the files of a model are among the names.
 
     Args:
-        place: Where, for messages.
-        names: Of all files there.
+        place: Name of the folder or repository, for messages.
+        names: Names of all files there.
 
     Raises:
         ModelNotFoundError: one is missing.
         UnsafeWeightsError: there are pickled weights in their stead.
     """
-    pickled = sorted(name for name in names if Path(name).suffix in _PICKLED)
+    pickled = sorted(name for name in names if Path(name).suffix in PICKLED_SUFFIXES)
     if WEIGHTS not in names and pickled:
         raise UnsafeWeightsError(
             f"{place} holds pickled weights only ({', '.join(pickled[:3])}), which could run code when loaded; "
@@ -191,16 +191,16 @@ def read_files(config: Path, weights: Path, preprocessor: Path | None = None) ->
 
     Args:
         config: A plain file; where it lies in a download cache under its hash, the hash is checked.
-        weights: Likewise; only the header is read.
-        preprocessor: Like ``config``; ``None`` where there is none.
+        weights: A plain file, of which only the header is read.
+        preprocessor: A plain file, checked like ``config``; ``None`` where there is none.
 
     Raises:
-        CorruptModelError: what is wrong, with the file's name.
+        CorruptModelError: a file is damaged, hostile or does not fit; the text names it.
     """
     parsed = read_config(config)
     preprocessing = None
     if preprocessor is not None:
-        preprocessing = _parse(preprocessor, Preprocessing.from_json)
+        preprocessing = parse_file(preprocessor, Preprocessing.from_json)
         try:
             preprocessing.check_fits(parsed)
         except ConfigError as error:
@@ -215,7 +215,7 @@ def read_config(path: Path) -> GMJEConfig:
     Raises:
         CorruptModelError: it holds none, or it lies in a download cache under another hash than its own.
     """
-    return _parse(path, GMJEConfig.from_json)
+    return parse_file(path, GMJEConfig.from_json)
 
 
 def read_bounded(path: Path, limit: int) -> bytes:
@@ -237,12 +237,12 @@ def check_digest(path: Path, content: bytes, digest: str | None) -> None:
     """Check a file's content against the hash that a cache keeps it under.
 
     Args:
-        path: For the message.
-        content: All of it.
+        path: Path of the file, for the message.
+        content: The whole content.
         digest: SHA-256 of the content, or git's SHA-1 of it as a blob; ``None`` checks nothing.
 
     Raises:
-        CorruptModelError: another hash.
+        CorruptModelError: the content has another hash.
     """
     if digest is None:
         return
@@ -259,14 +259,23 @@ def check_digest(path: Path, content: bytes, digest: str | None) -> None:
 
 
 def brief(error: BaseException) -> str:
-    """The text of an error in one line that ends: what a hostile file holds may be long."""
+    """The text of an error in one line of bounded length, because a hostile file may hold long names."""
     line = " ".join(str(error).split())
     return line if len(line) <= 500 else line[:500] + "..."
 
 
-def _parse(path: Path, parse: Callable[[str], _Parsed]) -> _Parsed:
-    """What a small JSON file means."""
-    content = read_bounded(path, LARGEST_JSON)
+def parse_file(path: Path, parse: Callable[[str], Parsed], limit: int = LARGEST_JSON) -> Parsed:
+    """The value that a small JSON file describes.
+
+    Args:
+        path: A plain file; where it lies in a download cache under its hash, the hash is checked.
+        parse: Function of the text, which raises :class:`~gmje_core.errors.ConfigError` for a wrong text.
+        limit: Most bytes that the file may have.
+
+    Raises:
+        CorruptModelError: another kind of file, a larger one, or a text that ``parse`` refuses.
+    """
+    content = read_bounded(path, limit)
     check_digest(path, content, digest_of(path))
     try:
         return parse(content.decode("utf-8"))
@@ -275,13 +284,13 @@ def _parse(path: Path, parse: Callable[[str], _Parsed]) -> _Parsed:
 
 
 def digest_of(path: Path) -> str | None:
-    """The hash that a download cache keeps a file under; ``None`` of a file with another name."""
+    """The hash that a download cache keeps a file under; ``None`` for a file with another name."""
     name = path.name
     return name if _SHA1.fullmatch(name) or _SHA256.fullmatch(name) else None
 
 
 def _open(path: Path) -> Any:
-    """Opened for reading, without following a link and without waiting for a pipe."""
+    """Open a file for reading, without following a link and without waiting for a pipe."""
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         descriptor = os.open(path, flags)
@@ -307,7 +316,7 @@ def _read_header(path: Path) -> tuple[dict[str, TensorInfo], int]:
         text = stream.read(length)
     try:
         header = json.loads(text)
-        if len(header) > _MOST_TENSORS:
+        if len(header) > MOST_TENSORS:
             raise ValueError(f"{len(header)} tensors")
         tensors = {name: _tensor(name, entry) for name, entry in header.items() if name != "__metadata__"}
         ranges = sorted(tuple(entry["data_offsets"]) for name, entry in header.items() if name != "__metadata__")
@@ -328,9 +337,9 @@ def _tensor(name: str, entry: Any) -> TensorInfo:
     numbers = [*shape, first, last]
     if any(type(number) is not int or not 0 <= number < 2**48 for number in numbers) or len(shape) > 8:
         raise ValueError(f"{name!r} has sizes or offsets out of range")
-    if dtype not in _BYTES:
+    if dtype not in DTYPE_BYTES:
         raise ValueError(f"{name!r} has the unknown dtype {dtype!r}")
-    nbytes = math.prod(shape) * _BYTES[dtype]
+    nbytes = math.prod(shape) * DTYPE_BYTES[dtype]
     if last - first != nbytes:
         raise ValueError(f"{name!r} takes {last - first} bytes instead of {nbytes}")
     return TensorInfo(dtype, tuple(shape), nbytes)

@@ -1,4 +1,4 @@
-"""The model of gmje_core, with a folder form and a repository form: two files of JSON, one of safetensors."""
+"""The public model: the module of gmje_core with saving, loading and publishing, as JSON and safetensors."""
 
 import os
 from pathlib import Path
@@ -11,6 +11,7 @@ import gmje_core
 from gmje_core import ConfigError, GMJEError, NotFittedError
 from gmje_core.files import write_atomic
 from gmje_hub.errors import CorruptModelError, UnsavableModelError
+from gmje_hub.evaluation import SCORES, Evaluation
 from gmje_hub.folder import CONFIG, PREPROCESSOR, WEIGHTS, ModelFiles
 from gmje_hub.weights import check_weights, mismatch_of, not_finite
 
@@ -21,7 +22,7 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
     """:class:`gmje_core.JointEmbeddingModel` that can be saved, loaded, published and fetched.
 
     Attributes:
-        revision: Hash of the commit that the model was loaded from; ``None`` of a local or new one.
+        revision: Hash of the commit that the model was loaded from; ``None`` for a local or a new model.
 
     Examples:
         >>> import tempfile
@@ -41,27 +42,28 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
     def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
         """Write ``config.json``, ``model.safetensors`` and, where it is known, ``preprocessor_config.json``.
 
-        Each appears whole or not at all.
+        Each file appears whole or not at all.
         The weights come first, so a new folder with a configuration has the weights that belong to it. Where the
         folder held another model and the machine stops between the two, loading names weights of other shapes;
         save to a new folder where even options of the criterion must never be mixed up.
 
         Args:
-            save_directory: Made where it does not exist.
+            save_directory: Folder, which is made where it does not exist.
 
         Raises:
-            UnsavableModelError: a state that could not be loaded again: cast to another dtype than the
-                configuration builds, changed in its modules, or with NaN in it.
+            UnsavableModelError: the state could not be loaded again, because it was cast to another dtype than the
+                configuration builds, its modules were changed, or it holds NaN.
             OSError: the folder cannot be written.
         """
         content = self._to_files(str(save_directory))
         path = Path(save_directory)
         path.mkdir(parents=True, exist_ok=True)
+        (path / SCORES).unlink(missing_ok=True)  # they were measured of the weights before
         for name in (WEIGHTS, PREPROCESSOR, CONFIG):
             if name in content:
                 write_atomic(path / name, content[name])
             else:
-                (path / name).unlink(missing_ok=True)  # of another model
+                (path / name).unlink(missing_ok=True)  # the file of another model
 
     @classmethod
     def from_pretrained(
@@ -84,8 +86,8 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         Args:
             pretrained_model_name_or_path: Repository id or local folder.
             force_download: Fetch even what is in the cache.
-            token: Of the user; ``None`` for the stored one, ``False`` for none.
-            cache_dir: Where downloads are kept.
+            token: Access token of the user; ``None`` for the stored one, ``False`` for none.
+            cache_dir: Folder that downloads are kept in.
             local_files_only: Make no request.
             revision: Branch, tag or full commit hash; a folder has none.
 
@@ -120,17 +122,19 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         branch: str | None = None,
         create_pr: bool = False,
         overwrite_card: bool = False,
+        evaluation: Evaluation | None = None,
     ) -> str:
         """Publish the model with a card, in one commit.
 
         Args:
-            repo_id: ``org/name``; made where it does not exist.
-            commit_message: Of the commit.
+            repo_id: ``org/name``; the repository is made where it does not exist.
+            commit_message: Message of the commit.
             private: Whether a repository that is made is private.
-            token: Of the user; ``None`` for the stored one.
-            branch: Of the repository; made where it does not exist.
+            token: Access token of the user; ``None`` for the stored one.
+            branch: Branch of the repository, which is made where it does not exist.
             create_pr: Open a pull request instead.
             overwrite_card: Replace even a card that was written by hand.
+            evaluation: What was measured of the model, for the card.
 
         Returns:
             URL of the commit or the pull request.
@@ -145,7 +149,11 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
 
         return push(
             repo_id,
-            {PREPROCESSOR: None, **self._to_files(repo_id), **documents(self.config, repo_id, self.preprocessing)},
+            {
+                PREPROCESSOR: None,
+                **self._to_files(repo_id),
+                **documents(self.config, repo_id, self.preprocessing, evaluation),
+            },
             message=commit_message,
             private=private,
             token=token,
@@ -185,7 +193,7 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         model.eval()
         try:
             model.density()
-        except NotFittedError:  # saved before its first step
+        except NotFittedError:  # the model was saved before its first step
             pass
         except GMJEError as error:
             raise CorruptModelError(f"{files.weights} holds no valid density: {error}") from error

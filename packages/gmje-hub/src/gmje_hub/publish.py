@@ -1,12 +1,12 @@
-"""From a folder on disk to a repository: the model, and the card that the run it is part of makes."""
+"""From a folder on disk to a repository: the model, what was measured of it, and a card that says so."""
 
 import os
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gmje_hub.card import DOCUMENTS, EVAL_RESULTS, Evaluation, documents, is_generated, read_evaluation
+from gmje_hub.card import documents, is_generated
 from gmje_hub.errors import ModelNotFoundError
+from gmje_hub.evaluation import read_evaluation
 from gmje_hub.folder import CONFIG, LARGEST_DOCUMENT, PREPROCESSOR, README, WEIGHTS, read_bounded, read_folder
 
 if TYPE_CHECKING:
@@ -25,29 +25,30 @@ def push_folder(
     create_pr: bool = False,
     overwrite_card: bool = False,
 ) -> "Pushed":
-    """Publish the model of a folder; one in a run folder, ``RUN/models/METHOD-seedN``, brings the run's results.
+    """Publish the model of a folder with a card.
 
-    Of any other folder, a card written by hand goes along, and so does all that was pulled with a model's results.
+    The card has the numbers of the folder ``evaluation`` in it, where there is one. A card in the folder that was
+    written by hand goes along instead.
 
     Args:
-        folder: With ``config.json`` and ``model.safetensors``.
-        repo_id: ``org/name``; made where it does not exist.
-        message: Of the commit.
-        branch: Of the repository; made where it does not exist.
+        folder: A folder with ``config.json`` and ``model.safetensors``.
+        repo_id: ``org/name``; the repository is made where it does not exist.
+        message: Message of the commit.
+        branch: Branch of the repository, which is made where it does not exist; the default branch where missing.
         private: Whether a repository that is made is private.
         create_pr: Open a pull request instead.
-        overwrite_card: Replace even a card that was written by hand.
+        overwrite_card: Replace even a card of the repository that was written by hand.
 
     Raises:
         HubError: the folder is no whole model, or the Hub did not take it; nothing was committed.
     """
     require_repo_id(repo_id)
     files = read_folder(folder)
-    evaluation = _evaluation(folder.resolve())
-    from gmje_hub.model import GMJEModel  # torch, hence not before the folder is known to be one
+    evaluation, pictures = read_evaluation(folder) or (None, None)
+    from gmje_hub.model import GMJEModel  # it imports torch, which waits until the folder is known to hold a model
     from gmje_hub.remote import push
 
-    GMJEModel.from_pretrained(folder.resolve())  # what cannot be loaded is not published
+    GMJEModel.from_pretrained(folder.resolve())  # a model that cannot be loaded is not published
     preprocessing = files.preprocessing
     return push(
         repo_id,
@@ -55,8 +56,8 @@ def push_folder(
             CONFIG: files.config.to_json().encode(),
             WEIGHTS: files.weights,
             PREPROCESSOR: preprocessing.to_json().encode() if preprocessing else None,
-            **documents(files.config, repo_id, preprocessing, evaluation),
-            **({} if evaluation else _own_documents(folder)),
+            **documents(files.config, repo_id, preprocessing, evaluation, pictures),
+            **_card_by_hand(folder),
         },
         message=message,
         branch=branch,
@@ -74,19 +75,9 @@ def require_repo_id(name: str) -> None:
         raise ModelNotFoundError(f"{name!r} is not the name of a repository, which is org/name")
 
 
-def _own_documents(folder: Path) -> dict[str, bytes]:
-    """The card, results and figures of a folder, unless there is just a card that can be written anew."""
-    found = {
-        name: read_bounded(folder / name, LARGEST_DOCUMENT) for name in DOCUMENTS if os.path.lexists(folder / name)
-    }
-    if EVAL_RESULTS not in found and is_generated(found.get(README, b"").decode("utf-8", errors="replace")):
-        del found[README]
-    return found
-
-
-def _evaluation(folder: Path) -> Evaluation | None:
-    found = re.fullmatch(r"(.+)-seed(\d+)", folder.name)
-    run = folder.parent.parent
-    if folder.parent.name != "models" or found is None or not (run / "results.json").exists():
-        return None
-    return read_evaluation(run, found[1], int(found[2]))
+def _card_by_hand(folder: Path) -> dict[str, bytes]:
+    """The card of a folder, unless there is none or it can be written anew, for the repository that it goes to."""
+    if not os.path.lexists(folder / README):
+        return {}
+    content = read_bounded(folder / README, LARGEST_DOCUMENT)
+    return {} if is_generated(content.decode("utf-8", errors="replace")) else {README: content}

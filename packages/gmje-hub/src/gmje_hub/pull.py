@@ -1,4 +1,4 @@
-"""From a repository to a folder on disk: the model and what goes with it, whole or not at all."""
+"""From a repository to a folder on disk: the model and its documents, whole or not at all."""
 
 import os
 import shutil
@@ -16,15 +16,15 @@ __all__ = ["pull_folder"]
 
 
 def pull_folder(repo_id: str, folder: Path | None = None, *, revision: str | None = None) -> tuple[Path, str]:
-    """Fetch a model into the cache, check it, and copy it with its card, results and figures to a folder.
+    """Fetch a model into the cache, check it, and copy it with its card and its evaluation to a folder.
 
     Args:
         repo_id: ``org/name``.
-        folder: Where to; it must not exist. ``None`` for the cache alone.
+        folder: Folder to make, which must not exist; ``None`` for the cache alone.
         revision: Branch, tag or full commit hash.
 
     Returns:
-        Where the weights are, and the hash of the commit.
+        Path of the weights, and the hash of the commit.
 
     Raises:
         HubError: the model cannot be read or is not whole, or the folder exists; nothing was written.
@@ -46,7 +46,7 @@ def pull_folder(repo_id: str, folder: Path | None = None, *, revision: str | Non
     partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
         for name, data in content.items():
-            (partial / name).parent.mkdir(exist_ok=True)
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
             write_atomic(partial / name, data)
         partial.chmod(0o755)
         os.rename(partial, folder)

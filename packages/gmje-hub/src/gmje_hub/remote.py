@@ -31,7 +31,7 @@ from huggingface_hub.errors import (
     RevisionResolutionError,
 )
 
-from gmje_hub.card import DOCUMENTS, is_generated
+from gmje_hub.card import is_generated
 from gmje_hub.errors import (
     AccessError,
     CorruptModelError,
@@ -40,6 +40,7 @@ from gmje_hub.errors import (
     ModelNotFoundError,
     PushConflictError,
 )
+from gmje_hub.evaluation import EVALUATION, SCORES
 from gmje_hub.folder import (
     CONFIG,
     LARGEST_DOCUMENT,
@@ -62,19 +63,21 @@ from gmje_hub.folder import (
 
 __all__ = ["Pushed", "check_login", "fetch", "fetch_documents", "is_repo_id", "open_model", "push"]
 
-_MOST_RESULTS = 32
+# What is fetched beside a model: its card and what was measured. At most so many files of each kind.
+_DOCUMENTS = (README, SCORES, f"{EVALUATION}/*.png", ".eval_results/*.yaml")
+_MOST_DOCUMENTS = 32
 
-# The base error of whichever HTTP library the client is built on.
+# The base error of the HTTP library that the client is built on, which differs between its versions.
 _TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
 
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push did.
+    """The result of a push.
 
     Attributes:
-        url: Of the commit, or of the pull request.
-        commit: Its hash.
+        url: Address of the commit, or of the pull request.
+        commit: Hash of the commit.
         card_kept: Whether the repository has a card written by hand, which was left as it is.
     """
 
@@ -111,8 +114,8 @@ def fetch(
     Args:
         repo_id: ``org/name``.
         revision: A branch, tag or full commit hash; the default branch where missing.
-        token: Of the user; ``None`` for the stored one, ``False`` for none.
-        cache_dir: Where downloads are kept; ``HF_HUB_CACHE`` where missing.
+        token: Access token of the user; ``None`` for the stored one, ``False`` for none.
+        cache_dir: Folder that downloads are kept in; ``HF_HUB_CACHE`` where missing.
         force_download: Fetch even what is in the cache.
         local_files_only: Make no request.
 
@@ -121,11 +124,11 @@ def fetch(
 
     Raises:
         ModelNotFoundError, AccessError, HubUnavailableError: the repository cannot be read.
-        UnsafeWeightsError: only pickled weights; they are not even fetched.
+        UnsafeWeightsError: all weights are pickled; they are not even fetched.
         CorruptModelError: files that are oversized, damaged, hostile or unlike their hashes.
     """
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
-    with _translated(repo_id, revision):
+    with _translated_errors(repo_id, revision):
         commit = (
             HfApi()
             .resolve_revision(
@@ -134,7 +137,7 @@ def fetch(
             .resolved
         )
         cached = {name: try_to_load_from_cache(repo_id, name, cache_dir=cache, revision=commit) for name in MODEL_FILES}
-        # Of the preprocessing the cache may also know that there is none.
+        # The cache may also know that a model has no preprocessing.
         known = all(isinstance(cached[name], str) for name in (CONFIG, WEIGHTS)) and cached[PREPROCESSOR] is not None
         if force_download or not known:
             if local_files_only:
@@ -147,7 +150,7 @@ def fetch(
                     cached[name] = hf_hub_download(
                         repo_id, name, revision=commit, token=token, cache_dir=cache, force_download=force_download
                     )
-                except RemoteEntryNotFoundError:  # which the cache remembers
+                except RemoteEntryNotFoundError:  # the cache remembers that there is no such file
                     if name in listed:
                         raise
     paths = {name: Path(path).resolve() for name, path in cached.items() if isinstance(path, str)}
@@ -189,24 +192,24 @@ def open_model(
 
 
 def fetch_documents(repo_id: str, commit: str, *, token: str | bool | None = None) -> dict[str, bytes]:
-    """What goes with a model: its card, results and figures, those that are there.
+    """The documents that go with a model, those that are there: its card, and what was measured of it.
 
     Args:
         repo_id: ``org/name``.
-        commit: Full hash.
-        token: Of the user; ``None`` for the stored one, ``False`` for none.
+        commit: Full hash of the commit.
+        token: Access token of the user; ``None`` for the stored one, ``False`` for none.
 
     Returns:
-        Content by name; none leads out of a folder, and none is larger than such files are.
+        Content by name; no name leads out of a folder, and no file is larger than such files are.
 
     Raises:
         AccessError, HubUnavailableError: the repository cannot be read.
         CorruptModelError: a file that is oversized or unlike its hash.
     """
-    with _translated(repo_id, commit):
+    with _translated_errors(repo_id, commit):
         sizes = _listing(repo_id, commit, token)
-        results = sorted(name for name in sizes if fnmatch(name, ".eval_results/*.yaml"))[:_MOST_RESULTS]
-        names = [check_name(name) for name in (*DOCUMENTS, *results) if name in sizes]
+        kinds = (sorted(name for name in sizes if fnmatch(name, kind))[:_MOST_DOCUMENTS] for kind in _DOCUMENTS)
+        names = [check_name(name) for names in kinds for name in names]
         for name in names:
             if sizes[name] > LARGEST_DOCUMENT:
                 raise CorruptModelError(
@@ -232,15 +235,15 @@ def push(
     create_pr: bool = False,
     overwrite_card: bool = False,
 ) -> Pushed:
-    """Add files to a repository in one commit; readers see the old revision or the new one, never a mix.
+    """Add files to a repository in one commit, so that readers see the old revision or the new one, never a mix.
 
     Args:
-        repo_id: ``org/name``; made where it does not exist.
-        files: Content, or path, by name in the repository; ``None`` removes what may be there from another model.
-        message: Of the commit.
+        repo_id: ``org/name``; the repository is made where it does not exist.
+        files: Content, or path, by name in the repository; ``None`` removes a file that another model may have left.
+        message: Message of the commit.
         private: Whether a repository that is made is private.
-        token: Of the user; ``None`` for the stored one.
-        branch: Made where it does not exist; the default branch where missing.
+        token: Access token of the user; ``None`` for the stored one.
+        branch: Branch, which is made where it does not exist; the default branch where missing.
         create_pr: Open a pull request instead.
         overwrite_card: Replace a ``README.md`` that was written by hand, too.
 
@@ -249,7 +252,7 @@ def push(
         PushConflictError: somebody else committed meanwhile; nothing was committed.
     """
     api = HfApi(token=token)
-    with _translated(repo_id, branch):
+    with _translated_errors(repo_id, branch):
         api.create_repo(repo_id, private=private, exist_ok=True)
         if branch is not None:
             api.create_branch(repo_id, branch=branch, exist_ok=True)
@@ -257,8 +260,10 @@ def push(
         head = info.sha
         present = {file.rfilename for file in info.siblings or []}
         kept = README in files and README in present and not overwrite_card and _is_by_hand(repo_id, head, token)
+        # The folder of what was measured is of one model: what is not in the new one goes.
+        stale = {name: None for name in sorted(present) if name.startswith(f"{EVALUATION}/")}
         changes: list[CommitOperationAdd | CommitOperationDelete] = []
-        for name, content in files.items():
+        for name, content in {**stale, **files}.items():
             if name == README and kept:
                 continue
             if content is not None:
@@ -280,9 +285,10 @@ def check_login(token: str | bool | None = None) -> None:
     """Check that the Hub is there and knows the token, before hours of work for it.
 
     Raises:
-        AccessError, HubUnavailableError: it is not, or does not.
+        AccessError: the Hub does not know the token.
+        HubUnavailableError: the Hub cannot be reached.
     """
-    with _translated("the account", None):
+    with _translated_errors("the account", None):
         HfApi().whoami(token=token)
 
 
@@ -318,8 +324,8 @@ def _listing(repo_id: str, commit: str, token: str | bool | None) -> dict[str, i
 
 
 @contextmanager
-def _translated(repo_id: str, revision: str | None) -> Iterator[None]:
-    """Errors of the client as this package's, one line each."""
+def _translated_errors(repo_id: str, revision: str | None) -> Iterator[None]:
+    """Raise errors of the client as errors of this package, one line each."""
     where = constants.ENDPOINT
     try:
         yield
@@ -335,25 +341,25 @@ def _translated(repo_id: str, revision: str | None) -> Iterator[None]:
     except RemoteEntryNotFoundError as error:
         raise ModelNotFoundError(f"{repo_id} lacks a file: {brief(error)}") from error
     except HfHubHTTPError as error:
-        raise _of_status(repo_id, error) from error
+        raise _error_of_status(repo_id, error) from error
     except (LocalTokenNotFoundError, HFValidationError) as error:
         kind = AccessError if isinstance(error, LocalTokenNotFoundError) else ModelNotFoundError
         raise kind(brief(error)) from error
     except (RevisionResolutionError, LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
         if isinstance(error.__cause__, HfHubHTTPError):
-            raise _of_status(repo_id, error.__cause__) from error
+            raise _error_of_status(repo_id, error.__cause__) from error
         at = f" at {revision}" if revision else ""
         raise HubUnavailableError(f"{repo_id}{at} is not in the cache, and {where} was not reached or asked") from error
     except (_TransportError, OSError, RuntimeError, ValueError) as error:
         if isinstance(error, OSError) and error.errno is not None and not isinstance(error, ConnectionError):
-            error.filename = error.filename or constants.HF_HUB_CACHE  # a full disk does not say which
-            raise  # not the network
+            error.filename = error.filename or constants.HF_HUB_CACHE  # the error of a full disk does not name the file
+            raise  # the error is the disk's, and not the network's
         raise HubUnavailableError(
             f"the connection to {where} failed while {repo_id} was used ({type(error).__name__}: {brief(error)})"
         ) from error
 
 
-def _of_status(repo_id: str, error: HfHubHTTPError) -> HubError:
+def _error_of_status(repo_id: str, error: HfHubHTTPError) -> HubError:
     status = error.response.status_code
     where = constants.ENDPOINT
     if status == 401:

@@ -1,4 +1,4 @@
-"""What the weights of a configuration must be, known without allocating any of them."""
+"""Names, shapes and dtypes that a configuration's weights must have, known without allocating any of them."""
 
 import math
 
@@ -12,8 +12,8 @@ from gmje_hub.folder import CONFIG, LARGEST_HEADER, ModelFiles, brief
 
 __all__ = ["check_weights", "largest_file", "mismatch_of", "not_finite"]
 
-# As safetensors writes them, and as torch does.
-_DTYPES = {
+# The names of dtypes in safetensors, and the same dtypes in torch.
+DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
     "F16": torch.float16,
@@ -25,17 +25,17 @@ _DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_Described = dict[str, tuple[torch.dtype, tuple[int, ...]]]
+Described = dict[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 def check_weights(files: ModelFiles) -> None:
     """Check that the header of the weights is that of the configuration's model; nothing of its size is allocated.
 
     Raises:
-        CorruptModelError: names, shapes or dtypes that differ, or a configuration that builds nothing.
+        CorruptModelError: names, shapes or dtypes differ, or the configuration builds no model.
     """
     expected = _expected(files.config, str(files.weights))
-    found = {name: (_DTYPES[info.dtype], info.shape) for name, info in files.tensors.items()}
+    found = {name: (DTYPES[info.dtype], info.shape) for name, info in files.tensors.items()}
     if mismatch := _mismatch(found, expected):
         raise CorruptModelError(f"{files.weights} does not fit {CONFIG}: {mismatch}")
 
@@ -44,11 +44,11 @@ def largest_file(config: GMJEConfig, place: str) -> int:
     """Most bytes that the weights of a configuration's model take, so that no more need be fetched.
 
     Args:
-        config: Of the model.
-        place: Where it comes from, for the message.
+        config: Configuration of the model.
+        place: Name of the model's folder or repository, for the message.
 
     Raises:
-        CorruptModelError: a configuration that builds nothing.
+        CorruptModelError: the configuration builds no model.
 
     Examples:
         >>> config = GMJEConfig(backbone="smallconv", dim=8, hidden=16, criterion="gje")
@@ -60,22 +60,22 @@ def largest_file(config: GMJEConfig, place: str) -> int:
 
 
 def mismatch_of(state: dict[str, Tensor], config: GMJEConfig) -> str:
-    """What keeps a state from being loaded into a configuration's model; empty where nothing does."""
+    """Text that says why a state cannot be loaded into a configuration's model; empty where it can."""
     return _mismatch(_described(state), _expected(config, "a state"))
 
 
 def not_finite(state: dict[str, Tensor]) -> str:
-    """Which tensors hold NaN or infinity; empty where none does."""
+    """Text that names the tensors with NaN or infinity; empty where all numbers are finite."""
     floating = ((key, value) for key, value in state.items() if value.is_floating_point())
-    return _first([f"{key} holds NaN or infinity" for key, value in floating if not torch.isfinite(value).all()])
+    return _list_some([f"{key} holds NaN or infinity" for key, value in floating if not torch.isfinite(value).all()])
 
 
-def _described(state: dict[str, Tensor]) -> _Described:
+def _described(state: dict[str, Tensor]) -> Described:
     return {key: (value.dtype, tuple(value.shape)) for key, value in state.items()}
 
 
-def _expected(config: GMJEConfig, place: str) -> _Described:
-    """Of every tensor that the model of a configuration has; none is allocated."""
+def _expected(config: GMJEConfig, place: str) -> Described:
+    """Dtype and shape of every tensor in the model of a configuration; no tensor is allocated."""
     try:
         with torch.device("meta"):
             return _described(gmje_core.JointEmbeddingModel(config).state_dict())
@@ -83,17 +83,17 @@ def _expected(config: GMJEConfig, place: str) -> _Described:
         raise CorruptModelError(f"{CONFIG} beside {place} builds no model: {brief(error)}") from error
 
 
-def _mismatch(found: _Described, expected: _Described) -> str:
-    """What keeps a state from being loaded: names, shapes, dtypes; empty where nothing does."""
+def _mismatch(found: Described, expected: Described) -> str:
+    """Text that says how names, shapes and dtypes differ; empty where they agree."""
     problems = [f"missing {key}" for key in expected.keys() - found.keys()]
     problems += [f"unexpected {key}" for key in found.keys() - expected.keys()]
     for key in expected.keys() & found.keys():
         if found[key] != expected[key]:
             (dtype, shape), (right_dtype, right_shape) = found[key], expected[key]
             problems.append(f"{key} is {dtype} {shape} instead of {right_dtype} {right_shape}")
-    return _first(problems)
+    return _list_some(problems)
 
 
-def _first(problems: list[str]) -> str:
+def _list_some(problems: list[str]) -> str:
     more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
     return "; ".join(sorted(problems)[:3]) + more

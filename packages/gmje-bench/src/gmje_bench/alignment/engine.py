@@ -1,8 +1,9 @@
-"""The alignment benchmark: every rival on every task, measured against the truth and against the truth's own noise."""
+"""The alignment benchmark measures every rival on every task against the truth and against the truth's own noise."""
 
 import multiprocessing
 import signal
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -47,9 +48,6 @@ __all__ = [
 #: The name under which the truth is measured against itself.
 TRUTH = "truth"
 
-_HELD_OUT, _PAIRS = PROTOCOL.held_out_pairs, PROTOCOL.distance_pairs
-_MODES = PROTOCOL.mode_contexts, PROTOCOL.mode_samples
-_RANKS = PROTOCOL.calibration_pairs, PROTOCOL.calibration_samples
 _MOMENTS = 100_000
 # Samples in a panel of the picture, and contexts at which the mean of a one-dimensional target is drawn.
 _SHOWN, _CURVE = 2000, 200
@@ -69,11 +67,11 @@ class Picture(NamedTuple):
     """What a row of the figure shows.
 
     Attributes:
-        task: Its name.
-        context: ``(n, d_c)``, of the samples.
-        samples: By method, the truth first: ``(n, d_t)``.
-        curve: ``(m, d_c)``, contexts of the means.
-        means: By method: ``(m, d_t)``.
+        task: The name of the task.
+        context: ``(n, d_c)``, the contexts of the samples.
+        samples: Samples ``(n, d_t)`` by method, the truth first.
+        curve: ``(m, d_c)``, the contexts of the means.
+        means: Conditional means ``(m, d_t)`` by method.
     """
 
     task: str
@@ -83,14 +81,14 @@ class Picture(NamedTuple):
     means: dict[str, Tensor]
 
     def tensors(self) -> dict[str, Tensor]:
-        """All of it but the name, by names for a file."""
+        """Everything but the name of the task, as named tensors for a file."""
         named = {f"samples.{name}": z for name, z in self.samples.items()}
         named |= {f"means.{name}": z for name, z in self.means.items()}
         return {"context": self.context, "curve": self.curve, **named}
 
     @classmethod
     def from_tensors(cls, task: str, tensors: dict[str, Tensor]) -> "Picture":
-        """What :meth:`tensors` gave."""
+        """Build the picture from what :meth:`tensors` gave."""
         samples, means = (
             {name.removeprefix(prefix): z for name, z in tensors.items() if name.startswith(prefix)}
             for prefix in ("samples.", "means.")
@@ -102,9 +100,9 @@ class Unit(NamedTuple):
     """What is run, recorded and resumed as a whole: every method on one task with one seed.
 
     Attributes:
-        task: Its name.
-        dim: Size that both views are lifted to; ``None`` for the task's own.
-        seed: Of a new training set, and of a new random mixture and rotation.
+        task: The name of the task.
+        dim: Size that both views are lifted to; ``None`` leaves the task's own size.
+        seed: Seed of the training set, of the random mixture and of the rotation.
     """
 
     task: str
@@ -113,11 +111,11 @@ class Unit(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a unit gave.
+    """The results of a unit.
 
     Attributes:
-        records: The truth's first, then one a method.
-        picture: Of a task in its own dimensions.
+        records: The record of the truth, then one for each method.
+        picture: What the figure shows of a task in its own dimensions; ``None`` for a lifted task.
     """
 
     records: list[AlignmentRecord]
@@ -134,8 +132,8 @@ def run(options: Synthetic, work: Sequence[Unit], jobs: int = 1) -> Iterator[Fou
 
     Args:
         options: What to run.
-        work: Of :func:`units`, what is left to do.
-        jobs: Units at a time, each in a process of one thread; the numbers do not depend on it.
+        work: The units that are left to do, from :func:`units`.
+        jobs: How many units run at a time, each in a process of one thread; the numbers do not depend on it.
 
     Yields:
         What was found, in the order of the work, as soon as it is known.
@@ -147,7 +145,7 @@ def run(options: Synthetic, work: Sequence[Unit], jobs: int = 1) -> Iterator[Fou
     if min(jobs, len(work)) <= 1:
         yield from map(_run_single_threaded, arguments)
         return
-    # Spawned: a forked child of a process that has used torch's threads may hang.
+    # Processes are spawned, because a forked child of a process that has used torch's threads may hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(work)), mp_context=context, initializer=_die_quietly) as pool:
         try:
@@ -165,12 +163,12 @@ def run(options: Synthetic, work: Sequence[Unit], jobs: int = 1) -> Iterator[Fou
 
 
 def _die_quietly() -> None:
-    """Ctrl-C reaches every process of a terminal: only the main one has something to say."""
+    """End without a traceback at Ctrl-C, which reaches every process of a terminal; the main process says why."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _run_single_threaded(work: tuple[Synthetic, Unit]) -> Found:
-    """One thread, because networks this small gain nothing from more, and sums then never change their order."""
+    """Run a unit on one thread: networks this small gain nothing from more, and sums then keep their order."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -201,11 +199,22 @@ def _run_unit(options: Synthetic, unit: Unit) -> Found:
         except GMJEError as error:
             record.status, record.error = "failed", " ".join(f"{type(error).__name__}: {error}".split())
         records.append(record)
-    return Found(records, judge.picture(unit.task, fitted) if unit.dim is None else None)
+    return Found(records, _picture(judge, unit, fitted))
+
+
+def _picture(judge: "_Judge", unit: Unit, fitted: dict[str, Asked]) -> Picture | None:
+    """The picture of a task in its own dimensions; where it cannot be made, a warning says so."""
+    if unit.dim is not None:
+        return None
+    try:
+        return judge.picture(unit.task, fitted)
+    except Exception as error:
+        warnings.warn(f"{unit.task} seed {unit.seed} has no picture ({type(error).__name__}: {error})", stacklevel=2)
+        return None
 
 
 def describe(record: AlignmentRecord) -> str:
-    """A line about a record.
+    """Describe a record in one line.
 
     Examples:
         >>> describe(AlignmentRecord(task="ring", dim=16, method="gje", seed=0, status="failed", error="no"))
@@ -218,15 +227,15 @@ def describe(record: AlignmentRecord) -> str:
 
 
 def evaluate(truth: Truth, conditional: Conditional, seed: int = 0) -> dict[str, float]:
-    """All metrics of a fitted conditional against the truth, on pairs that no fit has seen.
+    """Measure a fitted conditional against the truth, on pairs that no fit has seen.
 
     Args:
         truth: The task.
         conditional: What was fitted.
-        seed: Of the held-out pairs and of all samples.
+        seed: Seed of the held-out pairs and of all samples.
 
     Returns:
-        By the names of :data:`gmje_bench.runs.METRICS`, without the theory.
+        Values by the names of :data:`gmje_bench.runs.METRICS`, without the theory.
 
     Examples:
         >>> truth = make_truth("crossing")
@@ -239,14 +248,14 @@ def evaluate(truth: Truth, conditional: Conditional, seed: int = 0) -> dict[str,
 
 
 def theory(truth: Truth, seed: int = 0) -> dict[str, float]:
-    """KL that MSE regression and GJE approach with unlimited data and capacity, nats.
+    """The KL in nats that MSE regression and GJE approach with unlimited data and capacity.
 
     Args:
         truth: The task.
-        seed: Of the pairs over which expectations are taken.
+        seed: Seed of the pairs over which expectations are taken.
 
     Returns:
-        By method, ``"mse"`` and ``"gje"``.
+        Values by method, ``"mse"`` and ``"gje"``.
 
     Examples:
         >>> {name: round(kl, 1) for name, kl in theory(make_truth("crossing")).items()}
@@ -256,14 +265,14 @@ def theory(truth: Truth, seed: int = 0) -> dict[str, float]:
 
 
 class _Judge:
-    """A truth with its held-out pairs and reference samples: common to all methods, so that they compare."""
+    """A truth with held-out pairs and reference samples, the same for all methods so that their numbers compare."""
 
     def __init__(self, truth: Truth, seed: int) -> None:
         self.truth, self.seed = truth, seed
-        # Rounded to what models see, so that truth and model judge the same numbers.
-        self.context, self.target = (z.float() for z in truth.sample(_HELD_OUT, _generator(seed, 2)))
+        # Pairs are rounded to what models see, so that truth and model judge the same numbers.
+        self.context, self.target = (z.float() for z in truth.sample(PROTOCOL.held_out_pairs, _generator(seed, 2)))
         self.log_prob = truth.log_prob(self.target, self.context)
-        contexts, samples = _MODES
+        contexts, samples = PROTOCOL.mode_contexts, PROTOCOL.mode_samples
         self.centers = truth.project(truth.modes(self.context[:contexts]))
         self.reference = truth.project(truth.sample_target(self.context[:contexts], samples, _generator(seed, 3)))
 
@@ -281,7 +290,7 @@ class _Judge:
 
     def measure(self, conditional: Conditional) -> dict[str, float]:
         kl, error = conditional_kl(self.log_prob, conditional.log_prob(self.target, self.context))
-        rows, count = _RANKS
+        rows, count = PROTOCOL.calibration_pairs, PROTOCOL.calibration_samples
         context, target = self.context[:rows], self.target[:rows]
         samples = conditional.sample_target(context, count, _generator(self.seed, 5))
         ranks = hpd_ranks(
@@ -295,8 +304,8 @@ class _Judge:
         }
 
     def floor(self) -> dict[str, float]:
-        """The same, of the truth; its ranks are uniform by definition and not worth its slow densities."""
-        ranks = torch.rand(_RANKS[0], generator=_generator(self.seed, 6))
+        """Measure the truth itself; its ranks are uniform by definition, so its slow densities are not evaluated."""
+        ranks = torch.rand(PROTOCOL.calibration_pairs, generator=_generator(self.seed, 6))
         return {"kl": 0.0, "kl_standard_error": 0.0, "hpd": uniformity_error(ranks), **self._shared(self.truth)}
 
     def picture(self, task: str, fitted: dict[str, Asked]) -> Picture:
@@ -314,14 +323,16 @@ class _Judge:
 
     def _shared(self, asked: Asked) -> dict[str, float]:
         generator = _generator(self.seed, 7)
-        masses = mode_masses(self.centers, self.reference, self._samples(asked, *_MODES, generator))
-        rows, count = _RANKS
+        samples = self._samples(asked, PROTOCOL.mode_contexts, PROTOCOL.mode_samples, generator)
+        masses = mode_masses(self.centers, self.reference, samples)
+        rows, count = PROTOCOL.calibration_pairs, PROTOCOL.calibration_samples
         ranks = pit_values(
             self.truth.project(self.target[:rows]), self._samples(asked, rows, count, generator), generator
         )
-        # Contexts of the two clouds differ, as in two independent samples of pairs.
-        first, second = self.context[:_PAIRS], self.context[_PAIRS : 2 * _PAIRS]
-        truth_pairs = torch.cat([first, self.target[:_PAIRS]], dim=1).double()
+        # The two clouds have different contexts, as two independent samples of pairs have.
+        pairs = PROTOCOL.distance_pairs
+        first, second = self.context[:pairs], self.context[pairs : 2 * pairs]
+        truth_pairs = torch.cat([first, self.target[:pairs]], dim=1).double()
         model_pairs = torch.cat([second.double(), asked.sample_target(second, 1, generator)[0].double()], dim=1)
         return {
             "energy": energy_distance(truth_pairs, model_pairs),
@@ -336,5 +347,5 @@ class _Judge:
 
 
 def _generator(seed: int, stream: int) -> Generator:
-    """Independent streams of one seed: training, held-out pairs, and so on."""
+    """A generator for one of the independent streams of a seed: training, held-out pairs, and so on."""
     return torch.Generator().manual_seed(1000 * seed + stream)

@@ -1,4 +1,4 @@
-"""The picture: the truth and every method side by side, a row a task."""
+"""The picture shows the truth and every method side by side, with one row for each task."""
 
 from pathlib import Path
 
@@ -9,11 +9,12 @@ from torch import Tensor
 from gmje_bench.alignment.engine import TRUTH, Picture
 from gmje_bench.alignment.rivals import RIVALS
 from gmje_bench.alignment.tasks import TASKS
-from gmje_bench.runs import AlignmentRecord, write_atomic
+from gmje_bench.report.figures import save_png
+from gmje_bench.runs import AlignmentRecord
 
 __all__ = ["draw_alignment"]
 
-# Okabe and Ito's palette: told apart by the colour-blind.
+# These are colours of Okabe and Ito, which colour-blind readers can tell apart.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
 _LINE = "#D55E00"
 
@@ -25,9 +26,9 @@ def draw_alignment(pictures: list[Picture], records: list[AlignmentRecord], path
     contexts, a colour each. What MSE regression predicts is the line, or the crosses.
 
     Args:
-        pictures: One a row.
-        records: Of the same tasks and seed, for the KL above each panel.
-        path: A PNG file.
+        pictures: The rows of the figure.
+        records: Records of the same tasks and seed, for the KL above each panel.
+        path: The PNG file to write.
     """
     columns = list(dict.fromkeys(name for picture in pictures for name in picture.samples))
     figure = Figure(figsize=(2.5 * len(columns) + 0.6, 2.35 * len(pictures) + 0.9), layout="constrained")
@@ -53,7 +54,7 @@ def draw_alignment(pictures: list[Picture], records: list[AlignmentRecord], path
         "line and crosses: what MSE regression predicts; with two target dimensions, a colour is a context",
         size=11,
     )
-    write_atomic(path, lambda stream: figure.savefig(stream, format="png", dpi=130))
+    save_png(figure, path, dpi=130)
 
 
 def _panel(axes: Axes, picture: Picture, name: str) -> None:
@@ -71,7 +72,7 @@ def _panel(axes: Axes, picture: Picture, name: str) -> None:
 
 
 def _limits(picture: Picture) -> list[tuple[float, float]]:
-    """Limits common to a row, from the truth: a wide blob may leave the panel."""
+    """The limits of all panels of a row; they come from the truth, so samples of a wide density may lie outside."""
     samples = picture.samples[TRUTH]
     points = [picture.context[:, 0], samples[:, 0]] if samples.shape[1] == 1 else [samples[:, 0], samples[:, 1]]
     return [_padded(values) for values in points]

@@ -1,4 +1,4 @@
-r"""How far a conditional is from the truth: pure functions of log-probabilities and samples.
+r"""Measures of how far a conditional is from the truth, as pure functions of log-probabilities and samples.
 
 Every one is 0 (mode recall: 1) for a perfect model up to sampling noise; the noise is what the truth scores against
 itself.
@@ -36,11 +36,12 @@ def conditional_kl(truth_log_prob: Tensor, model_log_prob: Tensor) -> tuple[floa
     .. math:: \mathbb E_{z_c, z_t}\left[\log p(z_t \mid z_c) - \log q(z_t \mid z_c)\right]
 
     Args:
-        truth_log_prob: ``(n,)``, of the truth's held-out pairs.
-        model_log_prob: ``(n,)``, of the same pairs.
+        truth_log_prob: ``(n,)``, log-densities under the truth of held-out pairs.
+        model_log_prob: ``(n,)``, log-densities of the same pairs under the model.
 
     Returns:
-        The estimate and its standard error, nats. The pairs are common, so the error is that of the difference.
+        The estimate and its standard error, nats; both densities see the same pairs, so the error is that of the
+        difference.
 
     Examples:
         >>> conditional_kl(torch.tensor([1.0, 2.0, 3.0]), torch.tensor([0.5, 1.5, 2.5]))
@@ -59,8 +60,8 @@ def gaussian_kl(truth_log_prob: Tensor, residuals: Tensor, covariance: Tensor | 
     terms are means over given pairs, so that a model measured on the same pairs shares their noise.
 
     Args:
-        truth_log_prob: ``(n,)``, of the truth's pairs.
-        residuals: ``(n, d_t)``, of the same pairs.
+        truth_log_prob: ``(n,)``, log-densities of pairs under the truth.
+        residuals: ``(n, d_t)``, the residuals of the same pairs.
         covariance: ``C``, ``(d_t, d_t)``; the second moment of these residuals where omitted.
 
     Returns:
@@ -105,11 +106,11 @@ def sliced_wasserstein(x: Tensor, y: Tensor, generator: Generator, directions: i
     Args:
         x: ``(n, d)``.
         y: ``(n, d)``, as many rows.
-        generator: Of the directions.
-        directions: Their number.
+        generator: The source of the random directions.
+        directions: The number of directions.
 
     Returns:
-        In units of the samples.
+        The distance in units of the samples.
 
     Examples:
         >>> x = torch.randn(100, 1)
@@ -127,10 +128,10 @@ class ModeMasses(NamedTuple):
 
     Attributes:
         truth: ``(n, M)``, share of the truth's samples nearest to each mode's centre.
-        model: ``(n, M)``, the model's.
+        model: ``(n, M)``, the same share of the model's samples.
         truth_near: ``(n, M)``, share of the truth's samples in the mode's ball: the ball around the centre that
             holds nine tenths of the truth's samples nearest to it.
-        model_near: ``(n, M)``, the model's.
+        model_near: ``(n, M)``, the same share of the model's samples.
     """
 
     truth: Tensor
@@ -143,7 +144,7 @@ def mode_masses(centers: Tensor, truth_samples: Tensor, model_samples: Tensor) -
     """Count samples of every context by the nearest of its modes.
 
     Args:
-        centers: ``(n, M, d)``; rows of NaN are no modes.
+        centers: ``(n, M, d)``, the centres of the modes; rows of NaN stand for no mode.
         truth_samples: ``(S, n, d)``.
         model_samples: ``(S', n, d)``.
 
@@ -183,7 +184,7 @@ def mode_recall(masses: ModeMasses) -> float:
     and yet fails.
 
     Args:
-        masses: Of :func:`mode_masses`.
+        masses: What :func:`mode_masses` gave.
 
     Returns:
         Between 0 and 1; all contexts' modes count alike.
@@ -204,9 +205,9 @@ def pit_values(target: Tensor, samples: Tensor, generator: Generator) -> Tensor:
     Uniform on [0, 1] where the model's conditional marginals are right (Dawid, 1984).
 
     Args:
-        target: ``(n, d)``, the truth's.
-        samples: ``(S, n, d)``, the model's at the same contexts.
-        generator: Spreads each rank over its cell, so that the values are continuous.
+        target: ``(n, d)``, targets of the truth.
+        samples: ``(S, n, d)``, samples of the model at the same contexts.
+        generator: The source of the numbers that spread each rank over its cell, so that the values are continuous.
 
     Returns:
         ``(n, d)``.
@@ -225,9 +226,9 @@ def hpd_ranks(target_log_prob: Tensor, sample_log_prob: Tensor, generator: Gener
     Uniform on [0, 1] where the conditional is right, in any dimension (Hyndman, 1996).
 
     Args:
-        target_log_prob: ``(n,)``, of the truth's targets under the model.
-        sample_log_prob: ``(S, n)``, of the model's samples at the same contexts, under the model.
-        generator: Spreads each rank over its cell.
+        target_log_prob: ``(n,)``, log-densities of the truth's targets under the model.
+        sample_log_prob: ``(S, n)``, log-densities of the model's own samples at the same contexts.
+        generator: The source of the numbers that spread each rank over its cell.
 
     Returns:
         ``(n,)``.

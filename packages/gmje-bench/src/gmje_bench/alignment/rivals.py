@@ -35,7 +35,7 @@ class Conditional:
     r"""A fitted conditional, asked as a truth is; :math:`z_t = \text{center} + A w` with a mixture of ``w``.
 
     Args:
-        posterior: Of contexts ``(n, d_c)``, to the mixture of ``w``, of batch shape ``(n,)``.
+        posterior: A function from contexts ``(n, d_c)`` to the mixture of ``w``, of batch shape ``(n,)``.
         affine: The centre ``(d_t,)`` and the invertible ``A``, ``(d_t, d_t)``, where the mixture is of whitened
             targets.
 
@@ -82,9 +82,9 @@ class Rival(NamedTuple):
     """One way to predict a target embedding.
 
     Attributes:
-        name: As the command line knows it.
-        title: For tables and figures.
-        fit: Of contexts ``(N, d_c)``, targets ``(N, d_t)``, epochs and a seed, to the conditional.
+        name: The name that the command line takes.
+        title: Words for tables and figures.
+        fit: A function from contexts ``(N, d_c)``, targets ``(N, d_t)``, epochs and a seed to the conditional.
     """
 
     name: str
@@ -93,10 +93,10 @@ class Rival(NamedTuple):
 
 
 def get_rival(name: str) -> Rival:
-    """The rival of a name.
+    """Look up a rival by its name.
 
     Raises:
-        OptionError: an unknown name.
+        OptionError: no rival has this name.
 
     Examples:
         >>> get_rival("gje").title
@@ -113,8 +113,8 @@ def fit_mse(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditio
     Args:
         context: ``(N, d_c)``.
         target: ``(N, d_t)``.
-        epochs: At most so many passes.
-        seed: Of the split, the network's start and the order of the pairs.
+        epochs: Largest number of passes over the pairs.
+        seed: Seed of the split, of the network's start and of the order of the pairs.
 
     Returns:
         The conditional: one Gaussian around the prediction. Its covariance is that of the pairs set aside.
@@ -162,7 +162,8 @@ def fit_gmje(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditi
             break
         density = JointEmbeddingMixture(components, max_iter=200, tol=1e-4, random_state=seed)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a density that could still gain is a density
+            # A mixture whose likelihood could still rise is good enough.
+            warnings.simplefilter("ignore", ConvergenceWarning)
             density.fit(context, target)
         bic = density.bic(context, target)
         if bic >= least:
@@ -250,7 +251,7 @@ def _train(
     return aside
 
 
-#: By name, in the order of tables and pictures.
+#: All rivals by name, in the order of tables and pictures.
 RIVALS: dict[str, Rival] = {
     rival.name: rival
     for rival in (

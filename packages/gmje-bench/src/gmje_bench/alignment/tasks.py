@@ -27,10 +27,10 @@ class Task(NamedTuple):
     """One task.
 
     Attributes:
-        name: As the command line knows it.
-        title: For tables and figures.
-        summary: What is hard about it.
-        make: Of a seed, to the truth; only the random mixture depends on it.
+        name: The name that the command line takes.
+        title: Words for tables and figures.
+        summary: What is hard about the task.
+        make: A function from a seed to the truth; only the random mixture depends on the seed.
         gaussian_mixture: Whether the joint is a Gaussian mixture.
         axes: Words for the axes of its picture, the first of the context where both views have one dimension, of
             the target otherwise.
@@ -47,11 +47,11 @@ class Task(NamedTuple):
 
 
 def make_truth(name: str, seed: int = 0, dim: int | None = None) -> Truth:
-    """The truth of a task.
+    """Make the truth of a task.
 
     Args:
         name: One of :data:`TASKS`.
-        seed: Of the random mixture's parameters and of the lifting's rotations.
+        seed: Seed of the parameters of the random mixture and of the rotations of lifted tasks.
         dim: Lift both views to so many dimensions; ``None`` leaves the task's own one or two.
 
     Raises:
@@ -174,7 +174,7 @@ def _band(seed: int) -> Truth:
 
 
 def _robot_arm(seed: int) -> Truth:
-    """Where the hand is gives the two joint angles, elbow up or down; both are measured with noise."""
+    """The place of the hand gives the two joint angles, elbow up or down; both are measured with noise."""
     first, second, deviations = 1.0, 0.8, (0.5, 1.0)
     shoulder, shoulder_weights = _normal_nodes(0.0, deviations[0], 100)
     elbow, elbow_weights = _normal_nodes(0.0, deviations[1], 135)
@@ -237,7 +237,7 @@ def _normal_nodes(mean: float, deviation: float, count: int) -> tuple[Tensor, Te
     return mean + deviation * places, (-0.5 * places.square()).log_softmax(dim=0)
 
 
-#: By name, in the order of tables and pictures.
+#: All tasks by name, in the order of tables and pictures.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (

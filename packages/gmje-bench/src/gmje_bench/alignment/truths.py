@@ -29,7 +29,7 @@ class Truth(ABC):
     a model of itself, by the same calls.
 
     Args:
-        name: As the command line knows it.
+        name: The name that the command line takes.
         context_dim: ``d_c``.
         target_dim: ``d_t``.
     """
@@ -67,7 +67,7 @@ class Truth(ABC):
 
         Args:
             context: ``(n, d_c)``.
-            count: Draws ``S`` of each.
+            count: The number of draws ``S`` for each context.
             generator: Source of all randomness.
 
         Returns:
@@ -141,10 +141,10 @@ class BranchTruth(_MixtureTruth):
     """A context of any distribution, and a target that is a Gaussian mixture given it: exact in closed form.
 
     Args:
-        name: As the command line knows it.
+        name: The name that the command line takes.
         context_dim: ``d_c``.
-        draw_context: Of a count and a generator, to ``(n, d_c)``.
-        conditional: Of contexts ``(n, d_c)``, to the mixture of batch shape ``(n,)`` of the target.
+        draw_context: A function from a count and a generator to contexts ``(n, d_c)``.
+        conditional: A function from contexts ``(n, d_c)`` to the mixture of the target, of batch shape ``(n,)``.
 
     Examples:
         >>> def conditional(context):                       # one branch, y = x, with variance 0.01
@@ -190,13 +190,13 @@ class LatentTruth(_MixtureTruth):
     mixture with a component a node.
 
     Args:
-        name: As the command line knows it.
-        draw_latent: Of a count and a generator, to ``(n, d_u)``: the continuous latent, not the nodes.
-        maps: ``f`` and ``g``, of latents ``(n, d_u)``, to ``(n, d_c)`` and ``(n, d_t)``.
-        nodes: ``(N, d_u)`` of the quadrature.
-        log_weights: ``(N,)``, of the nodes, the density of the latent included.
+        name: The name that the command line takes.
+        draw_latent: A function from a count and a generator to ``(n, d_u)``: the continuous latent, not the nodes.
+        maps: The functions ``f`` and ``g`` from latents ``(n, d_u)`` to ``(n, d_c)`` and ``(n, d_t)``.
+        nodes: ``(N, d_u)``, the nodes of the quadrature.
+        log_weights: ``(N,)``, log-weights of the nodes, which include the density of the latent.
         noise: Standard deviations :math:`\sigma_c` and :math:`\sigma_t`.
-        branches: Of contexts ``(n, d_c)``, to centres ``(n, M, d_t)``; needed where the target has several
+        branches: A function from contexts ``(n, d_c)`` to centres ``(n, M, d_t)``; needed where the target has several
             dimensions.
     """
 
@@ -245,7 +245,7 @@ class LatentTruth(_MixtureTruth):
 
 
 class LiftedTruth(Truth):
-    r"""A truth in more dimensions: each view padded with Gaussian noise, then rotated at random.
+    r"""A truth in more dimensions, where each view is padded with Gaussian noise and then rotated at random.
 
     The padding is independent of everything, so the conditional stays exact:
     :math:`\log p(z_t \mid z_c) = \log p(R_t^\top z_t \mid R_c^\top z_c)_{\text{first dims}} + \log N(\text{padding})`.
@@ -254,7 +254,7 @@ class LiftedTruth(Truth):
         base: The truth to lift.
         dim: Size of both views afterwards.
         noise: Standard deviation of the padding.
-        seed: Of the rotations.
+        seed: Seed of the rotations.
 
     Raises:
         ValueError: ``dim`` below a size of the base.
@@ -313,12 +313,12 @@ class LiftedTruth(Truth):
 
 @contextmanager
 def seeded(generator: Generator) -> Iterator[None]:
-    """Draw from torch's global source as if it were the generator, and leave it as it was.
+    """Draw from torch's global random source as if it were the generator, and restore it afterwards.
 
     ``torch.distributions`` take no generator.
 
     Args:
-        generator: Advanced by one draw.
+        generator: The generator, which one draw advances.
 
     Examples:
         >>> with seeded(torch.Generator().manual_seed(0)):

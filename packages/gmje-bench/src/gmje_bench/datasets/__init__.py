@@ -1,4 +1,4 @@
-"""Datasets by name: embedded, torchvision's, the Hub's, Parquet files and image folders, all with one face.
+"""Datasets by name: embedded, torchvision's, the Hub's, Parquet files and image folders share one interface.
 
 Listing and checking names imports nothing heavy; loading does.
 """
@@ -38,8 +38,8 @@ class DatasetInfo(NamedTuple):
     """A line of ``list``.
 
     Args:
-        name: What ``--dataset`` takes; ``PATH`` and ``NAME`` stand for the user's own.
-        summary: One line.
+        name: What ``--dataset`` takes; the user puts a path or a name in place of ``PATH`` and ``NAME``.
+        summary: What the dataset is, in one line.
         needs_network: Whether it must be fetched the first time.
     """
 
@@ -76,7 +76,7 @@ def check_name(spec: str) -> None:
     """Check that ``spec`` names a dataset; whether it is there shows at loading.
 
     Raises:
-        DatasetError: it does not; the text has the closest name.
+        DatasetError: there is no such dataset; the message names the closest one.
 
     Examples:
         >>> check_name("imagefolder:~/images")
@@ -104,7 +104,7 @@ def default_root() -> Path:
 def load_dataset(
     spec: str, *, image_size: int | None = None, limit: int | None = None, root: Path | None = None
 ) -> "ImageData":
-    """A dataset by name.
+    """Load a dataset by its name.
 
     Images of folders and tables are decoded to RGB squares: the short side resized (antialiased), the centre cropped.
     Squares of at most 96 pixels (judged by the first image) keep their size, other images are stored at 8/7 of
@@ -115,7 +115,7 @@ def load_dataset(
         spec: A name of :data:`DATASETS`.
         image_size: Side in pixels that networks see; ``None`` for the images' own, or 224 for image folders and for
             tables of large images.
-        limit: At most so many training images, balanced over classes, and the same share of the test images.
+        limit: Largest number of training images, balanced over classes; the same share of the test images is kept.
         root: Folder of downloaded sets; ``None`` for :func:`default_root`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The one face of every dataset: two splits of images that are read in batches of given indices.
+"""The interface that all datasets share: two splits of images that are read in batches of given indices.
 
 Where the images come from, memory or files, is the business of an :class:`ImageSource`; what a split adds is labels.
 """
@@ -26,7 +26,7 @@ class ImageSource(Protocol):
         ...
 
     def batches(self, position_batches: Sequence[Tensor], workers: int) -> Iterator[Tensor]:
-        """The same for many batches, in order, read by ``workers`` other processes if there are any."""
+        """Read many batches in order, by ``workers`` other processes if there are any."""
         ...
 
 
@@ -45,7 +45,7 @@ class ResidentImages:
         return self.images[positions]
 
     def batches(self, position_batches: Sequence[Tensor], workers: int = 0) -> Iterator[Tensor]:
-        """Rows in turn; other processes would only slow it down, so ``workers`` changes nothing."""
+        """Copy batch after batch; other processes would only be slower, so ``workers`` changes nothing."""
         return (self.images[positions] for positions in position_batches)
 
 
@@ -83,7 +83,7 @@ class Split:
 
     @classmethod
     def whole(cls, source: ImageSource, labels: Tensor) -> "Split":
-        """All images of a source, in its order."""
+        """A split of all images of a source, in the order of the source."""
         return cls(source, labels, torch.arange(len(labels)))
 
     @property
@@ -129,9 +129,9 @@ class ImageData:
     """A dataset ready to use.
 
     Args:
-        name: As the user gave it; of an alias, the name it stands for.
+        name: The name that the user gave; for an alias, the name that it stands for.
         train: The only split that anything is fitted or chosen on.
-        test: What is reported.
+        test: The split that results are reported on.
         classes: Names, in label order.
         channels: 1 or 3.
         image_size: Side in pixels that networks see; stored images may be larger, or smaller.
@@ -175,13 +175,13 @@ def check_classes(name: str, train: Tensor, test: Tensor, classes: Sequence[str]
     """Check that both splits hold images and that every class of the test split is trained on.
 
     Args:
-        name: For the message.
+        name: The name of the dataset, for the message.
         train: int64 ``(N,)``, labels.
         test: int64 ``(M,)``, labels.
         classes: Names in label order.
 
     Raises:
-        DatasetError: one of them does not hold.
+        DatasetError: a split is empty, or a class of the test split is not in the training split.
     """
     for split, labels in (("training", train), ("test", test)):
         if not len(labels):

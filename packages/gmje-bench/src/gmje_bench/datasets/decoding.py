@@ -1,4 +1,4 @@
-"""Encoded images of any size, decoded when they are asked for, in this process or by others.
+"""Encoded images of any size are decoded when they are asked for, in this process or by others.
 
 Every image becomes an RGB square of one size, so that batches can be stacked.
 """
@@ -21,7 +21,7 @@ from gmje_bench.errors import DatasetError
 
 __all__ = ["DEFAULT_SIZE", "LazyImages", "decode", "native_side", "resident", "square"]
 
-#: Side in pixels that networks see of images that have no common size.
+#: Images without a common size are shown to networks as squares of this side, in pixels.
 DEFAULT_SIZE = 224
 _SMALL_SIDE = 96
 _RESIDENT_BYTES = 2 * 2**30
@@ -43,7 +43,7 @@ class LazyImages:
     """Images decoded when they are asked for.
 
     Args:
-        reader: Gives encoded images.
+        reader: What gives the encoded images.
         side: Every image becomes a square of this many pixels, see :func:`square`.
     """
 
@@ -64,7 +64,7 @@ class LazyImages:
             batch_size=None,
             num_workers=workers,
             prefetch_factor=_PREFETCH,
-            generator=torch.Generator(),  # its own: loading leaves the global random state alone
+            generator=torch.Generator(),  # A generator of its own leaves the global random state alone.
         )
         for batch in loader:
             if isinstance(batch, str):
@@ -95,11 +95,11 @@ def decode(source: bytes | Path, what: str, side: int) -> Tensor:
 
     Args:
         source: The file, or its content.
-        what: Names the image in a message.
-        side: In pixels.
+        what: Words that name the image in a message.
+        side: Side of the square in pixels.
 
     Raises:
-        DatasetError: it cannot be read or is damaged.
+        DatasetError: the image cannot be read or is damaged.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -114,8 +114,8 @@ def square(image: Image.Image, side: int) -> Tensor:
     """RGB, the short side resized to ``side`` (bilinear, antialiased), the centre cropped.
 
     Args:
-        image: Of any mode and size.
-        side: In pixels.
+        image: An image of any mode and size.
+        side: Side of the square in pixels.
 
     Returns:
         uint8 ``(3, side, side)``.
@@ -132,10 +132,10 @@ def square(image: Image.Image, side: int) -> Tensor:
 
 
 def native_side(source: bytes | Path, what: str) -> int | None:
-    """Side of a square image of at most 96 pixels, ``None`` of others; only the header is read.
+    """The side of a square image of at most 96 pixels, ``None`` for other images; only the header is read.
 
     Raises:
-        DatasetError: it cannot be read.
+        DatasetError: the image cannot be read.
     """
     try:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
@@ -146,7 +146,7 @@ def native_side(source: bytes | Path, what: str) -> int | None:
 
 
 def resident(data: ImageData) -> ImageData:
-    """The same data, decoded into memory once where images are stored at 96 pixels or less and fit into 2 GiB."""
+    """Decode images into memory once, where they are stored at 96 pixels or less and fit into 2 GiB."""
     splits = (data.train, data.test)
     sources = [split.source for split in splits]
     if not all(isinstance(source, LazyImages) and source.side <= _SMALL_SIDE for source in sources):

@@ -30,12 +30,12 @@ def load(name: str, path: Path, image_size: int | None) -> ImageData:
     The fingerprint covers the relative paths and the sizes in bytes, not the pixels.
 
     Args:
-        name: Of the dataset.
+        name: The name of the dataset.
         path: The folder.
         image_size: Side in pixels that networks see; ``None`` for 224.
 
     Raises:
-        DatasetError: missing, unreadable, empty, or a test class without training images.
+        DatasetError: the folder is missing, unreadable or empty, or a test class has no training images.
     """
     try:
         train_folder, test_folder = _layout(path)

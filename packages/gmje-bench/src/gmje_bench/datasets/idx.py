@@ -29,7 +29,7 @@ def read_idx(path: Path) -> npt.NDArray[np.uint8]:
         uint8, read-only.
 
     Raises:
-        DatasetError: it cannot be read or is not such a file.
+        DatasetError: the file cannot be read or does not have the idx format.
     """
     try:
         content = path.read_bytes()

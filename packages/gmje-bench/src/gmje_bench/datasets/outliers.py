@@ -14,8 +14,8 @@ def outlier_images(channels: int, size: int, count: int, seed: int) -> Tensor:
     Args:
         channels: 1 or 3.
         size: Side in pixels.
-        count: At most so many; there are 1,797.
-        seed: Of the choice.
+        count: Largest number of images; there are 1,797.
+        seed: Seed of the choice.
 
     Returns:
         uint8 ``(count, channels, size, size)``.
@@ -25,7 +25,7 @@ def outlier_images(channels: int, size: int, count: int, seed: int) -> Tensor:
         >>> images.shape, images.dtype, bool((images[:, 0] == images[:, 2]).all())
         (torch.Size([5, 3, 32, 32]), torch.uint8, True)
     """
-    digits = torch.from_numpy(load_digits().images).float().unsqueeze(1) / 16  # 8 x 8 pixels in [0, 16]
+    digits = torch.from_numpy(load_digits().images).float().unsqueeze(1) / 16  # Values are in [0, 16].
     chosen = digits[torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))[:count]]
     resized = F.interpolate(chosen, (size, size), mode="bilinear", align_corners=False, antialias=True)
     return (255 * resized).round().to(torch.uint8).expand(-1, channels, -1, -1).contiguous()

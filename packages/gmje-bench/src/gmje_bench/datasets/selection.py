@@ -23,7 +23,7 @@ def validation_split(labels: Tensor, fraction: float = 0.1, seed: int = 0) -> tu
     Args:
         labels: int64 ``(N,)``, class indices from 0.
         fraction: Share to hold out, between 0 and 1.
-        seed: Of the choice.
+        seed: Seed of the choice.
 
     Returns:
         ``(train, validation)``: sorted int64 indices, disjoint, together all of ``0 .. N - 1``.
@@ -48,7 +48,7 @@ def validation_split(labels: Tensor, fraction: float = 0.1, seed: int = 0) -> tu
 
 
 def limited(data: ImageData, limit: int) -> ImageData:
-    """At most ``limit`` training images, and the same share of the test images.
+    """Keep at most ``limit`` training images, and the same share of the test images.
 
     The training images are balanced over the classes as far as there are enough of each; of the test images every
     class keeps its share, rounded, and at least one image. The order is kept, and the fingerprint covers the choice.

@@ -37,13 +37,13 @@ def load_parquet(name: str, path: Path, image_size: int | None) -> ImageData:
     single file a fifth of every class becomes the test part.
 
     Args:
-        name: Of the dataset.
+        name: The name of the dataset.
         path: The folder, or one file.
         image_size: Side in pixels that networks see; ``None`` for the images' own where they are small squares,
             else 224.
 
     Raises:
-        DatasetError: missing, truncated, or without such columns.
+        DatasetError: a file is missing or truncated, or lacks the columns.
     """
     import datasets
 
@@ -54,7 +54,7 @@ def load_parquet(name: str, path: Path, image_size: int | None) -> ImageData:
         try:
             with _no_bars():
                 tables[part] = datasets.Dataset.from_parquet([str(file) for file in files])
-        except Exception as error:  # whatever a reader of foreign files comes up with
+        except Exception as error:  # Readers of foreign files raise errors of many kinds.
             raise DatasetError(f"cannot read {', '.join(map(str, files))}: {_reason(error)}") from error
     return _from_tables(name, tables, image_size)
 
@@ -66,19 +66,19 @@ def load_hub(name: str, repository: str, image_size: int | None) -> ImageData:
     fifth of every class of ``train``.
 
     Args:
-        name: Of the dataset.
-        repository: Its name on the Hub.
-        image_size: As of :func:`load_parquet`.
+        name: The name of the dataset.
+        repository: The name of the dataset on the Hub.
+        image_size: The same as in :func:`load_parquet`.
 
     Raises:
-        DatasetError: not to be had, or not a set of labelled images.
+        DatasetError: the dataset cannot be fetched, or does not hold labelled images.
     """
     import datasets
 
     try:
         with _no_retry_notes():
             loaded = datasets.load_dataset(repository)
-    except Exception as error:  # the Hub's client has a dozen kinds, and its transport more
+    except Exception as error:  # The client of the Hub and its transport raise errors of many kinds.
         raise DatasetError(
             f"cannot load {repository!r} from the Hugging Face Hub ({_reason(error)}); that needs the network or a "
             "copy in the cache below HF_HOME; parquet:PATH reads files put anywhere by hand"
@@ -108,14 +108,14 @@ def _parquet_files(path: Path) -> dict[str, list[Path]]:
             if found:
                 missing = "test*.parquet (or val*.parquet)" if train else "train*.parquet"
                 raise DatasetError(f"no {missing} in {folder}; of a single file, parquet:FILE holds out a fifth")
-        next(path.iterdir(), None)  # an unreadable folder looks empty to glob
+        next(path.iterdir(), None)  # To glob, a folder that cannot be read looks empty.
     except OSError as error:
         raise DatasetError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
     raise DatasetError(f"no *.parquet in {path}; parquet:PATH needs PATH/train*.parquet and PATH/test*.parquet")
 
 
 def _rows(file: Path) -> int:
-    """Number of rows, from the footer, which a truncated file has lost."""
+    """The number of rows according to the footer, which a truncated file has lost."""
     import pyarrow
     import pyarrow.parquet
 
@@ -134,7 +134,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _no_bars() -> Iterator[None]:
-    """Progress bars are the harness's business."""
+    """Turn off the progress bars of ``datasets``, because the harness shows its own."""
     import datasets
 
     shown = not datasets.are_progress_bars_disabled()
@@ -148,7 +148,7 @@ def _no_bars() -> Iterator[None]:
 
 @contextmanager
 def _no_retry_notes() -> Iterator[None]:
-    """Without a network the client would warn a dozen times before the one error that counts."""
+    """Silence the client, which would warn a dozen times without a network before the error that counts."""
     logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)

@@ -36,10 +36,10 @@ class _Recipe:
     """Where a set comes from and how it is read.
 
     Args:
-        folder: Of the files, below the root.
-        files: All that must be there; ``.gz`` may follow.
+        folder: Folder of the files, below the root.
+        files: The files that must be there; their names may end in ``.gz``.
         classes: File with the names, or the names.
-        read: The training and the test part of a folder.
+        read: A function that reads the training and the test part of a folder.
     """
 
     folder: str
@@ -57,7 +57,7 @@ def load(name: str, root: Path, image_size: int | None) -> ImageData:
         image_size: Side in pixels that networks see; ``None`` for the images' own.
 
     Raises:
-        DatasetError: not there and not to be downloaded, or damaged; the text says which files belong where.
+        DatasetError: files are damaged, or are missing and cannot be downloaded; the message says which belong where.
     """
     recipe = _RECIPES[name]
     folder = root / recipe.folder
@@ -156,7 +156,7 @@ def _records(path: Path, count: int, label_bytes: int, classes: int) -> Part:
 def _read_stl10(folder: Path) -> tuple[Part, Part]:
     parts = []
     for part, count in _STL10.items():
-        # Stored column by column.
+        # STL-10 stores images column by column.
         images = _bytes(folder / f"{part}_X.bin", count * 3 * 96 * 96).view(count, 3, 96, 96).mT.contiguous()
         labels = _bytes(folder / f"{part}_y.bin", count).long() - 1
         if not 0 <= int(labels.min()) <= int(labels.max()) <= 9:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from gmje_bench.errors import OptionError, did_you_mean
+from gmje_bench.methods.settings import settings_of
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,15 +37,15 @@ class Setting:
 
 @dataclass(frozen=True)
 class Objective:
-    """What a method trains with.
+    """The criterion of a method, and how it is trained.
 
     Args:
         criterion: Maps ``z_context`` and ``z_target``, each ``(b, dim)`` of this process's share of the batch, to
             the loss of the global batch.
         normalize: Whether the projection head scales embeddings to unit norm.
         trains: Whether there is anything to train; a random encoder is only evaluated.
-        momentum: Of the target view's encoder, a moving average of the context's; 0 for one encoder of both.
-        symmetric: With a momentum encoder: whether each view is the context once, and the loss their mean.
+        momentum: Decay of the target view's encoder, a moving average of the context's; 0 for one encoder of both.
+        symmetric: Whether, with a momentum encoder, each view is the context once and the loss is the mean of both.
         labels: Whether the criterion takes the labels ``(b,)`` as a third argument.
         published: Where the criterion is one of gmje_core's: its name and options, with which the trained model is
             saved as one that ``GMJEModel.from_pretrained`` loads.
@@ -71,7 +72,7 @@ class Method:
     Args:
         name: What users type.
         summary: One line for ``list``.
-        load: Imports what builds it.
+        load: A function that imports what builds the method.
         source: Where a method that is not of this package comes from.
         pretrained: Whether it is one trained model, which is measured once: no seed changes its weights.
     """
@@ -129,27 +130,35 @@ def check_methods(names: Iterable[str]) -> None:
 
 
 def build_objective(name: str, setting: Setting, options: Mapping[str, Any]) -> Objective:
-    """The objective of a method.
+    """Build the objective of a method.
 
     Args:
         name: A key of :data:`METHODS`.
-        setting: What it may know.
-        options: The method's own; unknown ones are an :class:`OptionError`.
-    """
-    check_methods([name])
-    return METHODS[name].load()(setting, dict(options))
-
-
-def take_options(method: str, options: Mapping[str, Any], **defaults: float) -> dict[str, float]:
-    """The defaults overridden by the options, which must be known and at least 0.
+        setting: What the method may know.
+        options: What differs from the settings of the method.
 
     Raises:
-        OptionError: one is unknown, or not a finite number of at least 0.
+        OptionError: the method or an option is unknown, or an option is out of range.
+    """
+    check_methods([name])
+    return METHODS[name].load()(setting, settings_of(name) | dict(options))
+
+
+def take_options(method: str, options: Mapping[str, Any], defaults: Mapping[str, float]) -> dict[str, float]:
+    """The defaults overridden by the options, which must be known and at least 0.
+
+    Args:
+        method: The name of the method, for messages.
+        options: What is asked for.
+        defaults: Every option that there is, with its value where it is not asked for.
+
+    Raises:
+        OptionError: an option is unknown, or not a finite number of at least 0.
 
     Examples:
-        >>> take_options("simclr", {"temperature": 0.2}, temperature=0.1)
+        >>> take_options("simclr", {"temperature": 0.2}, {"temperature": 0.1})
         {'temperature': 0.2}
-        >>> take_options("simclr", {"temperature": "low"}, temperature=0.1)
+        >>> take_options("simclr", {"temperature": "low"}, {"temperature": 0.1})
         Traceback (most recent call last):
         ...
         gmje_bench.errors.OptionError: method simclr: temperature must be a number of at least 0, got 'low'
@@ -158,7 +167,7 @@ def take_options(method: str, options: Mapping[str, Any], **defaults: float) -> 
     for key, value in options.items():
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
             raise OptionError(f"method {method}: {key} must be a number of at least 0, got {value!r}")
-    return defaults | dict(options)
+    return dict(defaults) | dict(options)
 
 
 def check_known(method: str, options: Iterable[str], known: Iterable[str]) -> None:

@@ -1,6 +1,6 @@
-"""The baselines, with lightly's losses and heads, one of each family; and encoders trained on labels or not at all.
+"""The baselines: one of each family, with lightly's losses and heads, and encoders trained on labels or not at all.
 
-Every loss is taken of the gathered global batch, so that N processes train as one does.
+Every loss is taken over the gathered global batch, so that N processes train as one does.
 """
 
 from typing import Any
@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from gmje_bench.errors import OptionError
 from gmje_bench.methods import Objective, Setting, take_options
+from gmje_bench.methods.settings import settings_of
 from gmje_core.distributed import all_gather_with_grad, gather_pairs
 
 __all__ = ["barlow", "byol", "jepa", "moco", "random", "simclr", "simsiam", "supervised", "swav", "vicreg"]
 
 
 class GlobalLoss(nn.Module):
-    """A loss of two views' embeddings, taken of all processes' pairs.
+    """A loss of the embeddings of two views, taken over the pairs of all processes.
 
     Args:
-        loss: Of ``(B, dim)`` and ``(B, dim)``.
+        loss: A loss of embeddings ``(B, dim)`` and ``(B, dim)``.
     """
 
     def __init__(self, loss: nn.Module) -> None:
@@ -37,13 +38,13 @@ class GlobalLoss(nn.Module):
 
 def simclr(setting: Setting, options: dict[str, Any]) -> Objective:
     """NT-Xent over the views of the batch (Chen et al., 2020)."""
-    chosen = take_options("simclr", options, temperature=0.1)
+    chosen = take_options("simclr", options, settings_of("simclr"))
     return Objective(GlobalLoss(NTXentLoss(_temperature("simclr", chosen))))
 
 
 def moco(setting: Setting, options: dict[str, Any]) -> Objective:
     """InfoNCE against a queue of past targets, with a momentum encoder of the target (He et al., 2020)."""
-    chosen = take_options("moco", options, temperature=0.1, queue=4096, momentum=0.99)
+    chosen = take_options("moco", options, settings_of("moco"))
     queue = _integer("moco", chosen, "queue")
     loss = NTXentLoss(_temperature("moco", chosen), memory_bank_size=(queue, setting.dim))
     return Objective(GlobalLoss(loss), momentum=_momentum("moco", chosen))
@@ -51,13 +52,13 @@ def moco(setting: Setting, options: dict[str, Any]) -> Objective:
 
 def vicreg(setting: Setting, options: dict[str, Any]) -> Objective:
     """Variance, invariance and covariance of unnormalised embeddings (Bardes et al., 2022)."""
-    chosen = take_options("vicreg", options, lambda_param=25.0, mu_param=25.0, nu_param=1.0)
+    chosen = take_options("vicreg", options, settings_of("vicreg"))
     return Objective(GlobalLoss(VICRegLoss(**chosen)), normalize=False)
 
 
 def barlow(setting: Setting, options: dict[str, Any]) -> Objective:
     """Barlow Twins: the cross-correlation of the views near the identity (Zbontar et al., 2021)."""
-    chosen = take_options("barlow", options, lambda_param=5e-3)
+    chosen = take_options("barlow", options, settings_of("barlow"))
     return Objective(GlobalLoss(BarlowTwinsLoss(**chosen)), normalize=False)
 
 
@@ -78,7 +79,7 @@ class _Predicted(nn.Module):
 
 def byol(setting: Setting, options: dict[str, Any]) -> Objective:
     """Predict the other view's embedding by a momentum encoder, by cosine, both ways (Grill et al., 2020)."""
-    chosen = take_options("byol", options, hidden=256, momentum=0.99)
+    chosen = take_options("byol", options, settings_of("byol"))
     head = BYOLPredictionHead(setting.dim, _integer("byol", chosen, "hidden"), setting.dim)
     criterion = GlobalLoss(_Predicted(head, NegativeCosineSimilarity(), both=False))
     return Objective(criterion, normalize=False, momentum=_momentum("byol", chosen), symmetric=True)
@@ -86,14 +87,14 @@ def byol(setting: Setting, options: dict[str, Any]) -> Objective:
 
 def simsiam(setting: Setting, options: dict[str, Any]) -> Objective:
     """Predict the other view's embedding by the same encoder, its gradient stopped (Chen and He, 2021)."""
-    chosen = take_options("simsiam", options, hidden=64)
+    chosen = take_options("simsiam", options, settings_of("simsiam"))
     head = SimSiamPredictionHead(setting.dim, _integer("simsiam", chosen, "hidden"), setting.dim)
     return Objective(GlobalLoss(_Predicted(head, NegativeCosineSimilarity(), both=True)), normalize=False)
 
 
 def jepa(setting: Setting, options: dict[str, Any]) -> Objective:
     """A deterministic joint-embedding predictor: squared error to a momentum encoder (LeCun, 2022)."""
-    chosen = take_options("jepa", options, hidden=256, momentum=0.99)
+    chosen = take_options("jepa", options, settings_of("jepa"))
     head = BYOLPredictionHead(setting.dim, _integer("jepa", chosen, "hidden"), setting.dim)
     criterion = GlobalLoss(_Predicted(head, nn.MSELoss(), both=False))
     return Objective(criterion, normalize=False, momentum=_momentum("jepa", chosen), symmetric=True)
@@ -116,7 +117,7 @@ class _Swapped(nn.Module):
 
 def swav(setting: Setting, options: dict[str, Any]) -> Objective:
     """Predict the other view's assignment to prototypes, balanced by Sinkhorn (Caron et al., 2020); two crops."""
-    chosen = take_options("swav", options, prototypes=300, temperature=0.1, epsilon=0.05)
+    chosen = take_options("swav", options, settings_of("swav"))
     prototypes = SwaVPrototypes(setting.dim, _integer("swav", chosen, "prototypes"))
     loss = SwaVLoss(_temperature("swav", chosen), sinkhorn_epsilon=_temperature("swav", chosen, "epsilon"))
     return Objective(GlobalLoss(_Swapped(prototypes, loss)))
@@ -137,7 +138,7 @@ class _Classifier(nn.Module):
 
 def supervised(setting: Setting, options: dict[str, Any]) -> Objective:
     """Trained on the labels: what the same budget reaches with them."""
-    take_options("supervised", options)
+    take_options("supervised", options, settings_of("supervised"))
     return Objective(_Classifier(setting.dim, setting.classes), normalize=False, labels=True)
 
 
@@ -150,12 +151,12 @@ class _Zero(nn.Module):
 
 def random(setting: Setting, options: dict[str, Any]) -> Objective:
     """The initial encoder, as it is."""
-    take_options("random", options)
+    take_options("random", options, settings_of("random"))
     return Objective(_Zero(), trains=False)
 
 
 def _temperature(method: str, options: dict[str, float], key: str = "temperature") -> float:
-    if options[key] < 1e-6:  # a softmax of infinities
+    if options[key] < 1e-6:  # A smaller temperature would give a softmax of infinities.
         raise OptionError(f"method {method}: {key} must be at least 1e-6, got {options[key]}")
     return options[key]
 

@@ -1,4 +1,4 @@
-"""The methods of the paper: criteria of gmje_core, options passed through."""
+"""The methods of the paper: criteria of gmje_core, which take the options of the method."""
 
 from typing import Any
 
@@ -40,11 +40,11 @@ def gmje_smc(setting: Setting, options: dict[str, Any]) -> Objective:
 
 
 def _objective(name: str, setting: Setting, options: dict[str, Any]) -> Objective:
-    momentum = take_options(name, {key: options.pop(key) for key in ("momentum",) if key in options}, momentum=0.0)
+    momentum = take_options(name, {key: options.pop(key) for key in ("momentum",) if key in options}, {"momentum": 0.0})
     try:
         criterion = build_criterion(name, setting.dim, **options)
         return Objective(criterion, momentum=momentum["momentum"], published=(name, options))
     except GMJEError as error:
         raise OptionError(str(error)) from error
-    except TypeError as error:  # a text where a number belongs
+    except TypeError as error:  # A criterion raises TypeError for a text where a number belongs.
         raise OptionError(f"method {name}: an option has the wrong type ({error}); got {options}") from error

@@ -28,7 +28,7 @@ from gmje_bench.methods import METHODS, Build, Method, Objective, Setting, check
 
 __all__ = ["GROUP", "register_entry_points", "register_file"]
 
-#: The entry points' group.
+#: The group of the entry points.
 GROUP = "gmje_bench.methods"
 
 
@@ -39,7 +39,7 @@ def register_file(path: Path) -> Method:
         path: A Python file with ``options`` and ``build``.
 
     Returns:
-        The entry; its source is the SHA-256 of the file, which results record.
+        The entry, whose source is the SHA-256 of the file; results record it.
 
     Raises:
         OptionError: the file cannot be read or imported, lacks a function, or has the name of a method that is
@@ -61,7 +61,7 @@ def register_file(path: Path) -> Method:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # whatever the user's file raises
+    except Exception as error:  # A user's file may raise any error.
         raise OptionError(f"the method file {path} cannot be imported: {type(error).__name__}: {error}") from error
     method = Method(name, _summary(module), lambda: _build(name, module), source)
     _check(name, module, str(path))
@@ -84,7 +84,7 @@ def _loader(entry: metadata.EntryPoint) -> Any:
     def load() -> Build:
         try:
             module = entry.load()
-        except Exception as error:  # whatever the other package raises
+        except Exception as error:  # Another package may raise any error.
             raise OptionError(
                 f"method {entry.name}: {entry.value} cannot be imported: {type(error).__name__}: {error}"
             ) from error
@@ -118,7 +118,7 @@ def _build(name: str, module: ModuleType) -> Build:
 
 
 def _kind(value: object) -> type:
-    """Numbers are of one kind: a suite may say 1 where the default is 1.0."""
+    """The kind of a value; all numbers are of one kind, so that a suite may say 1 where the default is 1.0."""
     return float if isinstance(value, int) and not isinstance(value, bool) else type(value)
 
 

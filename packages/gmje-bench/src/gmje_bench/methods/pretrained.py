@@ -1,4 +1,4 @@
-"""Published models as methods: what ``--from-pretrained`` names is evaluated like any other, and not trained."""
+"""Published models as methods: what ``--from-pretrained`` names is evaluated like other methods, but not trained."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ __all__ = ["register_model"]
 def register_model(name: str) -> Method:
     """Add a trained model to the registry, as ``org--name`` of a repository or under the name of a folder.
 
-    Its files are fetched and checked now, so that a mistake shows before anything is trained.
+    Its files are fetched and checked at once, so that an error shows before anything is trained.
 
     Args:
         name: ``org/name``, ``org/name@revision``, or the path of a folder.

@@ -1,4 +1,4 @@
-"""The page's figures, one panel each, small enough to be read on a telephone and to be set side by side on a desk.
+"""The figures of the page have one panel each, small enough for a telephone and for several side by side on a desk.
 
 They are made and drawn under :meth:`gmje_bench.report.embed.Drawer.style`; colours of methods come from the caller.
 """
@@ -32,10 +32,10 @@ class Curve(NamedTuple):
     """A line of a panel.
 
     Attributes:
-        x: Along it.
-        y: Of the same length.
-        style: Of its method.
-        width: In points.
+        x: Horizontal coordinates.
+        y: Vertical coordinates, as many as there are horizontal ones.
+        style: The style of its method.
+        width: Width of the line in points.
     """
 
     x: Sequence[float]
@@ -47,13 +47,13 @@ class Curve(NamedTuple):
 def draw_dots(
     rows: Mapping[str, tuple[Estimate, Sequence[float]]], title: str, unit: str, styles: Mapping[str, Style]
 ) -> Figure:
-    """Means with 95 % intervals, a row a method, the first on top; seeds as small rings.
+    """Draw means with 95 % intervals, one row for each method, the first on top, and seeds as small rings.
 
     Args:
         rows: Estimate and the seeds' values, by method.
-        title: Of the metric.
-        unit: Of the axis; empty for a pure number.
-        styles: By method.
+        title: The title of the metric.
+        unit: The unit of the axis; empty for a pure number.
+        styles: Styles by method.
     """
     figure, axes = _panel(4.0, 0.75 + 0.21 * len(rows))
     for place, (method, (estimate, values)) in enumerate(rows.items()):
@@ -79,15 +79,15 @@ def draw_curves(
     level: float | None = None,
     small: bool = False,
 ) -> Figure:
-    """Lines over a common axis, with a mark on the last point of each.
+    """Draw lines over a common axis, with a mark on the last point of each.
 
     Args:
-        curves: One or more.
-        xlabel: With its unit.
-        ylabel: With its unit.
-        title: Above the panel.
+        curves: One or more lines.
+        xlabel: Label of the horizontal axis with its unit.
+        ylabel: Label of the vertical axis with its unit.
+        title: The title above the panel.
         level: A horizontal line to compare with.
-        small: For panels of one method.
+        small: Whether the panel is the smaller kind, for a single method.
     """
     figure, axes = _panel(*((2.9, 2.1) if small else (4.0, 2.9)))
     if level is not None:
@@ -109,12 +109,12 @@ def draw_curves(
 def draw_map(
     points: Floats, groups: NDArray[np.integer[Any]], title: str, axis: str, *, largest: int | None = None
 ) -> Figure:
-    """Points in the plane, coloured by group, each group's number at its median.
+    """Draw points in the plane, coloured by group, with the number of each group at its median.
 
     Args:
         points: ``(n, 2)``.
         groups: ``(n,)``.
-        title: Above the panel.
+        title: The title above the panel.
         axis: Words for the axes, before their number.
         largest: Colour only so many groups, those with the most points; the rest are grey.
     """
@@ -142,19 +142,19 @@ def draw_map(
 
 
 def draw_scores(inside: Floats, outside: Floats, title: str) -> Figure:
-    """Histograms of the log-densities of test images and of outliers, in shares of each.
+    """Draw histograms of the log-densities of test images and of outliers, in shares of each.
 
     Args:
-        inside: ``(n,)`` of test images, in nats.
-        outside: ``(m,)`` of images of no class of the data.
-        title: Above the panel.
+        inside: ``(n,)``, log-densities of test images, in nats.
+        outside: ``(m,)``, log-densities of images of no class of the data, in nats.
+        title: The title above the panel.
     """
     figure, axes = _panel(2.9, 2.1)
     both = np.concatenate([inside, outside])
     low, high = np.percentile(both, [1, 99])
     edges = np.linspace(low, high if high > low else low + 1, 31)
     for values, color, hatch in ((inside, COLORS[0], None), (outside, COLORS[5], "////")):
-        # What is beyond the edges counts in the outermost bins: nothing is left out.
+        # Values beyond the edges count in the outermost bins, so that nothing is left out.
         heights, _ = np.histogram(np.clip(values, edges[0], edges[-1]), edges)
         axes.stairs(100 * heights / len(values), edges, color=color, linewidth=1.3)
         axes.stairs(100 * heights / len(values), edges, color=color, alpha=0.25, fill=True, hatch=hatch)
@@ -167,11 +167,11 @@ def draw_scores(inside: Floats, outside: Floats, title: str) -> Figure:
 
 
 def draw_hpd(counts: Floats, title: str) -> Figure:
-    """Histogram of HPD ranks in equal bins, with the count of a calibrated density and its 95 % band.
+    """Draw a histogram of HPD ranks in equal bins, with the count of a calibrated density and its 95 % band.
 
     Args:
-        counts: ``(bins,)`` pairs in each bin of ranks from 0 to 1.
-        title: Above the panel.
+        counts: ``(bins,)``, number of pairs in each bin of ranks from 0 to 1.
+        title: The title above the panel.
     """
     figure, axes = _panel(2.9, 2.1)
     bins, total = len(counts), float(counts.sum())
@@ -199,7 +199,7 @@ def _grid(axes: Axes) -> None:
 
 
 def _plain(axes: Axes) -> None:
-    """Numbers as they are: no offset that has to be added in the head."""
+    """Label the axes with the numbers themselves, without an offset that the reader would have to add."""
     for axis in (axes.xaxis, axes.yaxis):
         formatter = axis.get_major_formatter()
         if hasattr(formatter, "set_useOffset"):

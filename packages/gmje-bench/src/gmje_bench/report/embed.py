@@ -1,4 +1,4 @@
-"""Figures and images as parts of a page: vector drawings inline, pictures as data URIs.
+"""Figures and images become parts of a page: vector drawings inline, pictures as data URIs.
 
 Drawings take the page's text colour and font, so that they follow the reader's theme; nothing is fetched.
 """
@@ -54,7 +54,7 @@ class Drawer:
 
     @contextmanager
     def style(self) -> Iterator[None]:
-        """What figures must be made and saved under."""
+        """The settings of matplotlib under which figures must be made and saved."""
         with mpl.rc_context(_RC):  # type: ignore[arg-type]  # matplotlib names every key there is
             yield
 
@@ -62,8 +62,8 @@ class Drawer:
         """The drawing as an ``svg`` element, as wide as its place.
 
         Args:
-            figure: Made under :meth:`style`.
-            label: What readers are told who cannot see it.
+            figure: A figure that was made under :meth:`style`.
+            label: Words for readers who cannot see the figure.
         """
         stream = io.StringIO()
         with self.style():
@@ -118,8 +118,8 @@ def tile(images: NDArray[np.uint8], columns: int, wrong: NDArray[np.bool_] | Non
 
     Args:
         images: ``(n, C, S, S)`` with one or three channels; larger than 48 pixels, they are reduced to that.
-        columns: Of the grid.
-        wrong: ``(n,)``: which get a frame and a cut corner.
+        columns: Number of columns of the grid.
+        wrong: ``(n,)``, whether an image gets a frame and a filled corner.
 
     Returns:
         ``(H, W)``, or ``(H, W, 3)`` for colour or where anything is marked; gaps are mid-grey.
@@ -147,7 +147,7 @@ def tile(images: NDArray[np.uint8], columns: int, wrong: NDArray[np.bool_] | Non
 
 
 def _mark(page: NDArray[np.uint8], top: int, left: int, height: int, width: int, gap: int) -> None:
-    """A frame and a filled corner: seen by colour and by shape."""
+    """Draw a frame and a filled corner, which can be seen by colour and by shape."""
     color = np.array([int(COLORS[5][i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
     box = page[top : top + height, left : left + width]
     box[:gap] = box[-gap:] = color

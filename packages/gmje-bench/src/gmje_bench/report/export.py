@@ -1,16 +1,16 @@
-"""The run's numbers for other tools: one row a number, the same in CSV and in Parquet.
+"""The numbers of a run for other tools, one row for each, the same in CSV and in Parquet.
 
-Failed records are rows too, with their error and no number, so that nobody averages what is left without knowing.
+Failed records are rows too, with their error and no number, so that an average over what is left is noticed.
 """
 
 import csv
 import io
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import Any
 
 from gmje_bench.runs import AlignmentRecord, Record, Results
 
-__all__ = ["COLUMNS", "to_csv", "to_rows", "write_parquet"]
+__all__ = ["COLUMNS", "to_csv", "to_parquet", "to_rows"]
 
 #: Names and Arrow types of the columns.
 COLUMNS = {
@@ -31,10 +31,10 @@ COLUMNS = {
 
 
 def to_rows(results: Results) -> Iterator[dict[str, Any]]:
-    """One row a number, in the order of the results; a record without numbers is one row with none.
+    """Yield one row for each number, in the order of the results; a record without numbers is one row with none.
 
     Args:
-        results: Of a run.
+        results: The results of a run.
 
     Yields:
         Values by the names in :data:`COLUMNS`; ``synthetic_task`` and ``dim`` are of the alignment tasks only.
@@ -61,10 +61,10 @@ def to_rows(results: Results) -> Iterator[dict[str, Any]]:
 
 
 def to_csv(results: Results) -> str:
-    """The rows as CSV with a header; numbers in full precision, what is missing is empty.
+    """The rows as CSV with a header; numbers have full precision, and what is missing is empty.
 
     Args:
-        results: Of a run.
+        results: The results of a run.
     """
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(COLUMNS), lineterminator="\n")
@@ -73,12 +73,11 @@ def to_csv(results: Results) -> str:
     return stream.getvalue()
 
 
-def write_parquet(results: Results, stream: IO[bytes]) -> None:
-    """The rows as a Parquet file; the command and the protocol's version are in its metadata.
+def to_parquet(results: Results) -> bytes:
+    """The rows as the content of a Parquet file, with the command and the protocol's version in its metadata.
 
     Args:
-        results: Of a run.
-        stream: Where the file goes.
+        results: The results of a run.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -86,4 +85,6 @@ def write_parquet(results: Results, stream: IO[bytes]) -> None:
     types = {"string": pa.string(), "int64": pa.int64(), "bool": pa.bool_(), "float64": pa.float64()}
     metadata = {"command": results.command, "protocol": str(results.protocol.get("version", ""))}
     schema = pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()], metadata=metadata)
+    stream = io.BytesIO()
     pq.write_table(pa.Table.from_pylist(list(to_rows(results)), schema=schema), stream)
+    return stream.getvalue()

@@ -1,4 +1,4 @@
-"""The leaderboard: a table for every task, its methods from best to worst, with what the seeds can tell apart.
+"""The leaderboard has a table for every task, its methods from best to worst, with what the seeds can tell apart.
 
 Here are the numbers and words of the cells; the page's template only lays them out.
 """
@@ -108,7 +108,7 @@ class _Scores:
         return Cell(row.estimates[name].text(self.places[name]), _mark(row.method, self.tests[name], self.reference))
 
     def ranked(self, name: str) -> list[Row]:
-        """Best first by a metric; methods without it last, in the order of running."""
+        """Sort rows by a metric, the best first; methods without it come last, in the order of running."""
         sign = -1 if self.metrics[name].higher_is_better else 1
         have = [row for row in self.rows if name in row.estimates]
         rest = [row for row in self.rows if name not in row.estimates]
@@ -126,7 +126,7 @@ def boards(results: Results, reference: str | None = None) -> list[Board]:
     """A board for every task that the run measured, except sampling's table by source.
 
     Args:
-        results: Of a run.
+        results: The results of a run.
         reference: The method that others are tested against; the best of each column where missing.
 
     Raises:
@@ -153,8 +153,8 @@ def sampling_board(results: Results, reference: str | None = None) -> Board | No
     """Measures of samples by method and source; ``None`` where the run has none.
 
     Args:
-        results: Of a run.
-        reference: As in :func:`boards`; a cell is tested against the same source of other methods.
+        results: The results of a run.
+        reference: The same as in :func:`boards`; a cell is tested against the same source of other methods.
     """
     scores = _Scores(results, reference)
     names = [name for name, metric in scores.metrics.items() if metric.task == "sampling"]

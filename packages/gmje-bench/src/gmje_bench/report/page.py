@@ -1,4 +1,4 @@
-"""The page: what a run's results and artifacts say, as sections that a template lays out in one HTML file.
+"""The page shows what a run's results and artifacts say, in sections that a template lays out in one HTML file.
 
 A section whose inputs the run lacks is left out, and the page says which and why.
 """
@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from gmje_bench.reading import Run
 from gmje_bench.report import sections
 from gmje_bench.report.embed import Drawer
-from gmje_bench.report.export import to_csv, write_parquet
+from gmje_bench.report.export import to_csv, to_parquet
 from gmje_bench.report.tables import caption, markdown
-from gmje_bench.runs import write_atomic
+from gmje_bench.runs.reading import Run
 
 __all__ = ["Paths", "render", "write_report"]
 
@@ -31,7 +30,7 @@ class Paths(NamedTuple):
 
     @classmethod
     def of(cls, run: Path, output: Path | None = None) -> "Paths":
-        """Where they go: into the run folder, or beside the page that is asked for and under its name.
+        """The paths of the files: in the run folder, or beside the page that is asked for and under its name.
 
         Examples:
             >>> [path.name for path in Paths.of(Path("runs/a"))]
@@ -48,18 +47,24 @@ def write_report(run: Run, paths: Paths, *, reference: str | None = None) -> Non
     """Render everything, then write: where anything fails, no file has changed.
 
     Args:
-        run: From :func:`gmje_bench.reading.read_run`.
-        paths: From :meth:`Paths.of`; the folder must exist.
+        run: What :func:`gmje_bench.runs.reading.read_run` gave.
+        paths: What :meth:`Paths.of` gave; the folder must exist.
         reference: The method that others are tested against; the best of each metric where missing.
 
     Raises:
         OptionError: the run has no method ``reference``.
         OSError: a file cannot be written.
     """
-    page, text, table = render(run, reference=reference), markdown(run.results), to_csv(run.results)
-    for path, content in ((paths.html, page), (paths.markdown, text), (paths.csv, table)):
-        write_atomic(path, lambda stream, content=content: stream.write(content.encode()))  # type: ignore[misc]
-    write_atomic(paths.parquet, lambda stream: write_parquet(run.results, stream))
+    from gmje_core.files import write_atomic
+
+    files = {
+        paths.html: render(run, reference=reference).encode(),
+        paths.markdown: markdown(run.results).encode(),
+        paths.csv: to_csv(run.results).encode(),
+        paths.parquet: to_parquet(run.results),
+    }
+    for path, content in files.items():
+        write_atomic(path, content)
 
 
 #: Sections in the page's order: identifier, title, and what makes it (nothing, where the run lacks its inputs).
@@ -76,11 +81,11 @@ _SECTIONS: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
 
 
 def render(run: Run, *, reference: str | None = None) -> str:
-    """The page as text.
+    """Render the page as text.
 
     Args:
         run: What to show.
-        reference: As in :func:`write_report`.
+        reference: The same as in :func:`write_report`.
 
     Raises:
         OptionError: the run has no such method.

@@ -1,4 +1,4 @@
-"""Colours, lines and marks that stay apart for the colour-blind, the same for a method in every figure.
+"""Colours, lines and marks that colour-blind readers can tell apart, the same for a method in every figure.
 
 Okabe and Ito's palette comes first; where it runs out, dashes and marks tell the rounds apart.
 """
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 __all__ = ["COLORS", "GREY", "INK", "PAPER", "Style", "group_style", "method_styles"]
 
-#: Okabe and Ito's, without the yellow that a white page swallows.
+#: Colours of Okabe and Ito, without the yellow, which is hardly seen on a white page.
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 GREY = "#8c8c8c"
 #: Stand for the page's text and background, which depend on the reader's theme; no other colour is allowed these.
@@ -22,9 +22,9 @@ class Style(NamedTuple):
     """How a method, a class or a component is drawn.
 
     Attributes:
-        color: Hexadecimal.
-        dash: On and off lengths in points; empty for a solid line.
-        mark: Of matplotlib.
+        color: A colour in hexadecimal.
+        dash: Lengths of dashes and gaps in points; empty for a solid line.
+        mark: A marker of matplotlib.
     """
 
     color: str
@@ -36,8 +36,8 @@ def group_style(index: int, colors: tuple[str, ...] = COLORS) -> Style:
     """The style of the n-th of several groups.
 
     Args:
-        index: From 0; beyond all combinations they repeat.
-        colors: Cycled through first, then dashes and marks.
+        index: The number of the group, from 0; styles repeat after all combinations.
+        colors: The colours, which change first; then dashes and marks change.
 
     Examples:
         >>> group_style(0)

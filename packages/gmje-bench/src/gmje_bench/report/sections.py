@@ -1,4 +1,4 @@
-"""Sections of the page, one function each: from a run to what its part of the template shows.
+"""Each section of the page is a function from a run to what its part of the template shows.
 
 A function gives nothing where the run lacks its inputs. Where several seeds have artifacts, the first is shown.
 """
@@ -11,13 +11,13 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from gmje_bench.reading import Artifacts, Run
 from gmje_bench.report import charts
 from gmje_bench.report import leaderboard as boards
 from gmje_bench.report.embed import Drawer, data_uri, png_uri, tile
 from gmje_bench.report.palette import COLORS, Style, method_styles
 from gmje_bench.report.tables import FINE, alignment_rows, heading, headline_metrics, summarise
 from gmje_bench.runs import Record
+from gmje_bench.runs.reading import Artifacts, Run
 
 __all__ = [
     "Figure",
@@ -36,7 +36,7 @@ __all__ = [
 _KINDS = {"learned": "learned density", "fitted": "fitted mixture", "softmax": "probe's softmax"}
 _SHOWN_COMPONENTS = 6
 _CURVE_POINTS = 120
-# Gauges that mean the same for every method, hence one panel each; what a level in them says.
+# These gauges mean the same for every method, so each has one panel: title, unit, and a level to compare with.
 _GAUGES: dict[str, tuple[str, str, float | None]] = {
     "effective_rank": ("effective rank", "dimensions", None),
     "relative_spread": ("relative spread", "share of energy", None),
@@ -75,7 +75,7 @@ class Key(NamedTuple):
 
 
 def what(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
-    """What was run: lists of names and values, with their headings."""
+    """Lists of names and values that say what was run, with their headings."""
     results = run.results
     made = [("Run", [("suite", results.suite), ("started", results.started), ("processes", str(results.world_size))])]
     if results.dataset is not None:
@@ -173,7 +173,7 @@ def curves(run: Run, drawer: Drawer) -> dict[str, Any] | None:
 
 
 def _points(record: Record, key: str) -> tuple[list[float], list[float]] | None:
-    """Epochs and values; gaps, where a gauge was not finite, are left out."""
+    """Epochs and values of a gauge; epochs in which it was not finite are left out."""
     points = [(float(h["epoch"]), float(h[key])) for h in record.history if key in h and "epoch" in h]
     return tuple(map(list, zip(*points, strict=True))) if points else None  # type: ignore[return-value]
 

@@ -1,4 +1,4 @@
-"""Which differences between methods are more than the seeds' noise: paired tests with Holm's correction.
+"""Paired tests with Holm's correction tell which differences between methods exceed the noise of the seeds.
 
 Seeds are paired because a seed fixes the views and the starting weights that methods share.
 """
@@ -11,7 +11,7 @@ from scipy import stats
 
 __all__ = ["LEVEL", "PairedTests", "holm", "paired_tests"]
 
-#: Of the tests, after the correction.
+#: The significance level of the tests, after the correction.
 LEVEL = 0.05
 
 
@@ -38,7 +38,7 @@ def paired_tests(
     r"""Two-sided paired t-tests over the common seeds, :math:`t = \bar d \sqrt n / s_d`, Holm-corrected.
 
     Args:
-        values: By method and seed.
+        values: Values by method and seed.
         higher_is_better: Which mean is the best one.
         reference: What to test against; the method with the best mean where missing.
 
@@ -67,7 +67,7 @@ def paired_tests(
 
 def _p(differences: list[float]) -> float:
     if all(difference == differences[0] for difference in differences):
-        # No spread at all: SciPy would divide by zero.
+        # Without any spread SciPy would divide by zero.
         return 1.0 if differences[0] == 0 else 0.0
     p = float(stats.ttest_1samp(differences, 0.0).pvalue)
     return p if math.isfinite(p) else 1.0
@@ -79,10 +79,10 @@ def holm(p: Sequence[float]) -> list[float]:
     Keeps the probability of any false difference below the level (Holm, 1979).
 
     Args:
-        p: One a hypothesis.
+        p: The p-value of each hypothesis.
 
     Returns:
-        Corrected, in the order given.
+        The corrected values, in the order given.
 
     Examples:
         >>> holm([0.01, 0.04, 0.03])

@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 _SYNTHETIC = "synthetic"
-#: Verdicts that call for nothing.
+#: Verdicts that need no action.
 FINE = ("healthy", "untrained", PRETRAINED)
 _SYNTHETIC_CAPTION = (
     "held out; KL by theory: with unlimited data and capacity; distances in units of the embeddings; errors of "
@@ -45,8 +45,8 @@ class Estimate(NamedTuple):
     """A mean over seeds.
 
     Attributes:
-        mean: Of the seeds.
-        half_width: Of the 95 % Student t interval; ``None`` for one seed.
+        mean: The mean over the seeds.
+        half_width: Half the width of the 95 % Student t interval; ``None`` for one seed.
     """
 
     mean: float
@@ -86,11 +86,11 @@ class Row(NamedTuple):
     """A method in the table.
 
     Attributes:
-        method: Its name.
-        estimates: By metric, those that every seed has; empty where a seed failed or has not run, because a part is
-            not a mean.
-        verdict: Of all seeds, joined where they differ; for a failure, its reason.
-        seconds: Mean wall-clock of a seed.
+        method: The name of the method.
+        estimates: Estimates of the metrics that every seed has; empty where a seed failed or has not run, because the
+            mean of a part is not reported.
+        verdict: The verdicts of all seeds, joined where they differ; for a failure, its reason.
+        seconds: Mean wall-clock time of a seed.
         seeds: Number of seeds that finished.
     """
 
@@ -111,9 +111,9 @@ class AlignmentRow(NamedTuple):
 
     Attributes:
         task: The synthetic task.
-        dim: Size that both views are lifted to; ``None`` for the task's own.
-        method: Its name; ``truth`` is the noise floor.
-        estimates: By metric; empty where a seed failed.
+        dim: Size that both views are lifted to; ``None`` for the size of the task itself.
+        method: The name of the method; ``truth`` is the noise floor.
+        estimates: Estimates by metric; empty where a seed failed.
         error: Why a seed failed; empty where none did.
     """
 
@@ -125,7 +125,7 @@ class AlignmentRow(NamedTuple):
 
 
 def summarise(results: Results) -> list[Row]:
-    """One row a method, in the order of running; methods that are asked for and have not run come last."""
+    """Make one row for each method, in the order of running; methods that have not run come last."""
     wanted = [int(seed) for seed in results.options.get("seeds", [])]
     methods = [record.method for record in results.records]
     # A run may hold synthetic tasks only: its methods are then those of the alignment records.
@@ -153,7 +153,7 @@ def _row(records: list[Record], method: str, wanted: list[int]) -> Row:
 
 
 def alignment_rows(results: Results) -> list[AlignmentRow]:
-    """One row a synthetic task and method, in the order of running."""
+    """Make one row for each synthetic task and method, in the order of running."""
     keys = dict.fromkeys((record.dim, record.task, record.method) for record in results.alignment)
     rows = []
     for dim, task, method in keys:
@@ -165,7 +165,7 @@ def alignment_rows(results: Results) -> list[AlignmentRow]:
 
 
 def _estimates(records: Sequence[Record | AlignmentRecord]) -> dict[str, Estimate]:
-    """Of the metrics that every one of the seeds has."""
+    """Estimates of the metrics that every one of the seeds has."""
     names = [name for name in records[0].metrics if all(name in record.metrics for record in records)]
     return {name: Estimate.of([record.metrics[name] for record in records]) for name in names}
 
@@ -178,23 +178,23 @@ def run_metrics(results: Results) -> dict[str, Metric]:
     """The metrics that any record of the run has, in the schema's order; those of synthetic tasks are not among them.
 
     Args:
-        results: Of a run; each name is looked up in its own ``metrics``.
+        results: The results of a run; each name is looked up in the run's own ``metrics``.
     """
     present = {name for record in results.records for name in record.metrics}
     return {name: metric for name, metric in results.metrics.items() if name in present}
 
 
 def headline_metrics(results: Results) -> dict[str, Metric]:
-    """Of :func:`run_metrics`, what short tables show."""
+    """Those of :func:`run_metrics` that short tables show."""
     return {name: metric for name, metric in run_metrics(results).items() if metric.headline}
 
 
 def decimals(values: Iterable[float], unit: str = "") -> int:
-    """Digits after the point for a column of numbers: three significant digits of a typical one.
+    """The number of digits after the point for a column of numbers: a typical one gets three significant digits.
 
     Args:
-        values: The column.
-        unit: Percentages have one digit, whatever their size.
+        values: The numbers of the column.
+        unit: The unit of the column; percentages always have one digit.
 
     Examples:
         >>> decimals([85.2, 79.1], "%"), decimals([0.981, 0.7]), decimals([45.2, 60.0]), decimals([0.00031])
@@ -307,7 +307,7 @@ def rich_table(results: Results) -> RenderableType:
     for grid in _grids(results):
         table = Table(title=grid.title, caption=grid.caption, caption_justify="left")
         for title, numeric in zip(grid.header, grid.numeric, strict=True):
-            named = title in ("method", "synthetic task")  # cut short, names would be no names
+            named = title in ("method", "synthetic task")  # A name that is cut short would not name the method.
             table.add_column(title, justify="right" if numeric else "left", no_wrap=named)
         for cells, bad in zip(grid.rows, grid.bad, strict=True):
             # The text of an error is not markup.

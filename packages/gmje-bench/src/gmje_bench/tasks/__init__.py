@@ -13,9 +13,9 @@ class Task:
     """An entry of the registry.
 
     Args:
-        name: What users type, and the module.
+        name: What users type, and the name of the module.
         summary: One line for ``list``.
-        views: Whether it needs embeddings of views and outliers, or features alone.
+        views: Whether the task needs embeddings of views and of outliers, beside features.
     """
 
     name: str

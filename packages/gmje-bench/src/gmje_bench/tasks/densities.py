@@ -1,4 +1,4 @@
-"""Densities fitted afterwards to the embeddings of any method, so that all can be asked what the learned ones are.
+"""Densities that are fitted afterwards to the embeddings of any method, so that all methods can be compared.
 
 Embeddings are brought to unit mean variance first: a density of a method that shrinks them is then no better for it.
 """
@@ -16,7 +16,7 @@ from gmje_core.errors import ConvergenceWarning
 
 __all__ = ["CollapsedError", "Scale", "conditional_log_prob", "embedding_log_prob", "fit_joint"]
 
-# Rows asked at once: a conditional holds the means of all components for each.
+# So many rows are evaluated at once, because a conditional holds the means of all components for each row.
 _ROWS = 100
 
 
@@ -29,7 +29,7 @@ class Scale:
     """One centre and one scale for all coordinates.
 
     Attributes:
-        center: ``(d,)``.
+        center: ``(d,)``, the mean.
         factor: Root of the mean variance.
     """
 
@@ -38,10 +38,10 @@ class Scale:
 
     @classmethod
     def of(cls, z: Tensor) -> "Scale":
-        """That of embeddings ``(N, d)``.
+        """The centre and scale of embeddings ``(N, d)``.
 
         Raises:
-            CollapsedError: they are equal up to rounding.
+            CollapsedError: all embeddings are equal up to rounding.
 
         Examples:
             >>> Scale.of(torch.tensor([[0.0], [4.0]])).factor
@@ -54,7 +54,7 @@ class Scale:
         return cls(z.mean(dim=0), factor)
 
     def apply(self, z: Tensor) -> Tensor:
-        """Embeddings of mean zero and mean variance one, float64."""
+        """Scale embeddings to mean zero and mean variance one, in float64."""
         return (z.double() - self.center) / self.factor
 
 
@@ -66,7 +66,7 @@ def fit_joint(context: Tensor, target: Tensor, seed: int) -> JointDensity:
     Args:
         context: ``(N, d)``, scaled.
         target: ``(N, d)``, scaled alike.
-        seed: Of the start.
+        seed: Seed of the start of EM.
     """
     density = JointEmbeddingMixture(
         PROTOCOL.fitted_components,
@@ -77,7 +77,8 @@ def fit_joint(context: Tensor, target: Tensor, seed: int) -> JointDensity:
         random_state=seed,
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # a density that could still gain is a density
+        # A mixture whose likelihood could still rise is good enough.
+        warnings.simplefilter("ignore", ConvergenceWarning)
         density.fit(context, target)
     return density.density_
 
@@ -97,11 +98,11 @@ def conditional_log_prob(
     """Conditional log-densities of targets, and of samples of the density at the same contexts.
 
     Args:
-        density: What is asked.
+        density: The density that is evaluated.
         context: ``(n, d)``.
         target: ``(n, d)``.
         samples: Number ``S`` at each context.
-        seed: Of the samples.
+        seed: Seed of the samples.
 
     Returns:
         ``(n,)`` and ``(S, n)``, nats, float64.
@@ -109,7 +110,7 @@ def conditional_log_prob(
     dtype = density.context.mean.dtype
     of_target, of_samples = [], []
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # distributions take no generator
+        torch.manual_seed(seed)  # PyTorch's distributions take no generator.
         for z_context, z_target in zip(context.to(dtype).split(_ROWS), target.to(dtype).split(_ROWS), strict=True):
             posterior = density.condition(z_context)
             of_target.append(posterior.log_prob(z_target).double())

@@ -8,7 +8,7 @@ from gmje_bench.protocol import PROTOCOL
 
 __all__ = ["weighted_knn"]
 
-# Test rows compared with the whole bank at once.
+# So many test rows are compared with the whole bank at once.
 _CHUNK = 500
 
 

@@ -1,4 +1,4 @@
-"""Maps of the test embeddings and nearest neighbours in pictures: nothing is measured, all is looked at."""
+"""Maps of the test embeddings and nearest neighbours in pictures, which are looked at and not measured."""
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,8 @@ def latent_map(subject: Subject) -> dict[str, Tensor]:
     """
     z = subject.test.embeddings[:_POINTS]
     maps = {"latent.label": subject.test.labels[: len(z)]}
-    with threadpool_limits(1):  # sums in one order: the same map on any machine of a kind
+    # One thread keeps the order of sums, so that the map is the same on any machine of a kind.
+    with threadpool_limits(1):
         maps["latent.pca"] = torch.from_numpy(PCA(2, random_state=0).fit_transform(z.double().numpy())).float()
         perplexity = min(30.0, (len(z) - 1) / 3)
         tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(z.numpy())

@@ -1,4 +1,4 @@
-"""Linear probe: logistic regression on frozen features, regularisation chosen on a part of train."""
+"""The linear probe is a logistic regression on frozen features whose regularisation is chosen on a part of train."""
 
 import warnings
 from typing import NamedTuple
@@ -18,13 +18,13 @@ __all__ = ["LinearProbe", "linear_probe"]
 
 
 class LinearProbe(NamedTuple):
-    """What a probe found.
+    """The result of a probe.
 
     Attributes:
-        accuracy: Top-1 on test, in per cent.
-        validation_accuracy: Of the chosen strength, on the validation part of train, in per cent.
+        accuracy: Top-1 accuracy on the test images, in per cent.
+        validation_accuracy: Accuracy in per cent of the chosen strength on the validation part of train.
         c: The inverse regularisation strength chosen.
-        log_prob: ``(M, classes)``, of the test images' classes, nats.
+        log_prob: ``(M, classes)``, log-probabilities in nats of the classes of the test images.
     """
 
     accuracy: float
@@ -61,7 +61,8 @@ def linear_probe(
     )
     best_c, best = PROTOCOL.probe_c[0], -1.0
     probe = _probe(best_c, warm_start=True)
-    for c in PROTOCOL.probe_c:  # from strong to weak: each start is the last solution
+    # Strengths go from strong to weak, because each fit starts from the solution of the one before.
+    for c in PROTOCOL.probe_c:
         score = _fit(probe.set_params(C=c), x[fitted], y[fitted]).score(x[chosen], y[chosen])
         if score > best:
             best_c, best = c, score
@@ -75,8 +76,8 @@ def _probe(c: float, *, warm_start: bool = False) -> LogisticRegression:
 
 
 def _fit(probe: LogisticRegression, x: np.ndarray, y: np.ndarray) -> LogisticRegression:
-    # One BLAS thread: several give other roundings, and wait for torch's in every small product (10x slower).
+    # BLAS gets one thread: several would round differently, and wait for torch's in every small product (10x slower).
     with threadpool_limits(1, user_api="blas"), warnings.catch_warnings():
-        # The iteration limit is part of the protocol: a collapsed encoder never converges, and need not.
+        # The iteration limit is part of the protocol: a fit on a collapsed encoder never converges.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return probe.fit(x, y)

@@ -1,4 +1,4 @@
-"""What tasks see of a trained encoder: the images of three splits with their features and embeddings, and the density.
+"""What tasks see of a trained encoder: three splits with their features and embeddings, and the density.
 
 Tasks are pure functions ``task(subject) -> TaskResult``; they neither know how the encoder was trained nor where
 results go.
@@ -21,10 +21,10 @@ class Embedded:
     Attributes:
         images: uint8 ``(N, C, S, S)``.
         labels: int64 ``(N,)``; -1 where there is no class.
-        features: ``(N, F)`` of the backbone, of the images as they are.
-        embeddings: ``(N, d)`` of the projection head, likewise.
-        context: ``(N, d)`` embeddings of a first random view of each image.
-        target: ``(N, d)`` of a second one, by the momentum encoder where the method has one.
+        features: ``(N, F)``, features of the backbone for the images without augmentation.
+        embeddings: ``(N, d)``, embeddings of the projection head for the same images.
+        context: ``(N, d)``, embeddings of a first random view of each image.
+        target: ``(N, d)``, embeddings of a second view, by the momentum encoder where the method has one.
     """
 
     images: Tensor
@@ -40,13 +40,13 @@ class Subject:
     """A trained encoder, as tasks see it.
 
     Attributes:
-        method: Its name.
-        seed: Of its training.
+        method: The name of the method.
+        seed: The seed of its training.
         classes: Names of the classes.
         train: The images that it was trained on.
         test: The images that it is measured on.
         outliers: Images of no class of the data.
-        density: The joint density learned in training; ``None`` of a method without one.
+        density: The joint density that was learned in training; ``None`` for a method without one.
     """
 
     method: str
@@ -62,7 +62,7 @@ class TaskResult(NamedTuple):
     """What a task found.
 
     Attributes:
-        metrics: By the names of :data:`gmje_bench.runs.METRICS`.
+        metrics: Values by the names of :data:`gmje_bench.runs.METRICS`.
         artifacts: Tensors that figures are drawn from.
     """
 

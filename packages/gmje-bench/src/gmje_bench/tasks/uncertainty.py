@@ -31,7 +31,7 @@ def uncertainty(subject: Subject, probe_log_prob: Tensor) -> TaskResult:
 
     Args:
         subject: The encoder; embeddings of its clean images and of two views of each.
-        probe_log_prob: ``(N_test, classes)``, of the linear probe.
+        probe_log_prob: ``(N_test, classes)``, log-probabilities of the linear probe.
 
     Raises:
         CollapsedError: embeddings that are all the same.
@@ -102,7 +102,7 @@ def calibration_error(ranks: Tensor) -> float:
     """Mean gap between nominal and actual coverage of highest-density regions, over the levels 5, 10 ... 95 %.
 
     Args:
-        ranks: ``(n,)`` in [0, 1], of :func:`gmje_bench.alignment.metrics.hpd_ranks`.
+        ranks: ``(n,)`` in [0, 1], from :func:`gmje_bench.alignment.metrics.hpd_ranks`.
 
     Examples:
         >>> calibration_error(torch.zeros(10)), round(calibration_error(torch.linspace(0, 1, 1001)), 2)

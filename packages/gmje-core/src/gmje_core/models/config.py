@@ -1,8 +1,6 @@
 """The configuration of a model: plain data with a strict JSON form, free of torch."""
 
 import math
-import types
-import typing
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
@@ -14,9 +12,9 @@ __all__ = ["SCHEMA_VERSION", "GMJEConfig"]
 #: Version of the JSON form; a change of meaning changes it.
 SCHEMA_VERSION = 1
 
-_MAX_SIZE = 65_536
-_MAX_LAYERS = 64
-_OPTION_TYPES = (str, int, float, bool, type(None))
+LARGEST_SIZE = 65_536
+MOST_LAYERS = 64
+OPTION_TYPES = (str, int, float, bool, type(None))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,10 +22,10 @@ class GMJEConfig(StrictForm):
     """Everything that a :class:`gmje_core.JointEmbeddingModel` is built from.
 
     Args:
-        backbone: A name that :func:`gmje_core.models.networks.build_backbone` takes.
+        backbone: A name that :func:`gmje_core.models.backbones.build_backbone` takes.
         in_channels: Image channels.
         image_size: Side of the square images that the model was trained on, in pixels.
-        small_images: A ResNet stem for images of about 32 pixels.
+        small_images: Whether a ResNet has the stem for images of about 32 pixels.
         dim: Embedding size.
         hidden: Width of the projection head.
         layers: Linear layers of the projection head.
@@ -35,7 +33,7 @@ class GMJEConfig(StrictForm):
         momentum: Momentum in ``[0, 1)`` of the target view's encoder, an exponential moving average of the
             context's; 0 for one encoder of both views.
         criterion: A key of :data:`gmje_core.criteria.CRITERIA`.
-        criterion_options: Its keyword arguments; JSON scalars.
+        criterion_options: Keyword arguments of the criterion; JSON scalars.
         schema_version: Version of the JSON form.
 
     Raises:
@@ -66,13 +64,11 @@ class GMJEConfig(StrictForm):
     what: ClassVar[str] = "the configuration"
 
     def __post_init__(self) -> None:
+        self.check_types()
         for spec in fields(self):
             value = getattr(self, spec.name)
-            expected = dict if isinstance(spec.type, types.GenericAlias) else spec.type
-            if type(value) is not expected:
-                raise ConfigError(f"{spec.name} must be of type {typing.cast(type, expected).__name__}, got {value!r}")
-            largest = _MAX_LAYERS if spec.name == "layers" else _MAX_SIZE
-            if isinstance(value, int) and expected is int and not 1 <= value <= largest:
+            largest = MOST_LAYERS if spec.name == "layers" else LARGEST_SIZE
+            if type(value) is int and not 1 <= value <= largest:
                 raise ConfigError(f"{spec.name} must lie in [1, {largest}], got {value!r}")
         if not 0 <= self.momentum < 1:
             raise ConfigError(f"momentum must lie in [0, 1), got {self.momentum!r}")
@@ -82,7 +78,7 @@ class GMJEConfig(StrictForm):
                 "a newer gmje-core may be needed"
             )
         for key, option in self.criterion_options.items():
-            if not isinstance(key, str) or not isinstance(option, _OPTION_TYPES):
+            if not isinstance(key, str) or not isinstance(option, OPTION_TYPES):
                 raise ConfigError(f"criterion_options must map names to JSON scalars, got {key!r}: {option!r}")
             if isinstance(option, float) and not math.isfinite(option):
                 raise ConfigError(f"criterion_options must hold finite numbers, got {key!r}: {option!r}")

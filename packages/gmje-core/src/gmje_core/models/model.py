@@ -11,18 +11,20 @@ from gmje_core.criteria import build_criterion
 from gmje_core.densities.joint import JointDensity
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError, ShapeError
+from gmje_core.models.backbones import build_backbone
 from gmje_core.models.config import GMJEConfig
-from gmje_core.models.networks import MomentumEncoder, ProjectionHead, build_backbone
+from gmje_core.models.heads import ProjectionHead
+from gmje_core.models.momentum import MomentumEncoder
 from gmje_core.models.preprocessing import Preprocessing
 
 __all__ = ["GMJEOutput", "JointEmbeddingModel", "Uncertainty"]
 
-# Elements of the largest temporary of `uncertainty`: the conditional means (B, K, d_t) of some rows.
-_LARGEST = 2**24
+# Elements of the largest temporary tensor of `uncertainty`: the conditional means (B, K, d_t) of some rows.
+LARGEST_TEMPORARY = 2**24
 
 
 class GMJEOutput(NamedTuple):
-    """What a training step gives.
+    """The result of a training step.
 
     Attributes:
         loss: Scalar, in nats per pair.
@@ -59,8 +61,9 @@ class JointEmbeddingModel(nn.Module):
     Train it on two views; then ask it for embeddings, conditionals, log-densities, uncertainty and samples.
 
     Args:
-        config: What to build.
-        preprocessing: How :meth:`preprocess` presents stored images; where it is known, it goes with the model.
+        config: Backbone, head and criterion to build.
+        preprocessing: How :meth:`preprocess` presents stored images; ``None`` where it is not known. It is saved with
+            the model.
 
     Raises:
         ConfigError: unknown backbone or criterion, or options that they do not take; a preprocessing for images of
@@ -151,7 +154,7 @@ class JointEmbeddingModel(nn.Module):
         return self.criterion.density()
 
     def features(self, x: Tensor) -> Tensor:
-        """Backbone features ``(B, num_features)``, what probes and downstream tasks take."""
+        """Backbone features ``(B, num_features)``, the input of probes and downstream tasks."""
         self._check(x)
         with self._inference():
             features: Tensor = self.backbone(x)
@@ -160,17 +163,17 @@ class JointEmbeddingModel(nn.Module):
     def forward_features(self, x: Tensor) -> Tensor:
         """The backbone's last map before pooling, as in timm: ``(B, num_features, h, w)``, or tokens ``(B, n, d)``.
 
-        In the mode that the model is in, with gradient.
+        The model keeps its mode, and the result carries a gradient.
         """
         self._check(x)
         features: Tensor = self.backbone.forward_features(x)  # type: ignore[operator]
         return features
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """From :meth:`forward_features` to embeddings ``(B, dim)``, as in timm.
+        """Embeddings ``(B, dim)`` of the result of :meth:`forward_features`, as in timm.
 
         Args:
-            x: What :meth:`forward_features` gave.
+            x: Result of :meth:`forward_features`.
             pre_logits: Stop at the pooled features ``(B, num_features)``.
         """
         features: Tensor = self.backbone.forward_head(x)  # type: ignore[operator]
@@ -214,7 +217,7 @@ class JointEmbeddingModel(nn.Module):
             The two terms, the entropy of the weights and the surprise, each ``(B,)``.
         """
         density = self.density()
-        rows = max(1, _LARGEST // (density.components * density.target_dim))
+        rows = max(1, LARGEST_TEMPORARY // (density.components * density.target_dim))
         parts = [_uncertainty(density, z) for z in self.embed(x).split(rows)]
         return Uncertainty(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
@@ -224,7 +227,7 @@ class JointEmbeddingModel(nn.Module):
 
     @property
     def _encoder(self) -> nn.Sequential:
-        """From images to embeddings; shares its parameters with the model."""
+        """The map from images to embeddings, which shares its parameters with the model."""
         return nn.Sequential(self.backbone, self.projector)
 
     def _check(self, images: Tensor) -> None:
@@ -237,7 +240,7 @@ class JointEmbeddingModel(nn.Module):
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
-        """No gradient and no batch statistics; the training mode of every module is put back."""
+        """Switch gradients and batch statistics off for a while; the mode of every module is put back afterwards."""
         modes = {module: module.training for module in self.modules()}
         self.eval()
         try:
@@ -249,7 +252,7 @@ class JointEmbeddingModel(nn.Module):
 
 
 def _uncertainty(density: JointDensity, z: Tensor) -> Uncertainty:
-    """Each part is summed on its own: as a difference of variances the smaller one would lose its digits."""
+    """Sum each part on its own, because the smaller one would lose its digits in a difference of variances."""
     posterior = density.condition(z)
     within = posterior.weights * posterior.covariance.diagonal().sum(dim=-1)
     spread = (posterior.means - posterior.mean.unsqueeze(-2)).square().sum(dim=-1)

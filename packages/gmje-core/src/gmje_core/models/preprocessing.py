@@ -1,4 +1,4 @@
-"""From stored images to what a backbone takes: the centre, at the size of the training, normalised."""
+"""Preprocessing of stored images for a backbone: their centre, at the size of the training, normalised."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -16,9 +16,9 @@ __all__ = ["Preprocessing", "resize_side"]
 #: Version of the JSON form and of what :meth:`Preprocessing.__call__` does.
 SCHEMA_VERSION = 1
 
-_MAX_SIZE = 65_536
-# Pixels lie in [0, 1]; a larger number is a mistake, an infinite one, or none.
-_MAX_NUMBER = 1e6
+LARGEST_SIZE = 65_536
+# Means and deviations of pixels in [0, 1] are small; a larger number is a mistake.
+LARGEST_NUMBER = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,9 +26,9 @@ class Preprocessing(StrictForm):
     """How images are presented to a trained model.
 
     Args:
-        size: Side of what the model takes, in pixels.
-        image_mean: Mean of each channel that is subtracted, of pixels in [0, 1].
-        image_std: Standard deviation of each channel that is divided by.
+        size: Side of the images that the model takes, in pixels.
+        image_mean: Mean of the training images, one number for each channel, of pixels in [0, 1]; it is subtracted.
+        image_std: Standard deviation of the training images, one number for each channel; pixels are divided by it.
         schema_version: Version of the JSON form.
 
     Raises:
@@ -49,15 +49,15 @@ class Preprocessing(StrictForm):
     what: ClassVar[str] = "the preprocessing"
 
     def __post_init__(self) -> None:
-        if type(self.size) is not int or not 1 <= self.size <= _MAX_SIZE:
-            raise ConfigError(f"size must be an integer in [1, {_MAX_SIZE}], got {self.size!r}")
+        if type(self.size) is not int or not 1 <= self.size <= LARGEST_SIZE:
+            raise ConfigError(f"size must be an integer in [1, {LARGEST_SIZE}], got {self.size!r}")
         for name in ("image_mean", "image_std"):
             values = getattr(self, name)
             if not isinstance(values, tuple) or not all(
-                type(v) in (int, float) and abs(v) <= _MAX_NUMBER for v in values
+                type(v) in (int, float) and abs(v) <= LARGEST_NUMBER for v in values
             ):
                 raise ConfigError(
-                    f"{name} must be finite numbers, one a channel, got {values!r}; none above {_MAX_NUMBER:g}"
+                    f"{name} must be finite numbers, one a channel, got {values!r}; none above {LARGEST_NUMBER:g}"
                 )
         if not self.image_mean or len(self.image_mean) != len(self.image_std):
             raise ConfigError(
@@ -74,7 +74,7 @@ class Preprocessing(StrictForm):
 
     @property
     def channels(self) -> int:
-        """Of the images."""
+        """Number of channels of the images."""
         return len(self.image_mean)
 
     @torch.no_grad()
@@ -112,10 +112,10 @@ class Preprocessing(StrictForm):
         return self.normalize(pixels)
 
     def check_fits(self, config: GMJEConfig) -> None:
-        """Check that a model of that configuration takes what this gives.
+        """Check that a model of a configuration takes the images that this preprocessing gives.
 
         Raises:
-            ConfigError: another size or number of channels.
+            ConfigError: the model takes another size or another number of channels.
         """
         if (self.size, self.channels) != (config.image_size, config.in_channels):
             raise ConfigError(

@@ -36,7 +36,7 @@ def frechet_distance(x: Tensor, y: Tensor) -> float:
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """Symmetric square root; eigenvalues below zero are rounding."""
+    """The symmetric square root; eigenvalues below zero come from rounding and count as zero."""
     values, vectors = torch.linalg.eigh(covariance)
     root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
     return root
@@ -68,7 +68,7 @@ def manifold_measures(real: Tensor, samples: Tensor, neighbours: int) -> Manifol
         neighbours: ``k``, below ``n`` and ``m``.
 
     Raises:
-        ValueError: ``k`` out of range.
+        ValueError: ``k`` is out of range.
 
     Examples:
         >>> points = torch.randn(50, 2)
@@ -106,7 +106,7 @@ def maximum_mean_discrepancy(x: Tensor, y: Tensor) -> float:
     x, y = x.double(), y.double()
     squares = [torch.cdist(a, b).square() for a, b in ((x, x), (y, y), (x, y))]
     width = float(torch.cat([square.flatten() for square in squares]).median())
-    if width == 0:  # more than half of the points are the same
+    if width == 0:  # The median is zero where more than half of the points are the same.
         width = float(squares[2].mean()) or math.inf
     within_x, within_y, between = ((-square / width).exp() for square in squares)
     n, m = len(x), len(y)

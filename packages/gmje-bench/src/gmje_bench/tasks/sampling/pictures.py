@@ -29,8 +29,8 @@ class Classifier(nn.Module):
     """A small convolutional network; its features compare pictures where an Inception network has never seen such.
 
     Args:
-        channels: Of the images.
-        classes: Number of them.
+        channels: Number of channels of the images.
+        classes: Number of classes.
     """
 
     def __init__(self, channels: int, classes: int) -> None:
@@ -54,13 +54,13 @@ class Classifier(nn.Module):
 
 
 def train_classifier(images: Tensor, labels: Tensor, classes: int, seed: int = 0) -> Classifier:
-    """The classifier of a dataset.
+    """Train the classifier of a dataset.
 
     Args:
         images: uint8 ``(N, C, S, S)``.
         labels: int64 ``(N,)``.
-        classes: Number of them.
-        seed: Of everything drawn.
+        classes: Number of classes.
+        seed: Seed of everything that is drawn.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
@@ -75,15 +75,15 @@ def train_classifier(images: Tensor, labels: Tensor, classes: int, seed: int = 0
 
 
 def train_decoder(embeddings: Tensor, images: Tensor, seed: int) -> nn.Module:
-    """The pixels to expect of an embedding, by least squares.
+    """Train a decoder from embeddings to the pixels that least squares expects.
 
     Args:
         embeddings: ``(N, d)``, float32, of unit scale.
         images: uint8 ``(N, C, S, S)``.
-        seed: Of everything drawn.
+        seed: Seed of everything that is drawn.
 
     Returns:
-        Of embeddings ``(n, d)``, to logits of pixels ``(n, C * side * side)``.
+        A network from embeddings ``(n, d)`` to logits of pixels ``(n, C * side * side)``.
     """
     pixels = small(images).flatten(1)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():

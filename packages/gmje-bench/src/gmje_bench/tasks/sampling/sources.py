@@ -15,7 +15,7 @@ from gmje_core.densities.covariance import SphericalCovariance
 
 __all__ = ["Source", "fit_gaussian", "fit_kernel", "fit_mixture", "of_density"]
 
-# Widths of the kernels tried, in standard deviations of a coordinate.
+# These widths of the kernels are tried, in standard deviations of a coordinate.
 _WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
 _ROWS = 500
 
@@ -24,8 +24,8 @@ class Source(NamedTuple):
     """A density to sample from.
 
     Attributes:
-        sample: Of a count and a seed, to ``(count, d)``, float64.
-        log_prob: Of ``(n, d)``, to ``(n,)`` in nats, float64.
+        sample: A function from a count and a seed to samples ``(count, d)``, float64.
+        log_prob: A function from points ``(n, d)`` to log-densities ``(n,)`` in nats, float64.
     """
 
     sample: Callable[[int, int], Tensor]
@@ -33,13 +33,13 @@ class Source(NamedTuple):
 
 
 def of_density(density: GaussianMixture) -> Source:
-    """The source that a mixture is."""
+    """Make a source of a mixture."""
     dtype = density.mean.dtype
 
     @torch.no_grad()
     def sample(count: int, seed: int) -> Tensor:
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # distributions take no generator
+            torch.manual_seed(seed)  # PyTorch's distributions take no generator.
             return density.sample((count,)).double()
 
     @torch.no_grad()
@@ -74,7 +74,7 @@ def fit_kernel(z: Tensor, seed: int) -> Source:
 def fit_mixture(z: Tensor, seed: int) -> Source:
     """A mixture of Gaussians with full covariances, by scikit-learn's EM, of embeddings ``(N, d)``."""
     components = min(PROTOCOL.mixture_components, max(1, len(z) // (2 * z.shape[1])))
-    with threadpool_limits(1), warnings.catch_warnings(action="ignore"):  # it may not converge, and need not
+    with threadpool_limits(1), warnings.catch_warnings(action="ignore"):  # A fit that has not converged is good enough.
         fitted = SklearnMixture(
             components,
             covariance_type="full",

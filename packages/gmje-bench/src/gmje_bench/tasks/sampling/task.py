@@ -1,4 +1,4 @@
-"""The task: every source of samples against the test embeddings, beside the floor that real embeddings set."""
+"""The task compares every source of samples with the test embeddings, beside the floor that real embeddings set."""
 
 import math
 
@@ -29,7 +29,7 @@ def sampling(subject: Subject, classifier: Classifier) -> TaskResult:
 
     Args:
         subject: The encoder.
-        classifier: Of :func:`~gmje_bench.tasks.sampling.pictures.train_classifier`.
+        classifier: From :func:`~gmje_bench.tasks.sampling.pictures.train_classifier`.
 
     Raises:
         CollapsedError: embeddings that are all the same.
@@ -66,7 +66,7 @@ def sampling(subject: Subject, classifier: Classifier) -> TaskResult:
 
 
 def _scaled(source: Source, scale: Scale) -> Source:
-    """The source of scaled embeddings; their density is higher by the volume that scaling took."""
+    """The source in scaled coordinates, whose log-density is corrected for the change of volume."""
     return Source(
         lambda count, seed: scale.apply(source.sample(count, seed)),
         lambda z: source.log_prob(z * scale.factor + scale.center) + z.shape[1] * math.log(scale.factor),

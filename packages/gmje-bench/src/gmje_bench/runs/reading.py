@@ -1,4 +1,4 @@
-"""A run folder as reports read it: results, the tensors of every method and seed, the conditional pictures.
+"""Reading a run folder for reports: results, the tensors of every method and seed, the picture of synthetic tasks.
 
 All of it is checked on the way in, so that a file which is cut short or foreign is one clear line and no half page.
 """
@@ -23,7 +23,7 @@ __all__ = ["Artifacts", "Run", "read_run"]
 Artifacts = Mapping[str, NDArray[Any]]
 
 _PICTURE = "alignment.png"
-# What a tensor's name promises: the longest prefix counts. Dimensions and kind of number; sizes that are fixed.
+# Names of tensors, or prefixes of them, with the dimensions, the kind of number, and the sizes that are fixed.
 _FORMS: dict[str, tuple[int, str, dict[int, int]]] = {
     "uncertainty.risk_coverage": (2, "f", {1: 2}),
     "uncertainty.hpd_histogram": (1, "f", {}),
@@ -39,7 +39,7 @@ _FORMS: dict[str, tuple[int, str, dict[int, int]]] = {
     "neighbours.label": (2, "i", {}),
 }
 _KINDS = {"f": "floating-point numbers", "u": "bytes (uint8)", "i": "integers"}
-# Tensors that go together, and the dimensions that they share.
+# These tensors go together, and share so many of their first dimensions.
 _TOGETHER = (
     (("latent.pca", "latent.tsne", "latent.label", "latent.component"), 1),
     (("neighbours.query", "neighbours.images", "neighbours.query_label", "neighbours.label"), 1),
@@ -52,11 +52,11 @@ class Run:
     """What a run folder holds.
 
     Attributes:
-        folder: Where it is.
-        results: Its numbers.
-        artifacts: By method and seed; those that have none are missing.
+        folder: The path of the folder.
+        results: The results of the run.
+        artifacts: Tensors by method and seed, of the records that have any.
         picture: The PNG file of the synthetic tasks' conditionals; ``None`` where there is none.
-        missing: What the results name and the folder lacks, a line each.
+        missing: What the results name and the folder lacks, one line for each.
     """
 
     folder: Path
@@ -70,11 +70,11 @@ def read_run(folder: Path) -> Run:
     """Read a run folder; nothing is unpickled, nothing is written.
 
     Args:
-        folder: Of a finished or interrupted run.
+        folder: The folder of a finished or interrupted run.
 
     Raises:
-        RunFolderError: no such folder (the text suggests a sibling), or a file in it that is truncated, foreign, of
-            another schema, or holds numbers that are not finite.
+        RunFolderError: there is no such folder (the message suggests a sibling), or a file in it is truncated, foreign,
+            of another schema, or holds numbers that are not finite.
     """
     if not folder.is_dir():
         raise RunFolderError(_no_folder(folder))

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gmje_core import GMJEConfig, Preprocessing
-from gmje_hub import CorruptModelError, GMJEModel, HubError, UnsafeWeightsError
+from gmje_hub import CorruptModelError, GMJEModel, HubError, ModelNotFoundError, UnsafeWeightsError
 from gmje_hub.folder import check_name
 
 pytestmark = pytest.mark.xdist_group("hostile")
@@ -319,3 +319,40 @@ def test_a_link_is_called_one(name: str, folder: Path) -> None:
 def test_names_that_leave_the_folder_are_refused(name: str) -> None:
     with pytest.raises(CorruptModelError, match="leads out"):
         check_name(name)
+
+
+def test_missing_things_are_named(folder, tmp_path):
+    with pytest.raises(ModelNotFoundError, match="no folder"):
+        GMJEModel.from_pretrained(tmp_path / "nothing")
+    (folder / "config.json").unlink()
+    with pytest.raises(ModelNotFoundError, match=r"no config\.json"):
+        GMJEModel.from_pretrained(folder)
+
+
+def test_pickled_weights_are_never_read(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(UnsafeWeightsError, match=r"pytorch_model\.bin"):
+        GMJEModel.from_pretrained(folder)
+
+
+def test_wrong_configuration_is_named(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"dimm": 3}))
+    with pytest.raises(CorruptModelError, match="did you mean 'dim'"):
+        GMJEModel.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"image_men": [0]}, "did you mean 'image_mean'"),
+        ({"size": 32}, "gives images of 32 pixels and 1 channels; the model takes 28 pixels and 1 channels"),
+        ({"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}, "28 pixels and 3 channels"),
+    ],
+)
+def test_wrong_preprocessing_is_named(folder, change, words):
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CorruptModelError, match=words):
+        GMJEModel.from_pretrained(folder)

@@ -1,0 +1,93 @@
+"""What the numbers of a run are: the title, unit and direction of every metric that a task may measure."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = ["METRICS", "SOURCES", "Metric"]
+
+
+class Metric(BaseModel):
+    """What a number is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    title: str = Field(description="Words for tables and axes.")
+    unit: str = Field(default="", description="The unit; empty for a pure number.")
+    higher_is_better: bool
+    task: str = Field(description="The task that measures it.")
+    headline: bool = Field(default=False, description="Whether short tables show it.")
+
+
+def _metrics(task: str, **metrics: tuple[str, str, bool, bool]) -> dict[str, Metric]:
+    return {
+        name: Metric(title=title, unit=unit, higher_is_better=higher, task=task, headline=headline)
+        for name, (title, unit, higher, headline) in metrics.items()
+    }
+
+
+#: The densities that samples are drawn from: one was learned in training, the others are fitted afterwards to the
+#: embeddings of any method.
+SOURCES = {
+    "learned": "the density learned in training",
+    "gaussian": "one Gaussian, fitted afterwards",
+    "kde": "a kernel density, fitted afterwards",
+    "mixture": "a full-covariance mixture, fitted afterwards",
+}
+
+
+def _sampling() -> dict[str, Metric]:
+    """Every measure of samples, for every source of them."""
+    measures = {
+        "frechet": ("Fréchet", "", False),
+        "precision": ("precision", "", True),
+        "recall": ("recall", "", True),
+        "density": ("density", "", True),
+        "coverage": ("coverage", "", True),
+        "mmd": ("MMD", "", False),
+        "nll": ("NLL", "nats", False),
+        "image_frechet": ("Fréchet of pictures", "", False),
+    }
+    return {
+        f"{measure}.{source}": Metric(
+            title=f"{title}, {source}",
+            unit=unit,
+            higher_is_better=higher,
+            task="sampling",
+            headline=(measure, source) in (("frechet", "learned"), ("frechet", "mixture")),
+        )
+        for source in (*SOURCES, "real")
+        for measure, (title, unit, higher) in measures.items()
+        if (measure, source) != ("nll", "real")
+    }
+
+
+#: Every metric that a record may hold.
+METRICS: dict[str, Metric] = {
+    **_metrics("linear_probe", linear_probe=("linear probe", "%", True, True)),
+    **_metrics("knn", knn=("kNN", "%", True, True)),
+    **_metrics("effective_rank", effective_rank=("effective rank", "", True, True)),
+    **_metrics(
+        "uncertainty",
+        ood_auroc=("OOD AUROC", "", True, True),
+        ood_auroc_fitted=("OOD AUROC, fitted", "", True, False),
+        aurc=("AURC", "", False, False),
+        aurc_fitted=("AURC, fitted", "", False, False),
+        aurc_softmax=("AURC, softmax", "", False, False),
+        conditional_hpd=("HPD error", "", False, False),
+        conditional_hpd_fitted=("HPD error, fitted", "", False, False),
+        conditional_ece=("calibration error", "", False, True),
+        conditional_ece_fitted=("calibration error, fitted", "", False, False),
+    ),
+    **_sampling(),
+    **_metrics(
+        "synthetic",
+        kl=("KL to truth", "nats", False, True),
+        kl_standard_error=("its standard error", "nats", False, False),
+        theory=("KL by theory", "nats", False, True),
+        energy=("energy distance", "", False, True),
+        wasserstein=("sliced Wasserstein", "", False, False),
+        recall=("mode recall", "", True, True),
+        weights=("weight error", "", False, True),
+        hpd=("HPD error", "", False, True),
+        pit=("PIT error", "", False, True),
+    ),
+}

@@ -1,0 +1,125 @@
+"""The context and the target view of a batch."""
+
+import torch
+from torch import Tensor
+
+from gmje_bench.views.config import ViewConfig
+from gmje_bench.views.operations import (
+    adjust_brightness,
+    adjust_contrast,
+    adjust_hue,
+    adjust_saturation,
+    crop_resize,
+    gaussian_blur,
+    grayscale,
+)
+from gmje_bench.views.parameters import Draws, draw_parameters, generator_for
+
+__all__ = ["TwoViews"]
+
+# Pixels that are processed at a time on a CPU: intermediate results then stay in the cache.
+CPU_CHUNK = 2**17
+
+
+class TwoViews:
+    """Draws the context and the target view of a batch.
+
+    Args:
+        config: How views are drawn.
+        seed: The seed of all random parameters.
+
+    Examples:
+        >>> from gmje_bench.views import preset
+        >>> views = TwoViews(preset(28, 1), seed=0)
+        >>> images = torch.randint(256, (4, 1, 28, 28), dtype=torch.uint8)
+        >>> context, target = views(images, epoch=0, step=0)
+        >>> context.shape, context.dtype, torch.equal(context, target)
+        (torch.Size([4, 1, 28, 28]), torch.float32, False)
+        >>> half, _ = views(images[2:], epoch=0, step=0, rank=1, world_size=2)
+        >>> torch.allclose(half, context[2:])
+        True
+    """
+
+    def __init__(self, config: ViewConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+
+    @torch.no_grad()
+    def __call__(
+        self, images: Tensor, *, epoch: int, step: int, rank: int = 0, world_size: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """Draw two views of this process's share of the global batch.
+
+        Args:
+            images: uint8 ``(b, C, H, W)`` on any device.
+            epoch: The epoch of training, from 0.
+            step: The step within the epoch, from 0.
+            rank: The rank of this process.
+            world_size: Number of processes, each with ``b`` images; rank ``r`` holds images ``r b .. (r + 1) b - 1`` of
+                the global batch.
+
+        Returns:
+            ``(context, target)``, float32 ``(b, C, size, size)`` each, normalised.
+
+        Raises:
+            TypeError: images that are not uint8.
+            ValueError: images of another shape or number of channels, or a rank outside the world.
+        """
+        check_images(images, self.config)
+        if not 0 <= rank < world_size:
+            raise ValueError(f"rank must be in 0 .. {world_size - 1}, got {rank}")
+        b, _, height, width = images.shape
+        generators = (generator_for(self.seed, epoch, step, view) for view in range(2))
+        draws = [draw_parameters(self.config, b * world_size, height, width, generator) for generator in generators]
+        context, target = (augmented(images, d.share(rank * b, (rank + 1) * b), self.config) for d in draws)
+        return context, target
+
+
+def augmented(images: Tensor, draws: Draws, config: ViewConfig) -> Tensor:
+    """One view, float32 ``(b, C, size, size)``."""
+    b, channels, height, width = images.shape
+    views = torch.empty(b, channels, config.size, config.size, device=images.device)
+    draws, normalize = draws.to(images.device), config.preprocessing.normalize
+    # Intermediate results that leave the cache of a CPU cost more than the arithmetic.
+    largest = channels * max(height * width, config.size**2)
+    step = max(1, CPU_CHUNK // largest) if images.device.type == "cpu" else max(1, b)
+    with torch.autocast(images.device.type, enabled=False):
+        for start in range(0, b, step):
+            part = slice(start, start + step)
+            x = augment(images[part].float().div_(255), draws.share(start, start + step), config)
+            views[part] = normalize(x)
+    return views
+
+
+def augment(pixels: Tensor, draws: Draws, config: ViewConfig) -> Tensor:
+    p = draws.numbers
+    x = crop_resize(pixels, p["top"], p["left"], p["height"], p["width"], config.size, p["flip"] > 0.5)
+    colour = pixels.shape[1] == 3
+    if config.jitter_probability > 0:
+        for name in draws.order:
+            if getattr(config, name) > 0 and (colour or name in ("brightness", "contrast")):
+                x = ADJUST[name](x, p[name])
+    if colour and len(chosen := draws.grey.nonzero().flatten()):
+        chosen = chosen.to(x.device)
+        x[chosen] = grayscale(x[chosen])
+    if len(chosen := draws.blurred.nonzero().flatten()):
+        chosen = chosen.to(x.device)
+        x[chosen] = gaussian_blur(x[chosen], p["sigma"][chosen], config.blur_kernel)
+    return x
+
+
+ADJUST = {
+    "brightness": adjust_brightness,
+    "contrast": adjust_contrast,
+    "saturation": adjust_saturation,
+    "hue": adjust_hue,
+}
+
+
+def check_images(images: Tensor, config: ViewConfig) -> None:
+    if images.dtype != torch.uint8:
+        raise TypeError(f"images must be uint8 with values 0 .. 255, got {images.dtype}")
+    channels = len(config.mean)
+    if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[1:]:
+        raise ValueError(
+            f"images must have shape (b, {channels}, H, W) for views of {channels} channels, got {tuple(images.shape)}"
+        )

@@ -1,0 +1,43 @@
+"""Operations over components in bounded memory."""
+
+import pytest
+import torch
+from density_cases import TYPES, Largest, mixture_of
+
+from gmje_core.densities import blockwise
+from gmje_core.densities.blockwise import apply_matrices, gather_components, gathered_product
+
+pytestmark = pytest.mark.usefixtures("seeded")
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_only_the_component_drawn_is_gathered(kind):
+    count, components, dim = 2000, 400, 8
+    mixture = mixture_of(kind, components, dim)
+    with Largest() as largest:
+        mixture.sample((count,))
+    assert largest.elements <= max(2 * count * dim**2, components * dim**2)
+    assert largest.elements < count * components * dim / 10  # all components, then a choice
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 2**18])
+@pytest.mark.parametrize("batch", [(4,), (5, 4), (1, 4), (5, 1)])
+def test_gathering_is_indexing_of_the_expanded_parameter(batch, chunk, monkeypatch):
+    monkeypatch.setattr(blockwise, "CHUNK", chunk)
+    matrices = torch.randn(*batch, 3, 2)
+    index = torch.randint(4, (6, 5) if len(batch) == 2 else (6,))
+    rows = torch.arange(5).expand(6, 5)
+    expanded = matrices.expand(5, 4, 3, 2) if len(batch) == 2 else matrices
+    expected = expanded[rows, index] if len(batch) == 2 else expanded[index]
+    assert torch.equal(gather_components(matrices, index, len(batch)), expected)
+    vectors = torch.randn(*index.shape, 2)
+    product = gathered_product(matrices, index, vectors)
+    torch.testing.assert_close(product, (expected @ vectors.unsqueeze(-1)).squeeze(-1))
+
+
+@pytest.mark.parametrize("lead", [(), (4,), (5, 4), (2, 5, 4)])
+def test_matrices_are_applied_to_leading_axes_that_only_vectors_have(lead):
+    matrices, vectors = torch.randn(4, 3, 3).tril() + 3 * torch.eye(3), torch.randn(*lead[:-1], 4, 3)
+    torch.testing.assert_close(apply_matrices(matrices, vectors), (matrices @ vectors.unsqueeze(-1)).squeeze(-1))
+    solved = apply_matrices(matrices, vectors, solve=True)
+    torch.testing.assert_close((matrices @ solved.unsqueeze(-1)).squeeze(-1), vectors)
