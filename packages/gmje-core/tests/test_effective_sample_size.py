@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from gmje_core.criteria import GMJESMC
-from gmje_core.criteria.smc import effective_sample_size
+from gmje_core.estimation.bank import effective_sample_size
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -29,19 +29,19 @@ def test_a_bank_resamples_where_no_single_step_would():
     criterion = GMJESMC(2, 512, weighting=0.05, age_decay=0.0, ess_threshold=0.5)
     for _ in range(8):
         criterion(*torch.randn(2, 64, 2))  # fill the bank
-    assert int(criterion.resampled) == 0
+    assert criterion.critic.counters["resampled"] == 0
     increments = []
     for _ in range(60):
-        before = criterion.log_weights.clone()
-        where = criterion.born.clone()
+        before = criterion.critic.log_weights.clone()
+        where = criterion.critic.born.clone()
         z = 0.2 * torch.randn(2, 8, 2) + 1.0  # from now on one corner only
         criterion(*z)
-        if int(criterion.resampled):
+        if criterion.critic.counters["resampled"]:
             break
-        assert effective_sample_size(criterion.log_weights) >= 256
-        old = criterion.born == where
-        increments.append(effective_sample_size((criterion.log_weights - before)[old]) / old.sum())
-    assert int(criterion.resampled) == 1
+        assert effective_sample_size(criterion.critic.log_weights) >= 256
+        old = criterion.critic.born == where
+        increments.append(effective_sample_size((criterion.critic.log_weights - before)[old]) / old.sum())
+    assert criterion.critic.counters["resampled"] == 1
     assert min(increments) > 0.5  # no step alone came near the threshold
 
 
@@ -53,5 +53,5 @@ def test_the_bandwidth_of_a_bank_does_not_depend_on_the_origin():
         for _ in range(10):
             z = (torch.randn(2, 64, 2) * 256).round() / 256
             criterion(z[0] + offset, z[1] + offset)
-        bandwidths.append(criterion.bandwidth.clone())
+        bandwidths.append(criterion.critic.bandwidth.clone())
     torch.testing.assert_close(bandwidths[1], bandwidths[0], rtol=1e-3, atol=1e-4)

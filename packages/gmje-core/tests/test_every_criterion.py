@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("seeded")
 
 CRITERIA = {
     "gje": lambda dim: GJE(dim),
-    "gje-learned": lambda dim: GJE(dim, covariance="learned"),
+    "gje-learned": lambda dim: GJE(dim, moments="learned"),
     **{f"gmje-{t}": lambda dim, t=t: GMJE(dim, 5, covariance_type=t) for t in ("full", "diag", "spherical")},
     **{
         f"gmje-{t}-gradient": lambda dim, t=t: GMJE(dim, 5, covariance_type=t, update="gradient", rank=2) for t in TYPES

@@ -61,7 +61,7 @@ def test_old_edges_and_isolated_units_go():
     assert not gas.adjacency[0, 3], "an edge that was not renewed for more than max_age wins is dropped"
     assert gas.adjacency[0, 2], "the two nearest units are joined"
     removed = gas.remove_useless()
-    assert removed.tolist() == [False, False, False, True, *[False] * 4]
+    assert removed.tolist() == [False, True, False, True, *[False] * 4], "both have lost their last edge"
     assert not gas.alive[3]
 
 

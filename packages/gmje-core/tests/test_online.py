@@ -15,8 +15,7 @@ def test_an_online_mixture_starts_at_the_variance_it_is_given(kind, variance):
     online = OnlineMixture(
         4, 3, covariance_type=kind, tied=False, weight_prior=1.0, covariance_prior=2.0, variance_floor=1e-6
     )
-    total = (torch.zeros(3).double(), torch.full((3,), 25.0).double())
-    online.start(torch.randn(4, 3), variance, total, batch_size=64)
+    online.start_at(torch.randn(4, 3), torch.tensor(variance), 5.0 * torch.randn(64, 3))
     expected = torch.full((4, 3), variance, dtype=torch.float64)
     torch.testing.assert_close(online.covariance().diagonal(), expected, rtol=0.01, atol=0)
 
@@ -29,7 +28,7 @@ def test_a_running_mixture_of_far_clusters(kind):
     centers = torch.tensor([[-3e3], [3e3]]).expand(2, 3)
     index = torch.arange(400) % 2
     batches = [centers[index] + 0.5 * torch.randn(400, 3) for _ in range(20)]
-    online.start(centers, 0.25, (batches[0].double().mean(0), batches[0].double().var(0)), 400)
+    online.start_at(centers, torch.tensor(0.25), batches[0])
     for step, z in enumerate(batches, start=1):
         online.observe(z, torch.nn.functional.one_hot(index, 2).float(), 1 / step)
     whole = torch.stack(batches).double()

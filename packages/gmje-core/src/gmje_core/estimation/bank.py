@@ -193,7 +193,7 @@ class ParticleBank(TrainableDensity):
         floor = self.variance_floor * self.spread
         if not self.form.diagonal_moments:
             floor = floor * torch.eye(len(self.bandwidth)).to(self.bandwidth)
-        return self.form.from_second_moments((self.bandwidth + floor)[None])
+        return self.form.from_second_moments((self.bandwidth + floor)[None], validate=False)
 
     def rare_work(self, z: Tensor, responsibilities: Tensor | None) -> Tensor:
         """Whether the effective sample size will be below its threshold."""

@@ -5,12 +5,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gmje_core.densities.covariance import Covariance, DiagonalCovariance, FullCovariance, SphericalCovariance
+from gmje_core.densities.covariance import Covariance, covariance_class
 from gmje_core.densities.mixture import GaussianMixture
-from gmje_core.estimation.moments import MIN_VARIANCE, batch_moments, merge_moments
+from gmje_core.estimation.moments import MIN_VARIANCE, batch_moments, merge_moments, pooled_covariance
 from gmje_core.estimation.seeding import dead_components, find_centres, reseeding, step_generator
+from gmje_core.estimation.shrinkage import shrink_covariances
 from gmje_core.estimation.trainable import TrainableDensity
-from gmje_core.linalg import safe_cholesky
 
 __all__ = ["MomentType", "OnlineMixture"]
 
@@ -71,10 +71,10 @@ class OnlineMixture(TrainableDensity):
         seed: int = 0,
     ) -> None:
         super().__init__(step)
-        self.covariance_type, self.tied = covariance_type, tied
+        self.form, self.tied = covariance_class(covariance_type), tied
         self.weight_prior, self.covariance_prior = weight_prior, covariance_prior
         self.variance_floor, self.seed = variance_floor, seed
-        shape = (components, dim, dim) if covariance_type == "full" else (components, dim)
+        shape = (components, dim) if self.diagonal else (components, dim, dim)
         self.register_buffer("mass", torch.zeros(components, dtype=torch.float64))
         self.register_buffer("means", torch.zeros(components, dim, dtype=torch.float64))
         self.register_buffer("second", torch.zeros(shape, dtype=torch.float64))
@@ -86,7 +86,7 @@ class OnlineMixture(TrainableDensity):
     @property
     def diagonal(self) -> bool:
         """Whether only the diagonals of the second moments are kept."""
-        return self.covariance_type != "full"
+        return self.form.diagonal_moments
 
     @property
     def counts(self) -> Tensor:
@@ -100,18 +100,16 @@ class OnlineMixture(TrainableDensity):
 
     def covariance(self) -> Covariance:
         """Maximum a posteriori covariances, with a ``K`` axis of size 1 where tied."""
-        counts = self.counts.view(-1, *[1] * (self.second.ndim - 1))
-        pooled = (counts * self.second).sum(dim=0, keepdim=True) / counts.sum()
+        pooled = pooled_covariance(self.counts, self.second)
         floor = self.variance_floor * self.total_variance.mean().clamp_min(MIN_VARIANCE)
-        isotropic = (pooled if self.diagonal else pooled.diagonal(dim1=-2, dim2=-1)).mean() + floor
-        second, counts = (pooled, counts.sum().view_as(counts[:1])) if self.tied else (self.second, counts)
-        prior = isotropic if self.diagonal else isotropic * torch.eye(second.shape[-1]).to(second)
-        posterior = (counts * second + self.covariance_prior * prior) / (counts + self.covariance_prior)
-        if self.covariance_type == "full":
-            return FullCovariance(safe_cholesky(posterior + floor * torch.eye(second.shape[-1]).to(second)))
-        if self.covariance_type == "diag":
-            return DiagonalCovariance(posterior + floor, validate=False)
-        return SphericalCovariance(posterior.mean(dim=-1) + floor, second.shape[-1], validate=False)
+        isotropic = (pooled if self.diagonal else pooled.diagonal()).mean() + floor
+        second, counts = (pooled[None], self.counts.sum()[None]) if self.tied else (self.second, self.counts)
+        if self.diagonal:
+            posterior = shrink_covariances(second, counts, isotropic, self.covariance_prior)
+            return self.form.from_second_moments(posterior, validate=False).add_diagonal(floor)
+        eye = torch.eye(second.shape[-1]).to(second)
+        posterior = shrink_covariances(second, counts, isotropic * eye, self.covariance_prior)
+        return self.form.from_second_moments(posterior + floor * eye, validate=False)
 
     def forward(self, dtype: torch.dtype | None = None) -> GaussianMixture:
         """The maximum a posteriori mixture of the statistics; see :class:`TrainableDensity`."""
@@ -146,7 +144,7 @@ class OnlineMixture(TrainableDensity):
         """Move dead components onto badly explained samples of ``z`` (B, D), with the pooled isotropic covariance."""
         choice = reseeding(z, self.mass, self.means, generator)
         shape = (-1, *[1] * (self.second.ndim - 1))
-        pooled = (self.mass.view(shape) * self.second).sum(dim=0) / self.mass.sum()
+        pooled = pooled_covariance(self.mass, self.second)
         variance = (pooled if self.diagonal else pooled.diagonal()).mean()
         index, moved = choice.places, choice.moved
         self.means[index] = torch.where(moved[:, None], choice.points.to(self.means), self.means[index])
