@@ -49,7 +49,9 @@ def test_importing_timm_does_not_follow_the_callers_device(tmp_path, monkeypatch
     )
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.delitem(sys.modules, "timm", raising=False)
-    with pytest.raises(ConfigError, match="timm 0 has no model"), torch.device("meta"):
-        build_backbone("timm:resnet18")
-    assert sys.modules["timm"].made.device == torch.device("cpu")
-    monkeypatch.delitem(sys.modules, "timm")
+    try:
+        with pytest.raises(ConfigError, match="timm 0 has no model"), torch.device("meta"):
+            build_backbone("timm:resnet18")
+        assert sys.modules["timm"].made.device == torch.device("cpu")
+    finally:
+        sys.modules.pop("timm", None)  # the stub; the fixture puts the real module back, where there was one
