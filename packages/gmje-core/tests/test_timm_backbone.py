@@ -39,3 +39,19 @@ def test_only_models_of_timm_itself_are_built(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)  # not even asked
     with pytest.raises(ConfigError, match="does not name a model of timm"):
         build_backbone(name)
+
+
+def test_importing_timm_does_not_follow_the_callers_device(tmp_path, monkeypatch):
+    """Tensors that a library makes at its import live for ever; under ``meta`` they would have no numbers."""
+    (tmp_path / "timm.py").write_text(
+        "import torch\nmade, __version__ = torch.zeros(1), '0'\n"
+        "def is_model(name): return False\ndef list_models(): return []\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    try:
+        with pytest.raises(ConfigError, match="timm 0 has no model"), torch.device("meta"):
+            build_backbone("timm:resnet18")
+        assert sys.modules["timm"].made.device == torch.device("cpu")
+    finally:
+        sys.modules.pop("timm", None)  # the stub; the fixture puts the real module back, where there was one

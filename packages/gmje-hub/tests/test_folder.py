@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import gmje_core.models.resnet  # noqa: F401  imported here, so that no folder is charged for loading torchvision
 from gmje_core import GMJEConfig, Preprocessing
 from gmje_hub import CorruptModelError, GMJEModel, HubError, ModelNotFoundError, UnsafeWeightsError
 from gmje_hub.folder import check_name
