@@ -1,0 +1,165 @@
+"""Covariances that share factors and differ by scales, so that many components cost little more than their factors."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import InitVar, dataclass
+from typing import ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from gmje_core.densities.covariance.base import Conditional, Covariance, CovarianceType, require_positive
+from gmje_core.densities.covariance.full import FullCovariance
+from gmje_core.errors import ShapeError
+from gmje_core.linalg import require_finite
+
+__all__ = ["ScaledCovariance"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ScaledCovariance(Covariance):
+    r"""Several scales of each of ``F`` full covariances, :math:`\Sigma_{fs} = \sigma_s L_f L_f^\top`.
+
+    Component ``f * S + s`` has factor ``f`` and scale ``s``. It is made for mixtures of heavy tails, in which the ``S``
+    components of one factor also share one mean: distances are computed once a factor.
+
+    Args:
+        scale_tril: ``(F, D, D)`` lower-triangular factors with positive diagonals.
+        scales: ``(S,)`` positive scales :math:`\sigma_s` of the covariance (not of the deviations).
+        validate: Check the values.
+
+    Raises:
+        ShapeError, NonFiniteError, NotPositiveDefiniteError: they are no factors or scales.
+
+    Examples:
+        >>> covariance = ScaledCovariance(torch.eye(2).expand(3, 2, 2), torch.tensor([1.0, 4.0]))
+        >>> covariance.shape, covariance.diagonal()[:2].tolist()
+        (torch.Size([6]), [[1.0, 1.0], [4.0, 4.0]])
+    """
+
+    covariance_type: ClassVar[CovarianceType] = "full"
+    axis_aligned: ClassVar[bool] = False
+    diagonal_moments: ClassVar[bool] = False
+
+    scale_tril: Tensor
+    scales: Tensor
+    validate: InitVar[bool] = True
+
+    def __post_init__(self, validate: bool) -> None:
+        if self.scale_tril.ndim != 3 or self.scales.ndim != 1:
+            raise ShapeError(
+                "scale_tril and scales must have shapes (F, D, D) and (S,), but have "
+                f"{tuple(self.scale_tril.shape)} and {tuple(self.scales.shape)}"
+            )
+        if validate:
+            FullCovariance(self.scale_tril)
+            require_finite("scales", self.scales)
+            require_positive("scales", self.scales[None])
+
+    @property
+    def factors(self) -> FullCovariance:
+        """The covariances at scale one, ``(F,)``."""
+        return FullCovariance(self.scale_tril, validate=False)
+
+    @property
+    def shape(self) -> torch.Size:
+        """Leading shape ``(F * S,)``."""
+        return torch.Size([len(self.scale_tril) * len(self.scales)])
+
+    @property
+    def dim(self) -> int:
+        """Number of dimensions ``D``."""
+        return self.scale_tril.shape[-1]
+
+    @classmethod
+    def from_second_moments(
+        cls,
+        second: Tensor,
+        *,
+        rank: int | None = None,
+        previous: Covariance | None = None,
+        floor: float = 0.0,
+        validate: bool = True,
+    ) -> Self:
+        """Covariance with these matrices at the only scale 1; see :meth:`Covariance.from_second_moments`."""
+        full = FullCovariance.from_second_moments(second, validate=validate)
+        return cls(full.scale_tril, full.scale_tril.new_ones(1), validate=False)
+
+    @classmethod
+    def unconstrained_sizes(cls, dim: int, rank: int | None = None) -> dict[str, int]:
+        """Those of full covariances; see :meth:`Covariance.unconstrained_sizes`."""
+        return FullCovariance.unconstrained_sizes(dim, rank)
+
+    @classmethod
+    def from_unconstrained(cls, values: Mapping[str, Tensor], dim: int, *, scale: Tensor | float, floor: float) -> Self:
+        """Full covariances at the only scale 1; see :meth:`Covariance.from_unconstrained`."""
+        full = FullCovariance.from_unconstrained(values, dim, scale=scale, floor=floor)
+        return cls(full.scale_tril, full.scale_tril.new_ones(1), validate=False)
+
+    @classmethod
+    def parameter_count(cls, dim: int, rank: int | None = None) -> int:
+        """Number of free parameters of one factor."""
+        return FullCovariance.parameter_count(dim, rank)
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """The factors and the scales."""
+        return self.scale_tril, self.scales
+
+    def dense(self) -> Tensor:
+        """The matrices, ``(F * S, D, D)``."""
+        return (self.factors.dense()[:, None] * self.scales[:, None, None]).flatten(0, 1)
+
+    def diagonal(self) -> Tensor:
+        """The variances, ``(F * S, D)``."""
+        return (self.factors.diagonal()[:, None] * self.scales[:, None]).flatten(0, 1)
+
+    def half_log_det(self) -> Tensor:
+        """Half the log-determinants in nats, ``(F * S,)``."""
+        return (self.factors.half_log_det()[:, None] + 0.5 * self.dim * self.scales.log()).flatten()
+
+    def marginal(self, indices: Sequence[int]) -> "ScaledCovariance":
+        """Covariance of the chosen dimensions, in the order given."""
+        return ScaledCovariance(self.factors.marginal(indices).scale_tril, self.scales, validate=False)
+
+    def conditional(self, given: Sequence[int], free: Sequence[int]) -> Conditional:
+        """Covariance and gain of the dimensions ``free`` given the others."""
+        shared = self.factors.conditional(given, free)
+        assert isinstance(shared.covariance, FullCovariance)
+        assert shared.encode is not None
+        covariance = ScaledCovariance(shared.covariance.scale_tril, self.scales, validate=False)
+        return Conditional(covariance, encode=shared.encode.repeat_interleave(len(self.scales), dim=0))
+
+    def add_diagonal(self, variance: Tensor) -> FullCovariance:
+        """Covariance of the sum with independent noise, one factor for every component."""
+        roots = (self.scale_tril[:, None] * self.scales.sqrt()[:, None, None]).flatten(0, 1)
+        return FullCovariance(roots, validate=False).add_diagonal(variance)
+
+    def rebuild(self, *parameters: Tensor) -> Self:
+        """Covariance of the same form with other parameters, unchecked."""
+        scale_tril, scales = parameters
+        return type(self)(scale_tril, scales, validate=False)
+
+    def squared_mahalanobis(self, x: Tensor, means: Tensor) -> Tensor:
+        r""":math:`(x - \mu_{fs})^\top \Sigma_{fs}^{-1} (x - \mu_{fs})` for every component.
+
+        Args:
+            x: ``(..., D)``, broadcasting with the batch shape of ``means``.
+            means: ``(..., F * S, D)``, equal for the components of one factor.
+
+        Returns:
+            ``(..., F * S)``.
+        """
+        distances = self.factors.squared_mahalanobis(x, means[..., :: len(self.scales), :])
+        return (distances.unsqueeze(-1) / self.scales).flatten(-2)
+
+    def _distances(self, x: Tensor, means: Tensor) -> Tensor:
+        return self.squared_mahalanobis(x, means)
+
+    def _norms(self, difference: Tensor) -> Tensor:
+        norms = self.factors._norms(difference[..., :: len(self.scales), :])
+        return (norms.unsqueeze(-1) / self.scales).flatten(-2)
+
+    def draw(self, index: Tensor) -> Tensor:
+        """Centred noise of the component that is chosen at each place."""
+        count = len(self.scales)
+        return self.factors.draw(index // count) * self.scales[index % count].sqrt().unsqueeze(-1)

@@ -1,0 +1,284 @@
+r"""A joint mixture whose components have several scales: heavy tails, of context and of conditional apart."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gmje_core.densities.blockwise import apply_matrices, over_blocks, squared_norms
+from gmje_core.densities.covariance import FullCovariance
+from gmje_core.densities.covariance.scaled import ScaledCovariance
+from gmje_core.densities.joint import JointGaussianMixture
+from gmje_core.densities.mixture import GaussianMixture
+from gmje_core.densities.parameters import check_same_rows
+from gmje_core.errors import ShapeError
+from gmje_core.linalg import LOG_2PI, full_precision, promote, require_finite, triangular_inverse
+
+__all__ = ["ScaledJointMixture"]
+
+# Rows that are scored at a time: the scores of one block are rows x components x scales.
+_ROWS = 4096
+
+
+class ScaledJointMixture:
+    r"""Joint density of two views in which context and conditional have scales of their own.
+
+    .. math::
+        q(z_c, z_t) = \sum_{kab} p_{kab}\, N(z_c; \mu_k^c, \alpha_a C_k)\,
+        N(z_t; \mu_k^t + G_k (z_c - \mu_k^c), \beta_b S_k)
+
+    Pairs of views differ in how hard they are: the squared distance of a target from its prediction has a far wider
+    distribution than a Gaussian allows, and a mixture of scales gives it that. Component :math:`(k, a, b)` is a
+    Gaussian with :math:`\Sigma_{cc} = \alpha_a C_k` and
+    :math:`\Sigma_{tt} = \alpha_a G_k C_k G_k^\top + \beta_b S_k`, so the density is a Gaussian mixture with
+    ``K * A * B`` components that share ``K`` factors, and all of them cost little more than ``K``.
+
+    Args:
+        log_weights: ``(K, A, B)`` logits of :math:`p_{kab}`, normalised here.
+        context_means: ``(K, d_c)``.
+        target_means: ``(K, d_t)``.
+        context_tril: ``(K, d_c, d_c)`` lower-triangular factors of :math:`C_k`.
+        gain: ``(K, d_t, d_c)``.
+        target_tril: ``(K, d_t, d_t)`` lower-triangular factors of :math:`S_k`.
+        context_scales: ``(A,)`` positive :math:`\alpha_a`.
+        target_scales: ``(B,)`` positive :math:`\beta_b`.
+        unit_norm: Whether the embeddings lie on the unit sphere. Samples are then brought there by dividing by their
+            norm; densities stay those of the surrounding space, in nats of its Lebesgue measure, in which the shell
+            around the sphere is thin.
+
+    Raises:
+        ShapeError, NonFiniteError, NotPositiveDefiniteError: parameters that do not fit each other.
+
+    Examples:
+        >>> eye, zero = torch.eye(2)[None], torch.zeros(1, 2)
+        >>> density = ScaledJointMixture(torch.zeros(1, 1, 2), zero, zero, eye, 0.9 * eye, 0.1 * eye,
+        ...                              torch.ones(1), torch.tensor([0.5, 8.0]))
+        >>> density.condition(torch.ones(3, 2)).mean[0]
+        tensor([0.9000, 0.9000])
+        >>> z_context, z_target = density.sample((5,))
+        >>> torch.allclose(density.log_prob(z_context, z_target), density.expanded().log_prob(z_context, z_target))
+        True
+    """
+
+    def __init__(
+        self,
+        log_weights: Tensor,
+        context_means: Tensor,
+        target_means: Tensor,
+        context_tril: Tensor,
+        gain: Tensor,
+        target_tril: Tensor,
+        context_scales: Tensor,
+        target_scales: Tensor,
+        *,
+        unit_norm: bool = False,
+    ) -> None:
+        tensors = (log_weights, context_means, target_means, context_tril, gain, target_tril)
+        log_weights, context_means, target_means, context_tril, gain, target_tril, *scales = promote(
+            *tensors, context_scales, target_scales
+        )
+        components, (context_dim, target_dim) = len(context_means), (context_means.shape[-1], target_means.shape[-1])
+        shapes = [tuple(tensor.shape) for tensor in tensors]
+        wanted = [
+            (components, len(context_scales), len(target_scales)),
+            (components, context_dim),
+            (components, target_dim),
+            (components, context_dim, context_dim),
+            (components, target_dim, context_dim),
+            (components, target_dim, target_dim),
+        ]
+        if shapes != wanted:
+            raise ShapeError(f"the parameters must have shapes {wanted}, but have {shapes}")
+        for name, tensor in (("log_weights", log_weights), ("gain", gain), ("target_means", target_means)):
+            require_finite(name, tensor.flatten(1))
+        self._context_covariance = ScaledCovariance(context_tril, scales[0])
+        self._target_covariance = ScaledCovariance(target_tril, scales[1])
+        self._log_weights = log_weights.flatten().log_softmax(dim=0).view(log_weights.shape)
+        self._context_means, self._target_means, self._gain = context_means, target_means, gain
+        self._unit_norm = unit_norm
+
+    @property
+    def context_dim(self) -> int:
+        """Size of the context embedding, ``d_c``."""
+        return self._context_means.shape[-1]
+
+    @property
+    def target_dim(self) -> int:
+        """Size of the target embedding, ``d_t``."""
+        return self._target_means.shape[-1]
+
+    @property
+    def components(self) -> int:
+        """Components of the conditional, ``K * B``."""
+        return len(self._context_means) * self._log_weights.shape[2]
+
+    @property
+    def unit_norm(self) -> bool:
+        """Whether samples are brought to the unit sphere."""
+        return self._unit_norm
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32 or float64."""
+        return self._gain.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters live."""
+        return self._gain.device
+
+    @property
+    def context(self) -> GaussianMixture:
+        """Marginal of the context, a mixture of ``K * A`` components."""
+        scales = len(self._context_covariance.scales)
+        weights = self._log_weights.logsumexp(dim=2).flatten()
+        return GaussianMixture(weights, self._context_means.repeat_interleave(scales, dim=0), self._context_covariance)
+
+    @property
+    def target(self) -> GaussianMixture:
+        """Marginal of the target, a mixture of ``K * A * B`` components with a factor each."""
+        return self.expanded().target
+
+    def log_prob(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        r""":math:`\log q(z_c, z_t)`, nats.
+
+        Args:
+            z_context: ``(B, d_c)``.
+            z_target: ``(B, d_t)``.
+
+        Returns:
+            ``(B,)``.
+
+        Raises:
+            ShapeError, NonFiniteError: views that do not fit the density or each other.
+        """
+        z_context, z_target = self._check("z_context", z_context), self._check("z_target", z_target)
+        check_same_rows(z_context, z_target)
+        with full_precision(self.device.type):
+            parts = zip(z_context.split(_ROWS), z_target.split(_ROWS), strict=True)
+            scores = [self._component_scores(c, t).logsumexp(dim=1) for c, t in parts]
+        return torch.cat(scores) if scores else z_context.new_zeros(0)
+
+    def condition(self, z_context: Tensor) -> GaussianMixture:
+        """Mixture of the target given the context.
+
+        Args:
+            z_context: ``(B, d_c)``.
+
+        Returns:
+            Mixture of batch shape ``(B,)`` with ``K * B`` components, of which those of one factor share their mean.
+
+        Raises:
+            ShapeError, NonFiniteError: contexts that do not fit.
+        """
+        z_context = self._check("z_context", z_context)
+        with full_precision(self.device.type):
+            context, _ = self._scores(z_context, None)
+            weights = (context.unsqueeze(-1) + self._log_weights).logsumexp(dim=2)  # (B, K, B)
+            means = self._predict(z_context)
+        scales = len(self._target_covariance.scales)
+        shared = means.unsqueeze(-2).expand(*means.shape[:-1], scales, -1).flatten(-3, -2)
+        return GaussianMixture(weights.flatten(-2), shared, self._target_covariance)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
+        """Draw pairs.
+
+        Args:
+            sample_shape: Leading shape of the draws.
+
+        Returns:
+            ``(*sample_shape, d_c)`` and ``(*sample_shape, d_t)``, of unit norm where :attr:`unit_norm`.
+        """
+        count, (_, a, b) = torch.Size(sample_shape).numel(), self._log_weights.shape
+        drawn = torch.multinomial(self._log_weights.flatten().exp(), max(1, count), replacement=True)[:count]
+        k, scale_a, scale_b = drawn // (a * b), drawn // b % a, drawn % b
+        shift = self._context_covariance.draw(k * a + scale_a)
+        z_context = self._context_means[k] + shift
+        moved = torch.empty_like(self._target_means[k])
+        for component in k.unique().tolist():
+            rows = k == component
+            moved[rows] = shift[rows] @ self._gain[component].T
+        z_target = self._target_means[k] + moved + self._target_covariance.draw(k * b + scale_b)
+        if self._unit_norm:
+            z_context, z_target = F.normalize(z_context, dim=-1), F.normalize(z_target, dim=-1)
+        return z_context.view(*sample_shape, self.context_dim), z_target.view(*sample_shape, self.target_dim)
+
+    def expanded(self) -> JointGaussianMixture:
+        """The same density as a mixture with a factor for each of the ``K * A * B`` components; for small sizes."""
+        root_a, root_b = self._context_covariance.scales.sqrt(), self._target_covariance.scales.sqrt()
+        k, a, b = self._log_weights.shape
+        context = self._context_covariance.scale_tril[:, None, None] * root_a[:, None, None, None]
+        cross = self._gain[:, None, None] @ context
+        target = self._target_covariance.scale_tril[:, None, None] * root_b[:, None, None]
+        context, cross, target = (part.expand(k, a, b, *part.shape[-2:]) for part in (context, cross, target))
+        upper = torch.cat([context, context.new_zeros(k, a, b, self.context_dim, self.target_dim)], dim=-1)
+        factors = torch.cat([upper, torch.cat([cross, target], dim=-1)], dim=-2).flatten(0, 2)
+        means = torch.cat([self._context_means, self._target_means], dim=1).repeat_interleave(a * b, dim=0)
+        covariance = FullCovariance(factors, validate=False)
+        return JointGaussianMixture(self._log_weights.flatten(), means, covariance, self.context_dim)
+
+    def to(self, target: torch.device | torch.dtype | str) -> "ScaledJointMixture":
+        """The density on another device or in another dtype (float32 at least)."""
+        tensors = (self._log_weights, self._context_means, self._target_means, self._context_covariance.scale_tril)
+        tensors += (self._gain, self._target_covariance.scale_tril)
+        scales = (self._context_covariance.scales, self._target_covariance.scales)
+        return ScaledJointMixture(*(t.to(target) for t in (*tensors, *scales)), unit_norm=self._unit_norm)
+
+    def detach(self) -> "ScaledJointMixture":
+        """The density itself, which carries no gradient."""
+        return self
+
+    def _scores(self, z_context: Tensor, z_target: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Log-densities of contexts ``(B, K, A)`` and of targets given them ``(B, K, B)``, without weights."""
+        distances = self._context_covariance.factors.squared_mahalanobis(z_context, self._context_means)
+        context = _log_gaussians(distances, self._context_covariance)
+        if z_target is None:
+            return context, None
+        inverse = triangular_inverse(self._target_covariance.scale_tril)
+        # The residual's whitened norm is one product with [-W G, W] of the pair.
+        matrices = torch.cat([-inverse @ self._gain, inverse], dim=2)
+        means = torch.cat([self._context_means, self._target_means], dim=1)
+        offset = (matrices @ means.unsqueeze(-1)).squeeze(-1)
+
+        def distance(rows: Tensor, matrices: Tensor, offset: Tensor) -> Tensor:
+            whitened = torch.addmm(-offset.flatten(), rows, matrices.flatten(0, 1).T)
+            return squared_norms(whitened.view(len(rows), *offset.shape))
+
+        pairs = torch.cat([z_context, z_target], dim=1)
+        return context, _log_gaussians(
+            over_blocks(distance, pairs, (matrices, offset), self.target_dim), self._target_covariance
+        )
+
+    def _component_scores(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        """``(B, K)`` log-densities of pairs in each component, scales summed out, with the log-weight."""
+        context, target = self._scores(z_context, z_target)
+        assert target is not None
+        both = context.unsqueeze(-1) + target.unsqueeze(-2) + self._log_weights
+        return both.flatten(-2).logsumexp(dim=-1)
+
+    def _predict(self, z_context: Tensor) -> Tensor:
+        """``(B, K, d_t)`` conditional means."""
+        return self._target_means + apply_matrices(self._gain, z_context.unsqueeze(-2) - self._context_means)
+
+    def _check(self, name: str, z: Tensor) -> Tensor:
+        size = self.context_dim if name == "z_context" else self.target_dim
+        if z.ndim != 2 or z.shape[-1] != size:
+            raise ShapeError(f"{name} must have shape (B, {size}), but has {tuple(z.shape)}")
+        require_finite(name, z)
+        return z.to(self.dtype)
+
+    def __repr__(self) -> str:
+        k, a, b = self._log_weights.shape
+        return (
+            f"{type(self).__name__}(factors={k}, context_scales={a}, target_scales={b}, "
+            f"context_dim={self.context_dim}, target_dim={self.target_dim})"
+        )
+
+
+def _log_gaussians(distances: Tensor, covariance: ScaledCovariance) -> Tensor:
+    """``(B, K, S)`` log-densities at every scale from squared distances ``(B, K)`` at scale one."""
+    scales = covariance.scales
+    constant = covariance.factors.half_log_det()[:, None] + 0.5 * covariance.dim * (LOG_2PI + scales.log())
+    return -0.5 * distances.unsqueeze(-1) / scales - constant
