@@ -267,7 +267,8 @@ def judge(values: Mapping[str, float | str]) -> Verdict:
 def _checked(z: Tensor, name: str = "z") -> Tensor:
     if z.ndim != 2 or z.shape[0] < 2:
         raise ShapeError(f"{name} must be a matrix (B, d) with at least 2 rows, but has shape {tuple(z.shape)}")
+    z = z.detach().cpu().double()  # small matrices: exact there, and the same for every device
     if not torch.isfinite(z).all():
         row = int((~torch.isfinite(z).all(dim=1)).nonzero()[0])
         raise NonFiniteError(f"{name} holds NaN or infinity, first in row {row} of {z.shape[0]}")
-    return z.detach().cpu().double()  # small matrices: exact, and the same on every device
+    return z

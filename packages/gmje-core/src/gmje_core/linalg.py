@@ -21,6 +21,7 @@ __all__ = [
     "accumulation_dtype",
     "broadcast_shapes",
     "cholesky_or_nan",
+    "copy_to_host",
     "full_precision",
     "half_log_det",
     "in_full_precision",
@@ -96,6 +97,24 @@ def promote(*tensors: Tensor) -> tuple[Tensor, ...]:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return tuple(tensor.to(dtype) for tensor in tensors)
+
+
+def copy_to_host(*tensors: Tensor) -> list[Tensor]:
+    """Copies of several tensors on the CPU, in one transfer.
+
+    Args:
+        *tensors: On one device, of dtypes that float64 can hold.
+
+    Returns:
+        Tensors of the same shapes and dtypes, without gradient.
+
+    Examples:
+        >>> copy_to_host(torch.tensor([True, False]), torch.tensor(2.5))
+        [tensor([ True, False]), tensor(2.5000)]
+    """
+    packed = torch.cat([tensor.detach().double().flatten() for tensor in tensors]).cpu()
+    parts = packed.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:

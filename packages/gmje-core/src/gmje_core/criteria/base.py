@@ -26,7 +26,7 @@ from gmje_core.errors import (
     ShapeError,
 )
 from gmje_core.estimation.trainable import TrainableDensity
-from gmje_core.linalg import LOG_2PI, full_precision
+from gmje_core.linalg import LOG_2PI, copy_to_host, full_precision
 
 __all__ = ["Criterion"]
 
@@ -108,7 +108,7 @@ class Criterion(CountingModule, ABC):
                 responsibilities = self._score(critic, seen)
                 loss = self._loss(critic, z_context, z_target)
                 rare = self.critic.rare_work(seen, responsibilities) if self.training else None
-                finite, rare_work = _read(torch.isfinite(loss.detach() + pairs.sum(dtype=torch.float64)), rare)
+                finite, rare_work = self._read(torch.isfinite(loss.detach() + pairs.sum(dtype=torch.float64)), rare)
             except (NonFiniteError, NotPositiveDefiniteError):
                 self._check_values(z_context, z_target)
                 raise
@@ -143,11 +143,7 @@ class Criterion(CountingModule, ABC):
         """
         if self._last is None:
             raise NotFittedError("no batch has been seen: call the criterion on a batch of embeddings first")
-        on_device = {key: value for key, value in self._gauges.items() if isinstance(value, Tensor)}
-        gauges: dict[str, float | str] = {k: v for k, v in self._gauges.items() if not isinstance(v, Tensor)}
-        if on_device:
-            numbers = torch.stack([value.detach().double() for value in on_device.values()]).tolist()
-            gauges |= dict(zip(on_device, numbers, strict=True))
+        gauges = {key: float(value) for key, value in self._gauges.items()}
         values: dict[str, float | str] = {**embedding_diagnostics(*self._last), **gauges}
         verdict = judge(values)
         return values | {"verdict": verdict.name, "advice": verdict.advice}
@@ -211,12 +207,35 @@ class Criterion(CountingModule, ABC):
         }
         return responsibilities
 
+    def _read(self, finite: Tensor, rare: Tensor | None) -> tuple[bool, bool]:
+        """Read the flags of a step from the device, the only wait of a step.
+
+        Where a collapse check is due, the last batch and the gauges come along in the same transfer.
+        """
+        rare = torch.zeros_like(finite) if rare is None else rare
+        if not self._check_is_due:
+            code = int(finite.to(torch.uint8) + 2 * rare.to(torch.uint8))
+            return bool(code & 1), bool(code & 2)
+        assert self._last is not None
+        gauges = {key: value for key, value in self._gauges.items() if isinstance(value, Tensor)}
+        flags, *rest = copy_to_host(torch.stack([finite, rare]), *self._last, *gauges.values())
+        self._last = rest[0], rest[1]
+        self._gauges |= {key: value.tolist() for key, value in zip(gauges, rest[2:], strict=True)}
+        is_finite, is_rare = flags.tolist()
+        return bool(is_finite), bool(is_rare)
+
+    @property
+    def _check_is_due(self) -> bool:
+        """Whether the present step of training ends with a collapse check."""
+        return bool(self.training and self.check_every and (self.steps + 1) % self.check_every == 0)
+
     def _update(self, seen: Tensor, pairs: Tensor, responsibilities: Tensor | None, rare: bool) -> None:
         if self.channel is not None:
             self.channel.update(pairs, self.critic.next_step)
         self.critic.update(seen, responsibilities, rare=rare)
+        due = self._check_is_due
         self.counters["steps"] += 1
-        if self.check_every and self.steps % self.check_every == 0:
+        if due:
             self._warn_if_bad()
 
     def _joint(self, mixture: GaussianMixture | None) -> JointGaussianMixture:
@@ -277,11 +296,3 @@ class Criterion(CountingModule, ABC):
                     f"{name} holds NaN or infinity at step {self.steps}, first in row {row} of the global "
                     f"batch of {z.shape[0]}: the encoder has diverged (lower the learning rate)"
                 )
-
-
-def _read(finite: Tensor, rare: Tensor | None) -> tuple[bool, bool]:
-    """Read the flags of a step from the device at once: the only wait of a step."""
-    if rare is None:
-        return bool(finite), False
-    code = int(finite.to(torch.uint8) + 2 * rare.to(torch.uint8))
-    return bool(code & 1), bool(code & 2)

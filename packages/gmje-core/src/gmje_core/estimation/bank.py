@@ -37,14 +37,14 @@ def effective_sample_size(log_weights: Tensor) -> Tensor:
     return (-(2 * log_weights.log_softmax(dim=0)).logsumexp(dim=0)).exp()
 
 
-def systematic_resample(log_weights: Tensor, uniform: float) -> Tensor:
+def systematic_resample(log_weights: Tensor, uniform: float | Tensor) -> Tensor:
     r"""Indices drawn by systematic resampling, at the points :math:`(u + m) / M` of the cumulated weights.
 
     Each particle is drawn :math:`\lfloor M w \rfloor` or :math:`\lceil M w \rceil` times (Kitagawa, 1996).
 
     Args:
         log_weights: ``(M,)``, normalised here.
-        uniform: :math:`u \in [0, 1)`.
+        uniform: :math:`u \in [0, 1)`, a number or a scalar tensor.
 
     Returns:
         ``(M,)`` indices, not decreasing.
@@ -265,7 +265,7 @@ class ParticleBank(TrainableDensity):
 
     def _resample(self, generator: torch.Generator) -> None:
         count = self.count
-        uniform = float(torch.rand((), generator=generator, dtype=torch.float64))
+        uniform = torch.rand((), generator=generator, dtype=torch.float64)
         index = systematic_resample(self.log_weights[:count], uniform)
         noise = torch.randn(self.particles[:count].shape, generator=generator, dtype=torch.float64).to(self.particles)
         self.particles[:count] = rejuvenate(self.particles[:count][index], self.rejuvenation, noise)
