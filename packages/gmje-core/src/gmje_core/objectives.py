@@ -1,6 +1,6 @@
-r"""What a pair of embeddings is scored by: likelihood, conditional likelihood, dependence, and contrast as its limit.
+r"""The equations that score pairs of embeddings: likelihood, conditional likelihood, dependence, contrast as its limit.
 
-All are pure functions of the whole batch, in nats; where a mean is taken it is over pairs.
+All are pure functions of the whole batch and give nats; means are taken over pairs.
 """
 
 import math
@@ -114,9 +114,9 @@ def pmi(
         \mathrm{pmi} = \log q(z_c, z_t) - \log q(z_c) - \log q(z_t)
         = \log \sum_k \frac{p(k \mid z_c)\, p(k \mid z_t)}{w_k} \exp \mathrm{pmi}_k(z_c, z_t)
 
-    exactly, with :math:`\mathrm{pmi}_k` that of component ``k`` alone. With ``weights="batch"`` the :math:`w_k`
-    of the denominator is the mean responsibility of the batch over both views, with gradient: the entropy of
-    the assignment is then part of the objective, which keeps components in use.
+    exactly, where :math:`\mathrm{pmi}_k` is the pmi under component ``k`` alone. With ``weights="batch"`` the
+    :math:`w_k` of the denominator is the mean responsibility of the batch over both views, with gradient: the entropy
+    of the assignment is then part of the objective, which keeps components in use.
 
     Args:
         density: The joint mixture.
@@ -147,13 +147,13 @@ def pmi(
 def mixture_pmi(
     context: Tensor, target: Tensor, joint: Tensor, log_weights: Tensor, weights: ComponentWeights = "density"
 ) -> Tensor:
-    """The equation of :func:`pmi` on the scores of a batch.
+    """Pointwise mutual information from the scores of a batch, the equation of :func:`pmi`.
 
     Args:
-        context: ``(B, K)`` log-probabilities of the contexts under each component, with the log-weight.
-        target: ``(B, K)`` of the targets.
-        joint: ``(B, K)`` of the pairs.
-        log_weights: ``(K,)``.
+        context: ``(B, K)`` log-probabilities of the contexts under each component, with the log-weight added.
+        target: ``(B, K)`` the same of the targets.
+        joint: ``(B, K)`` the same of the pairs.
+        log_weights: ``(K,)`` log-weights of the components.
         weights: ``density`` or ``batch``.
 
     Returns:
@@ -214,8 +214,8 @@ def gaussian_information(
         H(C) = \tfrac12 \log |2 \pi e\, C|
 
     with :math:`q` one Gaussian that has the noise in its covariance, :math:`C` the covariance of the batch and
-    :math:`\nu` the noise and the ridge. :math:`\epsilon` is what the noise, which is not drawn, would add to the mean
-    of the conditional NLLs; it is a constant. The Mahalanobis terms pull the pairs together because :math:`q` is
+    :math:`\nu` the noise and the ridge. The noise is not drawn; :math:`\epsilon` is the constant that it would add to
+    the mean of the conditional NLLs. The Mahalanobis terms pull the pairs together because :math:`q` is
     constant in them; the entropies keep every dimension in use.
 
     Args:
@@ -223,7 +223,7 @@ def gaussian_information(
         z_context: ``(B, d_c)``, the whole batch.
         z_target: ``(B, d_t)``.
         noise: ``(D,)`` variances of the channel, which ``density`` has in it.
-        ridge: ``(D,)`` variances that are added to the covariances of the batch besides.
+        ridge: ``(D,)`` variances that are added to the covariances of the batch besides the noise.
 
     Returns:
         Scalar, nats per pair; NaN where a covariance of the batch is singular even with noise and ridge.
@@ -239,7 +239,7 @@ def gaussian_information(
     added = (noise + ridge).to(z_context)
     entropy = _gaussian_entropy(z_context, added[: density.context_dim])
     entropy = 0.5 * (entropy + _gaussian_entropy(z_target, added[density.context_dim :]))
-    # A conditional distance is the joint one minus the marginal one.
+    # A conditional distance is the joint distance minus the marginal one.
     noise = noise.to(density.means)
     joint = _mean_distance_of_noise(density.joint, noise)
     context = _mean_distance_of_noise(density.context, noise[: density.context_dim])
@@ -253,7 +253,7 @@ def conditional_pmi(posterior: GaussianMixture, z_target: Tensor, noise: Tensor)
 
     .. math:: \log q(z_t^i \mid z_c^i) - \log \frac1B \sum_j q(z_t^i \mid z_c^j)
 
-    It is at most ``log B``: a contrastive objective whose critic is a normalised conditional mixture.
+    It is at most ``log B``, as in a contrastive loss, but compares pairs by a normalised conditional mixture.
 
     Args:
         posterior: Mixtures of the target given the batch's contexts, of batch shape ``(B,)``.
@@ -277,7 +277,7 @@ def conditional_pmi(posterior: GaussianMixture, z_target: Tensor, noise: Tensor)
         validate_args=False,
     )
     count = len(posterior.means)
-    # (targets, contexts): the flat mixture divides every weight by the number of contexts.
+    # Rows are targets, columns contexts; the flat mixture divides every weight by the number of contexts.
     scores = batch.component_log_prob(z_target).view(len(z_target), count, -1).logsumexp(dim=2)
     return scores.diagonal() + math.log(count) - scores.logsumexp(dim=1)
 
@@ -296,14 +296,14 @@ def bank_pmi(
         \log N(x; z, \tau I) - \log \Big[ \tfrac{1}{n+1} N(x; z, \tau I)
         + \tfrac{n}{n+1} \sum_m w_m N(x; z_m, \tau I) \Big]
 
-    The own key is one more particle among the ``n``. With uniform weights, unit norm and ``in_batch=False``, minus it
-    plus :math:`\log(n + 1)` is MoCo's loss with a queue of ``n`` (He et al., 2020).
+    The key of the same pair is one more particle beside the ``n``. With uniform weights, unit norm and
+    ``in_batch=False``, :math:`\log(n + 1)` minus this pmi is MoCo's loss with a queue of ``n`` (He et al., 2020).
 
     Args:
         query: ``(B, d)`` embeddings :math:`x`.
-        key: ``(B, d)`` the other views :math:`z`.
+        key: ``(B, d)`` embeddings :math:`z` of the other views.
         bank: ``(n, d)`` particles in the space of the keys and their ``(n,)`` log-weights; ``None`` for none.
-        variance: Scalar :math:`\tau`.
+        variance: Scalar :math:`\tau`, the variance of the kernels.
         in_batch: Whether the other keys of the batch count among the particles, each as heavy as the average one.
 
     Returns:
@@ -311,10 +311,10 @@ def bank_pmi(
 
     Examples:
         >>> z = torch.eye(4)
-        >>> torch.allclose(math.log(4) - bank_pmi(z, z, None, torch.tensor(0.1)).mean(), info_nce(z, z, 0.1))
+        >>> torch.allclose(math.log(4) - bank_pmi(z, z, None, torch.tensor(1.0)).mean(), info_nce(z, z, 1.0))
         True
     """
-    # In units of the channel's noise: its square may be beyond float32, and is the same for every kernel.
+    # Embeddings are taken in units of the noise, which is the same for every kernel, so that float32 can hold squares.
     scale = variance.sqrt().to(query)
     query, key = query / scale, key / scale
     kernel = SphericalCovariance(query.new_ones(1), query.shape[1], validate=False)
@@ -338,7 +338,7 @@ def _kernel_mixture(log_weights: Tensor, means: Tensor, kernel: SphericalCovaria
 
 
 def _mean_distance_of_noise(mixture: GaussianMixture, variance: Tensor) -> Tensor:
-    """Expected squared Mahalanobis distance of noise with variances ``(D,)`` from the mean of the only component."""
+    """Expected squared Mahalanobis norm of noise with variances ``(D,)`` under the only component of a mixture."""
     assert isinstance(mixture.covariance, FullCovariance)
     return whiten(torch.diag(variance.sqrt()), mixture.covariance.scale_tril[0]).square().sum()
 
