@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gmje_core.criteria import CRITERIA, build_criterion, base
+from gmje_core.criteria import CRITERIA, base, build_criterion
 
 # What has to know a value, or how many there are, before it can go on.
 WAITS = {

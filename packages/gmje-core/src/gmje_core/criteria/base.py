@@ -231,7 +231,7 @@ class Criterion(CountingModule, ABC):
         gauges = {key: value for key, value in self._gauges.items() if isinstance(value, Tensor)}
         flags, *rest = copy_to_host(torch.stack([finite, rare]), *self._last, *gauges.values())
         self._last = rest[0], rest[1]
-        self._gauges |= {key: value.tolist() for key, value in zip(gauges, rest[2:], strict=True)}
+        self._gauges |= dict(zip(gauges, torch.stack(rest[2:]).tolist(), strict=True)) if gauges else {}
         is_finite, is_rare = flags.tolist()
         return bool(is_finite), bool(is_rare)
 
