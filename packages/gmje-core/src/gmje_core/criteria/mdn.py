@@ -170,7 +170,7 @@ class GMJEMDN(Criterion):
             responsibilities = self._gauge(posterior.detach(), log_joint.detach())
             self._gauges |= {
                 "component_usage": component_usage(responsibilities),
-                "weight_entropy": posterior.weight_entropy.mean(),
-                "conditional_nll": nll,
+                "weight_entropy": posterior.weight_entropy.mean().detach(),
+                "conditional_nll": nll.detach(),
             }
         return nll
