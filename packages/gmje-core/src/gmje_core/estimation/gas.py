@@ -96,7 +96,7 @@ class NeuralGas(CountingModule):
         return self.adjacency.triu(1).nonzero()
 
     def clusters(self) -> Tensor:
-        """``(N,)`` label of the connected component of each unit, from 0; -1 for units that are not alive."""
+        """``(N,)`` labels from 0 of the connected component that each unit is in; -1 for units that are not alive."""
         labels = torch.arange(self.capacity, device=self.units.device)
         reach = self.adjacency | torch.eye(self.capacity, dtype=torch.bool, device=labels.device)
         while True:

@@ -71,7 +71,7 @@ class LearnedMixture(TrainableDensity):
 
     @property
     def means(self) -> Tensor:
-        """``(K, D)``."""
+        """Means ``(K, D)`` in units of the embeddings."""
         return self.center.to(self.locations) + self.scale.to(self.locations) * self.locations
 
     def forward(self, dtype: torch.dtype | None = None) -> GaussianMixture:

@@ -94,7 +94,7 @@ class OnlineMixture(TrainableDensity):
         return self.mass / self.inverse_count.clamp_min(torch.finfo(torch.float64).tiny)
 
     def log_weights(self) -> Tensor:
-        """``(K,)``, normalised; finite for a component without observations where ``weight_prior > 0``."""
+        """``(K,)`` normalised log-weights; ``weight_prior > 0`` keeps them finite for unused components."""
         counts = self.counts + self.weight_prior
         return (counts / counts.sum()).clamp_min(torch.finfo(torch.float32).tiny).log()
 
