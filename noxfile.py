@@ -70,13 +70,16 @@ def tests_lowest(session: nox.Session, package: str) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Ruff's rules and format, and one version for all packages."""
-    install(session, "ruff")
+    """Ruff's rules and format, which module may import which, and one version for all packages."""
+    install(session, "ruff", "import-linter")
     versions = {name: tomllib.loads((folder(name) / "pyproject.toml").read_text())["project"] for name in PACKAGES}
     if len({project["version"] for project in versions.values()}) > 1:
         session.error(f"versions differ: { {name: p['version'] for name, p in versions.items()} }")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
+    # From the sources as they are: an installed copy may be older than they.
+    sources = os.pathsep.join(str(folder(name) / "src") for name in PACKAGES)
+    session.run("lint-imports", env={"PYTHONPATH": sources})
 
 
 @nox.session

@@ -6,94 +6,20 @@ import warnings
 
 import pytest
 import torch
+from criterion_cases import GJES, HEALTHY, allows, pairs, settle, stops_target
 from torch import nn
 
 from gmje_core import GaussianMixture
-from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC, build_criterion
+from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC
 from gmje_core.densities.covariance import DiagonalCovariance
 from gmje_core.diagnostics import effective_rank, relative_spread
 from gmje_core.errors import (
-    BatchSizeError,
     CollapseWarning,
     ConfigError,
-    NonFiniteError,
-    NotFittedError,
-    ShapeError,
     TraceTrapWarning,
 )
 from gmje_core.estimation.moments import batch_moments
 from gmje_core.objectives import gaussian_mutual_information
-
-GJES = [
-    pytest.param(lambda d: GJE(d), id="gje-running"),
-    pytest.param(lambda d: GJE(d, moments="learned"), id="gje-learned"),
-]
-GMJES = [
-    pytest.param(
-        lambda d, t=t, u=u, tied=tied: GMJE(d, 6, covariance_type=t, update=u, tied=tied, rank=2),
-        id=f"{t}-{u}-{tied}",
-    )
-    for t in ("full", "low_rank", "diag", "spherical")
-    for u in ("em", "gradient")
-    for tied in (False, True)
-    if (t, u) != ("low_rank", "em")
-]
-MDNS = [
-    pytest.param(
-        lambda d, t=t, o=o: GMJEMDN(d, 3, covariance_type=t, rank=2, objective=o, hidden=16, context_components=6),
-        id=f"mdn-{t}-{o}",
-    )
-    for t in ("full", "low_rank", "diag", "spherical")
-    for o in ("pmi", "nll")
-]
-GNGS = [
-    pytest.param(lambda d, t=t: GMJEGNG(d, 12, covariance_type=t, insert_every=64), id=f"gng-{t}")
-    for t in ("full", "diag", "spherical")
-]
-SMCS = [
-    pytest.param(lambda d, t=t: GMJESMC(d, 256, covariance_type=t), id=f"smc-{t}")
-    for t in ("full", "diag", "spherical")
-]
-HEALTHY = GJES + GMJES + MDNS + GNGS + SMCS
-
-
-def allows(make, dims):
-    """Whether a criterion takes views of these sizes."""
-    return dims[0] == dims[1] or make not in [param.values[0] for param in SMCS]
-
-
-def stops_target(criterion):
-    """Whether the loss leaves the target alone."""
-    return getattr(criterion, "objective", None) == "nll"
-
-
-def unequal_dims(make):
-    """Sizes of the views that differ where a criterion takes such."""
-    return (3, 2) if allows(make, (3, 2)) else (3, 3)
-
-
-def pairs(n: int = 128, dims: tuple[int, int] = (3, 3), seed: int = 0, dtype: torch.dtype = torch.float32):
-    """Context and target that share both a cluster and a linear dependence."""
-    g = torch.Generator().manual_seed(seed)
-    centers = 2 * torch.randn(5, sum(dims), generator=torch.Generator().manual_seed(99), dtype=torch.float64)
-    shared = torch.randn(n, 2, generator=g, dtype=torch.float64)
-    mixing = torch.randn(2, sum(dims), generator=torch.Generator().manual_seed(98), dtype=torch.float64)
-    noise = torch.randn(n, sum(dims), generator=g, dtype=torch.float64)
-    z = centers[torch.randint(5, (n,), generator=g)] + 0.3 * shared @ mixing + 0.2 * noise
-    context, target = z.to(dtype).split(dims, dim=1)
-    return context.contiguous(), target.contiguous()
-
-
-def settle(criterion, dims=(3, 3), steps=30, dtype=torch.float32):
-    """Fit the density of a criterion to a stream of fixed embeddings."""
-    optimizer = torch.optim.Adam(criterion.parameters(), lr=0.05) if list(criterion.parameters()) else None
-    for step in range(steps):
-        loss = criterion(*pairs(dims=dims, seed=step, dtype=dtype))
-        if optimizer:
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return criterion
 
 
 @pytest.mark.parametrize("dims", [(3, 3), (2, 5), (4, 1)])
@@ -365,84 +291,3 @@ def test_more_components_than_samples_start_on_later_batches():
     for seed in range(40):
         criterion(*pairs(64, seed=seed))
     assert (criterion.critic.mass > 0).sum() == 300
-
-
-@pytest.mark.parametrize("make", [*HEALTHY, pytest.param(lambda d: GJE(d, moments="batch"), id="batch")])
-@pytest.mark.filterwarnings("ignore::gmje_core.errors.TraceTrapWarning")
-class TestBadInput:
-    def test_shapes(self, make):
-        dims = unequal_dims(make)
-        criterion = make(dims)
-        with pytest.raises(ShapeError, match=rf"z_target must have shape \(B, {dims[1]}\), but has \(8, 4\)"):
-            criterion(torch.zeros(8, 3), torch.zeros(8, 4))
-        with pytest.raises(ShapeError, match="8 and 7"):
-            criterion(torch.zeros(8, 3), torch.zeros(7, dims[1]))
-        with pytest.raises(ShapeError, match="int64"):
-            criterion(torch.zeros(8, 3, dtype=torch.long), torch.zeros(8, dims[1]))
-
-    def test_batch_of_one(self, make):
-        with pytest.raises(BatchSizeError, match="at least 2 pairs"):
-            make(unequal_dims(make))(torch.zeros(1, 3), torch.zeros(1, unequal_dims(make)[1]))
-
-    @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-    def test_non_finite(self, make, value):
-        context, target = pairs(dims=unequal_dims(make))
-        target[5, 1] = value
-        with pytest.raises(NonFiniteError, match=r"z_target .* row 5 of the global batch of 128"):
-            make(unequal_dims(make))(context, target)
-
-    @pytest.mark.parametrize("scale", [0.0, 1e-8, 1e8])
-    def test_degenerate_embeddings_give_a_finite_loss_and_gradient(self, make, scale):
-        criterion = make(unequal_dims(make))
-        for seed in range(3):
-            context, target = (scale * z for z in pairs(dims=unequal_dims(make), seed=seed))
-            loss = criterion(context.requires_grad_(), target)
-            loss.backward()
-            assert loss.isfinite()
-            assert context.grad.isfinite().all()
-
-    def test_density_before_any_batch(self, make):
-        criterion = make(unequal_dims(make))
-        with pytest.raises(NotFittedError, match="call it on a batch"):
-            criterion.density()
-        with pytest.raises(NotFittedError, match="call the criterion on a batch"):
-            criterion.diagnostics()
-
-
-@pytest.mark.parametrize(
-    ("name", "options", "words"),
-    [
-        ("gmjee", {}, "gmje"),
-        ("gmje", {"compnents": 3}, "components"),
-        ("gmje", {"components": 0}, "at least 1"),
-        ("gmje", {"covariance_type": "spheric"}, "spherical"),
-        ("gmje", {"covariance_type": "low_rank"}, "update='gradient'"),
-        ("gmje", {"step": 0.0}, "step"),
-        ("gmje", {"temperature": -1.0}, "temperature"),
-        ("gje", {"moments": "runing"}, "running"),
-        ("gje", {"step": 0.0}, "step"),
-        ("gje", {"temperature": float("nan")}, "temperature"),
-        ("gje", {"check_every": -1}, "check_every"),
-        ("gmje-mdn", {"covariance_type": "fulll"}, "full"),
-        ("gmje-mdn", {"objective": "likelihood"}, "objective"),
-        ("gmje-mdn", {"hidden": 0}, "hidden"),
-        ("gmje-mdn", {"components": 2.5}, "components must be an integer"),
-        ("gmje-gng", {"capacity": 1}, "at least 2"),
-        ("gmje-gng", {"covariance_type": "low_rank"}, "full, diag, spherical"),
-        ("gmje-gng", {"insert_every": 0}, "insert_every"),
-        ("gmje-gng", {"error_decay": 1.0}, "error_decay"),
-        ("gmje-smc", {"particles": 0}, "particles"),
-        ("gmje-smc", {"weighting": 1.5}, "weighting"),
-        ("gmje-smc", {"direction": "sideways"}, "direction"),
-        ("gmje-smc", {"age_decay": 1.0}, "age_decay"),
-    ],
-)
-def test_bad_options_say_what_would_be_right(name, options, words):
-    with pytest.raises(ConfigError, match=words):
-        build_criterion(name, 4, **options)
-
-
-@pytest.mark.parametrize("dim", [0, -1, (3,), (3, 0), 2.5])
-def test_bad_dim(dim):
-    with pytest.raises(ConfigError, match="dim must be"):
-        GJE(dim)

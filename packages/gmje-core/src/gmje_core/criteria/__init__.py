@@ -1,4 +1,4 @@
-"""The criteria: one remedy of the Mahalanobis Trace Trap a file, all with the face of :class:`Criterion`."""
+"""The criteria: one remedy of the Mahalanobis Trace Trap a file, all with the interface of :class:`Criterion`."""
 
 import inspect
 from typing import Any
@@ -35,7 +35,7 @@ CRITERIA: dict[str, type[Criterion]] = {
 
 
 def build_criterion(name: str, dim: int | tuple[int, int], **options: Any) -> Criterion:
-    """A criterion by name.
+    """Build a criterion by its name.
 
     Args:
         name: A key of :data:`CRITERIA`.
@@ -43,7 +43,7 @@ def build_criterion(name: str, dim: int | tuple[int, int], **options: Any) -> Cr
         **options: Keyword arguments of the criterion.
 
     Raises:
-        ConfigError: unknown name or option, or an option out of range.
+        ConfigError: the name or an option is unknown, or an option is out of range.
 
     Examples:
         >>> build_criterion("gmje", 8, components=16).components

@@ -41,15 +41,15 @@ class Criterion(CountingModule, ABC):
 
     Args:
         dim: Embedding size of both views, or the pair ``(d_c, d_t)``.
-        check_every: Steps between automatic collapse checks, each of which may warn once per run; 0 for none.
+        check_every: Steps between automatic collapse checks, which warn at most once; 0 to make none.
 
     Raises:
-        ConfigError: an argument out of range.
+        ConfigError: an argument is out of range.
     """
 
     #: The density that the encoder is trained by.
     critic: TrainableDensity
-    #: The noise between embeddings and critic, for criteria whose channel is a module.
+    #: The noise channel that the encoder's loss is taken behind; ``None`` for a criterion that needs no module for it.
     channel: NoiseChannel | None
     #: Whether the critic's covariance is fitted on the batch that it scores, which no remedy does.
     self_scored = False
@@ -79,7 +79,7 @@ class Criterion(CountingModule, ABC):
         return self.counters["steps"]
 
     def forward(self, z_context: Tensor, z_target: Tensor) -> Tensor:
-        """Loss of the global batch.
+        """Score the global batch, take its loss and, in training mode, let the critic learn from it.
 
         Args:
             z_context: ``(B, d_c)``, this rank's context embeddings, any floating dtype.
@@ -89,9 +89,9 @@ class Criterion(CountingModule, ABC):
             Scalar in nats per pair, float32 or float64, the same on every rank.
 
         Raises:
-            ShapeError: sizes that differ from ``dim`` or from each other.
-            BatchSizeError: fewer than 2 pairs, or ranks with batches of different sizes.
-            NonFiniteError: NaN or infinity in the embeddings or in the loss.
+            ShapeError: the sizes differ from ``dim`` or from each other.
+            BatchSizeError: there are fewer than 2 pairs, or ranks have batches of different sizes.
+            NonFiniteError: the embeddings or the loss hold NaN or infinity.
         """
         self._check_shapes(z_context, z_target)
         with full_precision(z_context.device.type):
@@ -133,10 +133,10 @@ class Criterion(CountingModule, ABC):
         return self._joint(self._known()).detach()
 
     def diagnostics(self) -> dict[str, float | str]:
-        """Gauges of the last batch, the verdict's name and its advice.
+        """Report the gauges of the last batch, with the name of the verdict and its advice.
 
-        Keys: those of :func:`gmje_core.diagnostics.embedding_diagnostics`; ``trace_ratio`` (scored before the
-        update) and ``self_scored``; for mixtures ``component_usage``; ``verdict`` and ``advice``.
+        The keys are those of :func:`gmje_core.diagnostics.embedding_diagnostics`, ``trace_ratio`` (scored before the
+        update) and ``self_scored``, for mixtures ``component_usage``, and ``verdict`` and ``advice``.
 
         Raises:
             NotFittedError: no batch has been seen since the criterion was made or loaded.
@@ -159,28 +159,34 @@ class Criterion(CountingModule, ABC):
         """
 
     def _fit(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor | None:
-        """What trains the critic's parameters on detached embeddings, in nats per pair; ``None`` without parameters."""
+        """The loss in nats per pair that trains parameters of the density; ``None`` where it has no parameters.
+
+        Args:
+            critic: The mixture as it was before the batch; ``None`` where the critic knows nothing yet.
+            z_context: ``(B, d_c)``, detached from the encoder.
+            z_target: ``(B, d_t)``, detached from the encoder.
+        """
         if critic is None or not self.critic.has_gradient:
             return None
         return -critic.log_prob(torch.cat([z_context, z_target], dim=1)).mean()
 
     def _seen_by_critic(self, pairs: Tensor) -> Tensor:
-        """What the critic is a density of, taken from the pairs ``(B, D)``: all of it, unless a criterion says less."""
+        """The columns of the pairs ``(B, D)`` that the critic is a density of; all of them unless overridden."""
         return pairs
 
     def _more_gauges(self, responsibilities: Tensor | None) -> dict[str, Tensor | float]:
-        """Gauges besides the trace ratio: how evenly the critic's components are used, by default."""
+        """Gauges besides the trace ratio; by default they say how evenly the critic's components are used."""
         return {} if responsibilities is None else {"component_usage": component_usage(responsibilities)}
 
     def _loss(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor:
         loss = self._encoder_loss(critic, z_context, z_target)
         fit = self._fit(critic, z_context.detach(), z_target.detach())
         if fit is not None:
-            loss = loss + (fit - fit.detach())  # trains the critic; the value stays the encoder's objective
+            loss = loss + (fit - fit.detach())  # This trains the parameters; the value stays the encoder's loss.
         return loss
 
     def _start(self, seen: Tensor, pairs: Tensor) -> None:
-        """Begin from the first batch."""
+        """Start the critic from ``seen`` and the channel from the pairs ``(B, D)`` of a first batch."""
         self.critic.start(seen)
         if self.channel is not None:
             self.channel.start(pairs)
@@ -196,9 +202,14 @@ class Criterion(CountingModule, ABC):
         return responsibilities
 
     def _gauge(self, mixture: GaussianMixture, log_joint: Tensor) -> Tensor:
-        """Responsibilities ``(B, K)`` under the mixture that scored the batch; keeps the gauges of any mixture."""
+        """Keep the gauges that any mixture has, and return the responsibilities ``(B, K)`` of a scored batch.
+
+        Args:
+            mixture: The mixture that scored the batch.
+            log_joint: ``(B, K)`` component log-probabilities of the batch, with the log-weights.
+        """
         responsibilities = log_joint.softmax(dim=1)
-        # The squared Mahalanobis distances, taken back from the log-densities that hold them.
+        # The log-densities hold the squared Mahalanobis distances, which need not be computed again.
         constant = mixture.log_weights - mixture.covariance.half_log_det() - 0.5 * mixture.dim * LOG_2PI
         distances = (responsibilities * (constant - log_joint)).sum(dim=1) * 2
         self._gauges = {
@@ -220,7 +231,7 @@ class Criterion(CountingModule, ABC):
         gauges = {key: value for key, value in self._gauges.items() if isinstance(value, Tensor)}
         flags, *rest = copy_to_host(torch.stack([finite, rare]), *self._last, *gauges.values())
         self._last = rest[0], rest[1]
-        self._gauges |= {key: value.tolist() for key, value in zip(gauges, rest[2:], strict=True)}
+        self._gauges |= dict(zip(gauges, torch.stack(rest[2:]).tolist(), strict=True)) if gauges else {}
         is_finite, is_rare = flags.tolist()
         return bool(is_finite), bool(is_rare)
 
@@ -239,12 +250,12 @@ class Criterion(CountingModule, ABC):
             self._warn_if_bad()
 
     def _joint(self, mixture: GaussianMixture | None) -> JointGaussianMixture:
-        """A mixture over ``[z_c ; z_t]`` as a joint density."""
+        """Split a mixture over ``[z_c ; z_t]`` into context and target."""
         assert mixture is not None
         return JointGaussianMixture.from_mixture(mixture, self.context_dim)
 
     def _known(self) -> GaussianMixture:
-        """The critic's mixture in the precision of the last batch."""
+        """The critic's mixture in the precision of the last batch; an error before the first one."""
         if not self.critic.started:
             raise NotFittedError(f"{type(self).__name__} knows nothing yet: call it on a batch of embeddings first")
         mixture: GaussianMixture = self.critic(self._dtype)
@@ -287,7 +298,7 @@ class Criterion(CountingModule, ABC):
             )
 
     def _check_values(self, z_context: Tensor, z_target: Tensor) -> None:
-        """Name the first row that is not finite; called only once something was found to be wrong."""
+        """Raise an error that names the first row that is not finite; only called after a loss has failed."""
         for name, z in (("z_context", z_context), ("z_target", z_target)):
             finite = torch.isfinite(z).all(dim=1)
             if not finite.all():

@@ -1,4 +1,4 @@
-"""The noise channel that an encoder's objective is taken behind: it bounds the information and anchors the scale."""
+"""The noise channel that an encoder's loss is taken behind: it bounds the information and anchors the scale."""
 
 import torch
 from torch import Tensor, nn
@@ -13,12 +13,12 @@ __all__ = ["NoiseChannel"]
 class NoiseChannel(nn.Module):
     r"""Isotropic Gaussian noise on each view, relative to the running energy :math:`\mathbb{E}|z|^2` of its embeddings.
 
-    Relative to the energy, not to the variance about the mean: else embeddings may drift to a common mean. For
-    spherical components on unit-norm embeddings ``temperature`` is that of a contrastive loss.
+    The noise is relative to the energy and not to the variance about the mean, because embeddings could then drift to
+    a common mean. For spherical components on unit-norm embeddings ``temperature`` is that of a contrastive loss.
 
     Args:
-        context_dim: ``d_c``.
-        target_dim: ``d_t``.
+        context_dim: Size ``d_c`` of a context embedding.
+        target_dim: Size ``d_t`` of a target embedding.
         temperature: Variance of the noise, in units of the energy.
     """
 
@@ -40,7 +40,7 @@ class NoiseChannel(nn.Module):
         self.energy.lerp_(self._energy_of(z), step)
 
     def variances(self) -> tuple[Tensor, Tensor]:
-        """Noise variance of a context and of a target dimension, scalars in float64."""
+        """Variances of the noise of a context dimension and of a target dimension, scalars in float64."""
         context, target = self.temperature * self.energy
         return context, target
 
@@ -50,7 +50,7 @@ class NoiseChannel(nn.Module):
         r"""Component log-probabilities of context, target and pair, each with :math:`\log w_k`, behind the channel.
 
         Args:
-            density: Of the embeddings without noise.
+            density: Density of the embeddings without noise.
             z_context: ``(B, d_c)``.
             z_target: ``(B, d_t)``.
 
@@ -72,6 +72,6 @@ class NoiseChannel(nn.Module):
 
 
 def _noisy(mixture: GaussianMixture, variance: Tensor) -> GaussianMixture:
-    """The mixture of what is sent through noise of the given variance, a scalar or one for each dimension."""
+    """The mixture with independent noise added; its variance is a scalar or one number for each dimension."""
     covariance = mixture.covariance.add_diagonal(variance)
     return GaussianMixture(mixture.log_weights, mixture.means, covariance, validate_args=False)

@@ -49,10 +49,10 @@ class GJE(Criterion):
         step: Step of the running moments, in ``(0, 1]``.
         variance_floor: Added to the diagonal of every covariance, in units of the mean variance of an embedding
             dimension.
-        check_every: Steps between automatic collapse checks; 0 for none.
+        check_every: Steps between automatic collapse checks; 0 to make none.
 
     Raises:
-        ConfigError: an argument out of range.
+        ConfigError: an argument is out of range.
 
     Examples:
         >>> import torch
@@ -105,7 +105,7 @@ class GJE(Criterion):
         return -gaussian_information(density, z_context, z_target, noise, self.critic.ridge)
 
     def _naive_nll(self, z: Tensor) -> Tensor:
-        """Likelihood under the batch's own moments, with the gradient through them: the trap."""
+        """Mean NLL under the batch's own moments, with the gradient through them, which is the trap."""
         _, mean, second = batch_moments(z)
         ridge = self.critic.ridge_of(batch_moments(z.detach().double())[2])
         fitted = gaussian(mean, second, ridge.to(z), careful=True)

@@ -1,7 +1,7 @@
-r"""GMJE: a mixture of Gaussian prototypes on the joint of context and target, with no batch in its covariance.
+r"""GMJE: a mixture of Gaussian prototypes on the joint of context and target, which never scores what it was fitted on.
 
-The density follows the embeddings by online EM or by gradient; the encoder maximises the pointwise mutual
-information of the pair under it. Neither ever fits what it scores.
+The critic follows the embeddings by online EM or by gradient; the encoder maximises the pointwise mutual
+information of the pair under it.
 """
 
 from typing import Literal
@@ -25,7 +25,7 @@ Update = Literal["em", "gradient"]
 
 
 class PrototypeCriterion(Criterion):
-    """A criterion whose critic is a mixture on the joint: the encoder maximises the pmi of the pairs under it."""
+    """Base of criteria whose critic is a mixture on the joint; the encoder maximises the pmi of the pairs under it."""
 
     channel: NoiseChannel
 
@@ -44,19 +44,19 @@ class GMJE(PrototypeCriterion):
         -\log \sum_k \frac{p(k \mid z_c)\, p(k \mid z_t)}{\bar w_k}\, e^{\mathrm{pmi}_k(z_c, z_t)},
 
     where :math:`\bar w_k` is the mean responsibility of the global batch over both views, with gradient, which
-    keeps the components in use. It is taken under the density behind an isotropic noise channel of variance
+    keeps the components in use. It is taken under the critic behind an isotropic noise channel of variance
     ``temperature``: the information that embeddings carry is then bounded and their scale anchored; for
-    spherical components on unit-norm embeddings it is the temperature of a contrastive loss. The density
+    spherical components on unit-norm embeddings it is the temperature of a contrastive loss. The critic
     itself is fitted without that noise, on detached embeddings, after it has scored them.
 
-    Embeddings need no normalisation; unit norm is usual.
+    Embeddings need not be normalised, but unit norm is usual.
 
     Args:
         dim: Embedding size of both views, or the pair ``(d_c, d_t)``.
         components: Number of prototypes ``K``.
         covariance_type: ``"full"``, ``"low_rank"``, ``"diag"`` or ``"spherical"`` covariances of the joint.
-        tied: One covariance for all components.
-        rank: Columns of the factor of ``"low_rank"``.
+        tied: Whether all components share one covariance.
+        rank: Number of columns of the factor of ``"low_rank"``.
         update: ``"em"``: online EM, state in buffers, nothing to optimise. ``"gradient"``: weights, means and
             factors are parameters, trained on ``-log q(sg[z])`` (add them to the optimiser); ``"low_rank"``
             needs it.
@@ -64,15 +64,15 @@ class GMJE(PrototypeCriterion):
             embeddings.
         step: Step of online EM and of the running usage in ``(0, 1]``; ``None`` for ``(t + 2)^-0.6``, which
             converges where embeddings are fixed.
-        weight_prior: Dirichlet pseudo-observations of each component.
-        covariance_prior: Inverse-Wishart pseudo-observations of each component; ``None`` for 2, with full
-            covariances for ``D``.
-        variance_floor: Variance floor, in units of the mean variance of an embedding dimension.
-        seed: Of the k-means++ start and of re-seeding; the same on every rank.
-        check_every: Steps between automatic collapse checks; 0 for none.
+        weight_prior: Pseudo-observations of each component in the Dirichlet prior of the weights.
+        covariance_prior: Pseudo-observations of each component in the inverse-Wishart prior of the covariances;
+            ``None`` for 2, with full covariances for ``D``.
+        variance_floor: Least variance of a component, in units of the mean variance of an embedding dimension.
+        seed: Seed of the k-means++ start and of re-seeding; it must be the same on every rank.
+        check_every: Steps between automatic collapse checks; 0 to make none.
 
     Raises:
-        ConfigError: an argument out of range.
+        ConfigError: an argument is out of range.
 
     Examples:
         >>> import math, torch

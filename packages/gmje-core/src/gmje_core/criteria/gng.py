@@ -1,4 +1,4 @@
-"""GMJE-GNG: Growing Neural Gas decides, while training, how many components the joint density has.
+"""GMJE-GNG: Growing Neural Gas decides, while training, how many components the critic has.
 
 Every unit of the gas is a component. Units are inserted where the error is large and removed where their utility is
 small, so that the mixture grows to what the embeddings need and follows them when they move.
@@ -29,31 +29,32 @@ class GMJEGNG(PrototypeCriterion):
     embeddings by online EM from where the unit was inserted. All of it is a function of the global batch alone.
 
     The encoder's loss is that of :class:`gmje_core.GMJE`: minus the mean pointwise mutual information behind a noise
-    channel, under the density before it has seen the batch.
+    channel, under the critic before it has seen the batch.
 
     Args:
         dim: Embedding size of both views, or the pair ``(d_c, d_t)``.
-        capacity: Most components alive at one time, at least 2.
+        capacity: Largest number of components alive at one time, at least 2.
         covariance_type: ``"full"``, ``"diag"`` or ``"spherical"`` local covariances.
         temperature: Variance of the noise channel, in units of the mean squared norm of a view's embeddings.
         step: Step of online EM in ``(0, 1]``.
         insert_every: Samples between two insertions.
         winner_rate: Share of the way that a sample's nearest unit moves toward it.
-        neighbor_rate: The same of its neighbours.
-        max_age: Age at which an edge goes, in samples won by its ends since it was last renewed.
-        split_factor: What is left of the errors of the two units between which one is inserted.
+        neighbor_rate: Share of the way that its neighbours move toward it.
+        max_age: Age above which an edge is removed, in samples won by its ends since it was last renewed.
+        split_factor: Share of their errors that two units keep when a unit is inserted between them.
         error_decay: Share of errors and utilities that is forgotten with each sample.
-        utility_factor: The unit of least utility goes when the largest error is so many times that.
-        weight_prior: Dirichlet pseudo-observations of each component.
-        covariance_prior: Inverse-Wishart pseudo-observations of each component; ``None`` for 2, with full
-            covariances for ``D``.
-        variance_floor: Variance floor, in units of the mean variance of an embedding dimension.
-        check_every: Steps between automatic collapse checks; 0 for none.
+        utility_factor: The unit of least utility is removed when the largest error is this many times its utility.
+        weight_prior: Pseudo-observations of each component in the Dirichlet prior of the weights.
+        covariance_prior: Pseudo-observations of each component in the inverse-Wishart prior of the covariances;
+            ``None`` for 2, with full covariances for ``D``.
+        variance_floor: Least variance of a component, in units of the mean variance of an embedding dimension.
+        check_every: Steps between automatic collapse checks; 0 to make none.
 
     Raises:
-        ConfigError: an argument out of range.
+        ConfigError: an argument is out of range.
 
     Examples:
+        >>> import torch
         >>> _ = torch.manual_seed(0)
         >>> criterion = GMJEGNG(dim=2, capacity=16)
         >>> centers = 5 * torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
@@ -140,7 +141,7 @@ class GMJEGNG(PrototypeCriterion):
         return int(self.critic.gas.clusters().max()) + 1
 
     def graph(self) -> tuple[Tensor, Tensor]:
-        """The units alive, ``(n, D)`` in float64, and the edges between them, ``(E, 2)`` indices into the units."""
+        """The living units, ``(n, D)`` in float64, and the edges between them, ``(E, 2)`` indices into these units."""
         gas = self.critic.gas
         order = gas.alive.cumsum(dim=0) - 1
         return gas.units[gas.alive].clone(), order[gas.edges]
@@ -150,7 +151,7 @@ class GMJEGNG(PrototypeCriterion):
         return self.critic.living(self._dtype)
 
     def _more_gauges(self, responsibilities: Tensor | None) -> dict[str, Tensor | float]:
-        # Of the units, which share out the samples; the weights that EM gives components inside a cluster need not.
+        # Units share out the samples evenly in a good gas; the weights that EM gives to components need not be even.
         wins, alive = self.critic.wins, self.critic.gas.alive.sum()
         usage = component_usage(wins / wins.sum().clamp_min(1)) * self.capacity / alive
         return {"component_usage": usage, "components": alive}

@@ -1,7 +1,8 @@
 r"""GMJE-MDN: a mixture density network gives the target's distribution from the context, at any complexity.
 
-As an objective for encoders it is a contrastive loss whose critic is a normalised conditional density; on fixed
-embeddings it is a conditional density estimator.
+As an objective for encoders it is a contrastive loss that compares pairs by a normalised conditional density; on fixed
+embeddings it is a conditional density estimator. The criterion's critic learns the marginal of the context alone, which
+:meth:`GMJEMDN.density` needs; the encoder's loss is taken under the network.
 """
 
 import copy
@@ -45,21 +46,21 @@ class GMJEMDN(Criterion):
 
     Args:
         dim: Embedding size of both views, or the pair ``(d_c, d_t)``.
-        components: ``K`` of the conditional.
+        components: Number of components ``K`` of the conditional.
         covariance_type: ``"full"``, ``"low_rank"``, ``"diag"`` or ``"spherical"`` conditional covariances.
-        rank: Columns of the factor of ``"low_rank"``.
-        hidden: Width of the network.
-        hidden_layers: Its hidden layers.
+        rank: Number of columns of the factor of ``"low_rank"``.
+        hidden: Width of the hidden layers.
+        hidden_layers: Number of hidden layers.
         objective: ``"pmi"`` or ``"nll"``.
         temperature: Variance of the noise channel, in units of the mean squared norm of a view's embeddings.
-        context_components: Components of the marginal of the context, which :meth:`density` needs; online EM.
+        context_components: Number of components of the marginal of the context, which learns by online EM.
         step: Step of online EM and of the running energy, in ``(0, 1]``.
-        variance_floor: Floor of the variances, in units of the variance of a target dimension.
-        seed: Of the network's start and of the marginal's; the same on every rank.
-        check_every: Steps between automatic collapse checks; 0 for none.
+        variance_floor: Least variance of a component, in units of the variance of a target dimension.
+        seed: Seed of the start of network and marginal; it must be the same on every rank.
+        check_every: Steps between automatic collapse checks; 0 to make none.
 
     Raises:
-        ConfigError: an argument out of range.
+        ConfigError: an argument is out of range.
 
     Examples:
         >>> _ = torch.manual_seed(0)
@@ -131,14 +132,14 @@ class GMJEMDN(Criterion):
 
         Raises:
             NotFittedError: no batch has been seen.
-            ShapeError, NonFiniteError: contexts that do not fit.
+            ShapeError, NonFiniteError: the contexts have another size, or hold NaN or infinity.
         """
         self._known()
         mixture: GaussianMixture = self.network(z_context)
         return mixture
 
     def density(self) -> ConditionalJointMixture:
-        """The joint density of the network and the running marginal of the context, a copy without gradient."""
+        """The joint density of the running marginal of the context and a copy of the network, without gradient."""
         context = self._known().detach()
         return ConditionalJointMixture(context, copy.deepcopy(self.network).requires_grad_(False))
 
@@ -169,7 +170,7 @@ class GMJEMDN(Criterion):
             responsibilities = self._gauge(posterior.detach(), log_joint.detach())
             self._gauges |= {
                 "component_usage": component_usage(responsibilities),
-                "weight_entropy": posterior.weight_entropy.mean(),
-                "conditional_nll": nll,
+                "weight_entropy": posterior.weight_entropy.mean().detach(),
+                "conditional_nll": nll.detach(),
             }
         return nll

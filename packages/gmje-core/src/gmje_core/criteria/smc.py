@@ -1,7 +1,7 @@
-r"""GMJE-SMC: a memory bank of weighted particles is the mixture, kept representative by Sequential Monte Carlo.
+r"""GMJE-SMC: the critic is a memory bank of weighted particles, kept representative by Sequential Monte Carlo.
 
-Past pairs are the components. Each batch reweights them by importance, resamples when few still count, and
-replaces the lightest. With uniform weights and first-in-first-out replacement it is MoCo's queue, exactly.
+Past pairs are the components. Each batch reweights them by importance and replaces the lightest; the bank is resampled
+when few particles still count. With uniform weights and first-in-first-out replacement it is MoCo's queue, exactly.
 """
 
 import torch
@@ -23,18 +23,18 @@ __all__ = ["GMJESMC"]
 class GMJESMC(Criterion):
     r"""Gaussian Mixture Joint Embeddings with a Sequential Monte Carlo memory bank (arXiv 2603.26799).
 
-    The density is a kernel mixture on past pairs, :math:`q(z) = \sum_m w_m N(z; x_m, H)`, its bandwidth ``H``
-    fitted prequentially. When a batch arrives it is scored; then
+    The critic is a kernel mixture on past pairs, :math:`q(z) = \sum_m w_m N(z; x_m, H)`, whose bandwidth ``H`` follows
+    batches that the bank does not yet hold. When a batch arrives it is scored; then
 
     1. weights move by the importance ratio of the batch to the bank,
        :math:`w_m \leftarrow w_m \big[1 - \eta + \tfrac{\eta}{B} \sum_i N(z_i; x_m, H) / q(z_i)\big]`, a step of
        online EM (the geometric step :math:`w_m \rho_m^\eta` would kill every particle that one batch misses);
-    2. the lightest particles, of equal ones the oldest, make room for the batch, each new one of average weight,
-       while the old ones fade with age;
+    2. the lightest particles, the oldest among equals, make room for the batch; each new particle has the average
+       weight, while the old ones fade with age;
     3. if the effective sample size of the cumulative weights is below ``ess_threshold`` of the bank, it is
        resampled systematically and rejuvenated with the moment-preserving jitter of Liu and West.
 
-    The encoder maximises the dependence of the pair in the contrastive limit, in which the own pair is one more
+    The encoder maximises the dependence of the pair in the contrastive limit, in which the pair itself is one more
     particle and the kernels are those of the noise channel of variance ``temperature``:
 
     .. math::
@@ -42,11 +42,11 @@ class GMJESMC(Criterion):
         - \log \Big[ \tfrac{1}{n+1} N(z_c; z_t, \tau I) + \tfrac{n}{n+1} \sum_m w_m N(z_c; x_m^t, \tau I) \Big]
 
     and the same with the views exchanged; with ``in_batch`` the other pairs of the batch count among the ``n``.
-    With ``weighting=0``, ``age_decay=0``, ``in_batch=False`` and unit-norm embeddings, minus it plus
-    :math:`\log(n + 1)` is MoCo's loss with a queue of ``particles`` (He et al., 2020).
+    With ``weighting=0``, ``age_decay=0``, ``in_batch=False`` and unit-norm embeddings, :math:`\log(n + 1)` minus this
+    pmi is MoCo's loss with a queue of ``particles`` (He et al., 2020).
 
     Args:
-        dim: Embedding size of both views; they are compared in one space, so both have the same.
+        dim: Embedding size of both views, which must be equal because they are compared in one space.
         particles: Size ``M`` of the bank.
         covariance_type: Form of the bandwidth, shared by all particles: ``"full"``, ``"diag"`` or ``"spherical"``.
         temperature: Variance of the noise channel, in units of the mean squared norm of a view's embeddings.
@@ -55,14 +55,16 @@ class GMJESMC(Criterion):
         ess_threshold: Share of the bank in ``[0, 1]`` below which the effective sample size leads to resampling.
         rejuvenation: Strength ``h`` of the jitter, in ``[0, 1]``.
         in_batch: Whether the other pairs of the batch count as particles in the encoder's loss.
-        direction: ``"target"``: each context is compared with targets; ``"context"``: the reverse; or ``"both"``.
+        direction: ``"target"`` compares each context with targets, ``"context"`` each target with contexts; ``"both"``
+            takes the mean of the two.
         step: Step of the running bandwidth and energy, in ``(0, 1]``.
-        variance_floor: Floor of the bandwidth, in units of the mean variance of an embedding dimension.
-        seed: Of resampling and jitter; the same on every rank.
-        check_every: Steps between automatic collapse checks; 0 for none.
+        variance_floor: Number added to the variances of the bandwidth, in units of the mean variance of an
+            embedding dimension.
+        seed: Seed of resampling and jitter; it must be the same on every rank.
+        check_every: Steps between automatic collapse checks; 0 to make none.
 
     Raises:
-        ConfigError: an argument out of range, or views of different sizes.
+        ConfigError: an argument is out of range, or the views differ in size.
 
     Examples:
         >>> _ = torch.manual_seed(0)

@@ -1,4 +1,4 @@
-r"""A bank of weighted particles, past pairs, as a kernel mixture that Sequential Monte Carlo keeps representative."""
+r"""A bank of past pairs as weighted particles, a kernel mixture that Sequential Monte Carlo keeps representative."""
 
 import math
 from typing import NamedTuple
@@ -20,7 +20,7 @@ _TIE = 1e-9
 
 
 def effective_sample_size(log_weights: Tensor) -> Tensor:
-    r""":math:`1 / \sum_m w_m^2` of the normalised weights.
+    r"""Effective sample size :math:`1 / \sum_m w_m^2` of the normalised weights: how many particles still count.
 
     Args:
         log_weights: ``(M,)`` cumulative log-weights, normalised here.
@@ -61,10 +61,12 @@ def systematic_resample(log_weights: Tensor, uniform: float | Tensor) -> Tensor:
 
 
 def rejuvenate(particles: Tensor, strength: float, noise: Tensor) -> Tensor:
-    r"""Jitter that keeps mean and covariance, :math:`x' = \sqrt{1-h^2}\,x + (1-\sqrt{1-h^2})\,m + h L \epsilon`.
+    r"""Move particles apart by jitter that keeps their mean and covariance (Liu and West, 2001).
 
-    Liu and West (2001): the particles shrink toward their mean ``m`` by as much as the noise spreads them; ``L``
-    is the factor of their covariance.
+    .. math:: x' = \sqrt{1-h^2}\,x + (1-\sqrt{1-h^2})\,m + h L \epsilon
+
+    The particles shrink toward their mean ``m`` by as much as the noise spreads them; ``L`` is the factor of their
+    covariance.
 
     Args:
         particles: ``(M, D)``, of equal weight.
@@ -89,7 +91,7 @@ def rejuvenate(particles: Tensor, strength: float, noise: Tensor) -> Tensor:
 
 
 def _covariance_root(centred: Tensor) -> Tensor:
-    """``(D, D)`` symmetric root of the covariance of centred rows; any rank."""
+    """``(D, D)`` symmetric root of the covariance of centred rows, which may be singular."""
     covariance = (centred.T @ centred / len(centred)).double()
     values, vectors = torch.linalg.eigh(covariance)
     root: Tensor = (vectors * values.clamp_min(0).sqrt()) @ vectors.T
@@ -97,7 +99,7 @@ def _covariance_root(centred: Tensor) -> Tensor:
 
 
 class Placement(NamedTuple):
-    """Where a batch goes, and what all weights are afterwards.
+    """The places of the bank that a batch goes to, and all weights afterwards.
 
     Attributes:
         places: ``(b,)`` indices into the bank.
@@ -112,19 +114,20 @@ class ParticleBank(TrainableDensity):
     r"""The kernel mixture :math:`q(z) = \sum_m w_m N(z; x_m, H)` on past pairs, with a running bandwidth ``H``.
 
     One update moves the weights by the importance ratio of the batch to the bank, makes room for the batch where the
-    lightest particles are (of equal ones the oldest), and resamples when few particles still count.
+    lightest particles are (the oldest among equals), and resamples when few particles still count.
 
     Args:
         particles: Size ``M`` of the bank.
-        dim: ``D``.
+        dim: Dimension ``D`` of a particle.
         covariance_type: Form of the bandwidth, shared by all particles.
         weighting: Strength :math:`\eta` of the reweighting, in ``[0, 1]``.
         age_decay: Share of its weight that a particle loses at each step, in ``[0, 1)``.
         ess_threshold: Share of the bank below which the effective sample size leads to resampling.
         rejuvenation: Strength of the jitter after resampling, in ``[0, 1]``.
         step: Step of the running bandwidth, in ``(0, 1]``.
-        variance_floor: Floor of the bandwidth, in units of the mean variance of an embedding dimension.
-        seed: Of resampling and jitter.
+        variance_floor: Number added to the variances of the bandwidth, in units of the mean variance of an
+            embedding dimension.
+        seed: Seed of resampling and jitter.
     """
 
     particles: Tensor
@@ -171,7 +174,7 @@ class ParticleBank(TrainableDensity):
         return self.count > 0
 
     def forget(self) -> None:
-        """Be as before :meth:`start`."""
+        """Return to an empty bank, as before :meth:`start`."""
         super().forget()
         self.counters["count"] = 0
 
@@ -201,7 +204,7 @@ class ParticleBank(TrainableDensity):
         return effective_sample_size(weights) < self.ess_threshold * len(weights)
 
     def _begin(self, z: Tensor) -> None:
-        """Bandwidth of Silverman's rule on the first batch; no particle yet."""
+        """Take the bandwidth of Silverman's rule on the first batch; there is no particle yet."""
         variance = z.double().var(dim=0, unbiased=False)
         self.spread.copy_(variance.mean().clamp_min(MIN_VARIANCE))
         variance = variance.clamp_min(MIN_VARIANCE)
@@ -222,7 +225,7 @@ class ParticleBank(TrainableDensity):
             self._resample(step_generator(self.seed, self.counters["updates"]))
 
     def _follow_bandwidth(self, z: Tensor, responsibilities: Tensor) -> None:
-        """One step of EM on the bandwidth, on samples that the bank does not hold."""
+        """Take one step of EM on the bandwidth, on samples that the bank does not hold yet."""
         responsibilities = responsibilities.double()
         x, centre = z.double(), z.double().mean(dim=0)
         x, bank = x - centre, self.particles[: self.count].double() - centre
@@ -249,7 +252,7 @@ class ParticleBank(TrainableDensity):
         count = self.count
         empty = min(fresh, len(self.particles) - count)
         total = count + empty
-        # Lightest first, of equal ones the oldest: two stable sorts, the second on rounded weights.
+        # The lightest come first, and the oldest among equals: two stable sorts, the second on rounded weights.
         by_age = torch.argsort(self.born[:count], stable=True)
         rounded = (log_weights[by_age] / _TIE).round()
         lightest = by_age[torch.argsort(rounded, stable=True)][: fresh - empty]

@@ -1,7 +1,8 @@
 r"""Growing Neural Gas with utility, in batches: a graph of units of fixed capacity with a mask of those alive.
 
-Fritzke (1995, 1997). One distance matrix a batch, scattered sums as matrix products: the same on every device and
-rank. Nothing is read from the device while it adapts: what may or may not happen is a mask.
+The algorithm is that of Fritzke (1995, 1997). A batch takes one distance matrix, and sums over samples are matrix
+products, which give the same on every rank. Nothing is read from the device while the gas adapts: a mask says what
+happens.
 """
 
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from gmje_core.counting import CountingModule
 
 __all__ = ["Insertion", "NeuralGas"]
 
-# Age of an edge that is not there: finite, so that every state can be saved.
+# Age of an edge that does not exist; it is finite, so that every state can be saved.
 _NO_EDGE = -1.0
 
 
@@ -21,10 +22,10 @@ class Insertion(NamedTuple):
     """A unit put between two others, each a tensor ``(1,)``.
 
     Attributes:
-        new: Index of the unit.
-        worst: Of the unit of largest error.
-        beside: Of its neighbour of largest error.
-        happens: Whether it was inserted at all: not without room, a neighbour, and an error.
+        new: Index of the new unit.
+        worst: Index of the unit of largest error.
+        beside: Index of its neighbour of largest error.
+        happens: Whether the unit was inserted; that takes room, a neighbour, and an error above zero.
     """
 
     new: Tensor
@@ -34,22 +35,23 @@ class Insertion(NamedTuple):
 
 
 class NeuralGas(CountingModule):
-    r"""Units, edges with ages, errors and utilities.
+    r"""A graph of units that have errors and utilities, with edges that have ages.
 
-    A sample's nearest unit wins it and moves by ``winner_rate``, its neighbours by ``neighbor_rate``; of ``n``
-    samples that a unit wins in one batch it moves to their mean by :math:`1 - (1 - e)^n`, as one by one.
+    A sample's nearest unit wins it and moves toward it by ``winner_rate`` of the way, the unit's neighbours by
+    ``neighbor_rate``. A unit that wins ``n`` samples of one batch moves toward their mean by :math:`1 - (1 - e)^n`,
+    as ``n`` steps toward that mean would move it.
 
     Args:
-        capacity: Most units alive at one time.
-        dim: ``D``.
-        winner_rate: :math:`e_b`.
-        neighbor_rate: :math:`e_n`.
+        capacity: Largest number of units alive at one time.
+        dim: Dimension ``D`` of a sample.
+        winner_rate: Share of the way that a winner moves (:math:`e_b`).
+        neighbor_rate: Share of the way that its neighbours move (:math:`e_n`).
         insert_every: Samples between two insertions (:math:`\lambda`).
-        max_age: Of an edge, in samples won by its ends since it was last renewed (:math:`a_{max}`).
-        split_factor: What is left of the errors of the two units between which one is inserted (:math:`\alpha`).
+        max_age: Largest age of an edge, in samples won by its ends since it was last renewed (:math:`a_{max}`).
+        split_factor: Share of their errors that two units keep when one is inserted between them (:math:`\alpha`).
         error_decay: Share of errors and utilities that is forgotten with each sample (:math:`\beta`).
-        utility_factor: The unit of least utility goes when the largest error is so many times that (``k``). The
-            usual 3 suits two dimensions; errors grow with the dimension and utilities do not.
+        utility_factor: The unit of least utility is removed when the largest error is this many times its utility
+            (``k``). The usual 3 suits two dimensions; errors grow with the dimension and utilities do not.
     """
 
     units: Tensor
@@ -80,12 +82,12 @@ class NeuralGas(CountingModule):
         self.register_buffer("alive", torch.zeros(capacity, dtype=torch.bool))
         self.register_buffer("errors", torch.zeros(capacity, dtype=torch.float64))
         self.register_buffer("utilities", torch.zeros(capacity, dtype=torch.float64))
-        #: Symmetric ages of the edges; below zero where there is none.
+        #: Symmetric matrix of the ages of the edges, negative where there is no edge.
         self.register_buffer("ages", torch.full((capacity, capacity), _NO_EDGE, dtype=torch.float64))
 
     @property
     def adjacency(self) -> Tensor:
-        """``(N, N)`` boolean, symmetric."""
+        """``(N, N)`` whether two units are joined by an edge; symmetric."""
         return self.ages >= 0
 
     @property
@@ -94,7 +96,7 @@ class NeuralGas(CountingModule):
         return self.adjacency.triu(1).nonzero()
 
     def clusters(self) -> Tensor:
-        """``(N,)`` label of the connected component of each unit, from 0; -1 for units that are not alive."""
+        """``(N,)`` labels from 0 of the connected component that each unit is in; -1 for units that are not alive."""
         labels = torch.arange(self.capacity, device=self.units.device)
         reach = self.adjacency | torch.eye(self.capacity, dtype=torch.bool, device=labels.device)
         while True:
@@ -150,7 +152,7 @@ class NeuralGas(CountingModule):
         self.ages.masked_fill_(self.ages > self.max_age, _NO_EDGE)
 
     def _move(self, sums: Tensor, wins: Tensor) -> None:
-        """Winners toward the mean of what they won, neighbours toward the mean of what their neighbours won."""
+        """Move winners toward the mean of what they won, and units toward the mean of what their neighbours won."""
         beside = self.adjacency.to(sums)
         targets = ((sums, wins, self.winner_rate), (beside @ sums, beside @ wins, self.neighbor_rate))
         moved = self.units.clone()
@@ -161,11 +163,11 @@ class NeuralGas(CountingModule):
 
     @torch.no_grad()
     def remove_useless(self) -> Tensor:
-        """Remove isolated units and those of least utility, but leave two; returns ``(N,)`` which ones were removed."""
+        """Remove isolated units and those of least utility, but leave two; return ``(N,)`` which were removed."""
         isolated = self.alive & ~self.adjacency.any(dim=1)
         isolated &= isolated.cumsum(dim=0) <= self.alive.sum() - 2
         self._remove(isolated)
-        # In order of utility, each goes while the largest error of those that are left is too many times its own.
+        # In order of utility, a unit is removed while the largest error that is left is too many times its utility.
         order = self.utilities.masked_fill(~self.alive, torch.inf).argsort(stable=True)
         errors = self.errors.masked_fill(~self.alive, 0.0)[order]
         largest = errors.flip(0).cummax(dim=0).values.flip(0)
@@ -185,7 +187,7 @@ class NeuralGas(CountingModule):
 
     @torch.no_grad()
     def insert(self) -> list[Insertion]:
-        """Insert the units that are due, each beside the one of largest error at that time."""
+        """Insert the units that are due, each between the unit of largest error and its worst neighbour."""
         inserted = []
         while self.counters["pending"] >= self.insert_every:
             self.counters["pending"] -= self.insert_every

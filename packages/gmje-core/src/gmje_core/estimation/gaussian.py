@@ -22,7 +22,7 @@ class RunningGaussian(TrainableDensity):
     Args:
         dims: Sizes of the views.
         step: :math:`\gamma` in ``(0, 1]``; 1 for the moments of the last batch alone.
-        variance_floor: The ridge, in units of the mean variance of an embedding dimension.
+        variance_floor: Size of the ridge, in units of the mean variance of an embedding dimension.
     """
 
     mean: Tensor
@@ -47,10 +47,11 @@ class RunningGaussian(TrainableDensity):
         return self.variance_floor * self._mean_of_view(second.diagonal())
 
     def noise(self, temperature: float | None) -> Tensor:
-        """``(D,)`` variances of a noise channel.
+        """``(D,)`` variances of the noise channel.
 
         Args:
-            temperature: In units of the mean squared norm of a view; ``None`` for one dimension's share of it.
+            temperature: Variance of the noise in units of the mean squared norm of a view; ``None`` for one
+                dimension's share of it.
         """
         squares = self.second.diagonal() + self.mean.square()
         if temperature is None:
@@ -64,7 +65,7 @@ class RunningGaussian(TrainableDensity):
 
     def behind(self, noise: Tensor, dtype: torch.dtype) -> GaussianMixture:
         """The Gaussian of embeddings with independent noise of variances ``(D,)`` added, without gradient."""
-        # Factored in float64 and handed on as a factor, which loses nothing that the covariance would.
+        # A factor taken in float64 keeps digits that the covariance would lose in a lower precision.
         return gaussian(self.mean, self.second, self.ridge + noise, dtype)
 
     def _begin(self, z: Tensor) -> None:
@@ -93,8 +94,8 @@ class LearnedGaussian(RunningGaussian):
 
     Args:
         dims: Sizes of the views.
-        step: Of the running moments.
-        variance_floor: The ridge, in units of the mean variance of an embedding dimension.
+        step: Step of the running moments.
+        variance_floor: Size of the ridge, in units of the mean variance of an embedding dimension.
     """
 
     has_gradient = True
@@ -129,8 +130,9 @@ def gaussian(
         mean: ``(D,)``.
         covariance: ``(D, D)``.
         ridge: ``(D,)``.
-        dtype: Of the mixture; ``None`` for that of the covariance.
-        careful: Read whether the covariance is positive definite, and help with jitter; else its factor is NaN.
+        dtype: Floating dtype of the mixture; ``None`` for that of the covariance.
+        careful: Whether to read from the device if the covariance is positive definite and to add jitter where it is
+            not; otherwise its factor is then NaN.
     """
     factorise = safe_cholesky if careful else cholesky_or_nan
     factor = factorise(covariance + torch.diag(ridge)).to(dtype or covariance.dtype)

@@ -1,4 +1,4 @@
-"""A mixture with a Growing Neural Gas inside: every unit of the gas is a component, so that their number adapts."""
+"""A mixture with a Growing Neural Gas inside, whose units are the components, so that their number adapts."""
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ class GrowingMixture(TrainableDensity):
     and covariance follow the batches by online EM from where its unit was inserted.
 
     Args:
-        gas: Its capacity is the largest number of components.
-        moments: Statistics of as many components.
+        gas: Units and edges; its capacity is the largest number of components.
+        moments: Online EM of as many components.
     """
 
     wins: Tensor
@@ -33,7 +33,7 @@ class GrowingMixture(TrainableDensity):
         self.register_buffer("wins", torch.zeros(gas.capacity, dtype=torch.float64))
 
     def forward(self, dtype: torch.dtype | None = None) -> GaussianMixture:
-        """The mixture of all places that were ever used; those without a unit have no weight.
+        """The mixture of all places that were ever used, among which those without a living unit have no weight.
 
         Shapes depend on counters only, so nothing has to be read from the device.
         """
@@ -42,7 +42,7 @@ class GrowingMixture(TrainableDensity):
         return self._part(slice(0, used), weights, dtype)
 
     def living(self, dtype: torch.dtype | None = None) -> GaussianMixture:
-        """The mixture of the units alive, for users; waits for the device."""
+        """The mixture of the living units alone, for users; the call waits for the device."""
         return self._part(self.gas.alive, self.moments.log_weights(), dtype)
 
     def _part(self, which: slice | Tensor, weights: Tensor, dtype: torch.dtype | None) -> GaussianMixture:

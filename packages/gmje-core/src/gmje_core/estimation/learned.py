@@ -1,4 +1,4 @@
-"""A mixture whose parameters an optimiser trains: unconstrained tensors in, weights, means and factors out."""
+"""A mixture whose parameters an optimiser trains, as unconstrained tensors that give weights, means and factors."""
 
 import math
 
@@ -23,18 +23,18 @@ class LearnedMixture(TrainableDensity):
 
     Means and factors are in units of a fixed ``scale``, the standard deviation of the first batch, so that one
     learning rate serves embeddings of any scale. Standard deviations are :math:`\text{scale} \cdot
-    (\operatorname{softplus}(\rho) + \text{floor})`. The parameters are the optimiser's to move: :meth:`update` follows
-    the components' usage and moves dead components onto badly explained samples.
+    (\operatorname{softplus}(\rho) + \text{floor})`. An optimiser moves the parameters; :meth:`update` only follows the
+    components' usage and moves dead components onto badly explained samples.
 
     Args:
-        components: ``K``.
-        dim: ``D``.
+        components: Number of components ``K``.
+        dim: Dimension ``D`` of a row.
         covariance_type: ``"full"``, ``"low_rank"``, ``"diag"`` or ``"spherical"``.
-        tied: One covariance for all components.
-        rank: Columns of the low-rank factor.
-        variance_floor: Floor of the variances, in units of the variance of an embedding dimension.
+        tied: Whether all components share one covariance.
+        rank: Number of columns of the low-rank factor.
+        variance_floor: Least variance of a component, in units of the variance of an embedding dimension.
         step: Step of the running usage in ``(0, 1]``; ``None`` for ``(t + 2)^-0.6``.
-        seed: Of the start and of re-seeding.
+        seed: Seed of the start and of re-seeding.
     """
 
     has_gradient = True
@@ -71,13 +71,13 @@ class LearnedMixture(TrainableDensity):
 
     @property
     def means(self) -> Tensor:
-        """``(K, D)``."""
+        """Means ``(K, D)`` in units of the embeddings."""
         return self.center.to(self.locations) + self.scale.to(self.locations) * self.locations
 
     def forward(self, dtype: torch.dtype | None = None) -> GaussianMixture:
         """The mixture of the parameters, with gradient; see :class:`TrainableDensity`."""
         dtype = dtype or self.locations.dtype
-        # Copies for the graph: re-seeding writes the parameters before the caller's backward pass.
+        # The graph needs copies, because re-seeding writes the parameters before the caller's backward pass.
         values = {name: value.clone() for name, value in self.factors.items()}
         covariance = self.form.from_unconstrained(
             values, self.locations.shape[1], scale=self.scale.to(self.locations), floor=self.floor

@@ -24,20 +24,21 @@ _LOCATED = ("logits", "means")
 class MixtureDensityNetwork(nn.Module):
     r"""A multi-layer perceptron to :math:`q(z_t \mid z_c) = \sum_k w_k(z_c)\, N(z_t; m_k(z_c), S_k(z_c))`.
 
-    Works in units of the first batch, which :meth:`start` takes, so that one learning rate serves embeddings of any
-    scale. Standard deviations are :math:`\text{scale} \cdot (\operatorname{softplus}(\rho) + \text{floor})`; the
-    means add a linear map of the context to the network's output.
+    The network works in units of the first batch, which :meth:`start` takes, so that one learning rate serves
+    embeddings of any scale. Standard deviations are
+    :math:`\text{scale} \cdot (\operatorname{softplus}(\rho) + \text{floor})`; the means add a linear map of the context
+    to the network's output.
 
     Args:
-        context_dim: ``d_c``.
-        target_dim: ``d_t``.
-        components: ``K``.
+        context_dim: Size ``d_c`` of a context embedding.
+        target_dim: Size ``d_t`` of a target embedding.
+        components: Number of components ``K``.
         covariance_type: ``"full"``, ``"low_rank"``, ``"diag"`` or ``"spherical"`` covariances of the target.
-        rank: Columns of the factor of ``"low_rank"``.
+        rank: Number of columns of the factor of ``"low_rank"``.
         hidden: Width of the hidden layers.
         hidden_layers: Number of hidden layers.
-        variance_floor: Floor of the variances, in units of the variance of a target dimension.
-        seed: Of the initial weights.
+        variance_floor: Least variance of a component, in units of the variance of a target dimension.
+        seed: Seed of the initial weights.
 
     Examples:
         >>> network = MixtureDensityNetwork(2, 3, components=4)
@@ -86,7 +87,7 @@ class MixtureDensityNetwork(nn.Module):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Nearly constant outputs; means apart from each other, around the context where sizes allow."""
+        """Make the outputs nearly constant, with means apart from each other, around the context where sizes allow."""
         nn.init.normal_(self.head.weight, std=0.1 / math.sqrt(self.head.in_features))
         nn.init.zeros_(self.head.bias)
         nn.init.eye_(self.skip.weight) if self.context_dim == self.target_dim else nn.init.zeros_(self.skip.weight)
@@ -99,11 +100,11 @@ class MixtureDensityNetwork(nn.Module):
 
     @torch.no_grad()
     def start(self, z_context: Tensor, z_target: Tensor) -> None:
-        """Take centre and scale from a first batch; the weights stay."""
+        """Take centre and scale from a first batch; the weights stay as they are."""
         for name, z in (("context", z_context), ("target", z_target)):
             center = z.double().mean(dim=0)
             variance = (z.double() - center).square().mean()
-            # A batch of one point leaves its size as the only scale there is.
+            # Where all rows are one point, its size is the only scale there is.
             scale = torch.where(variance > 0, variance, center.square().mean()).sqrt()
             getattr(self, f"{name}_center").copy_(center)
             getattr(self, f"{name}_scale").copy_(torch.where(scale > 0, scale, 1.0).clamp_min(1e-12))
@@ -119,8 +120,8 @@ class MixtureDensityNetwork(nn.Module):
             Mixture of batch shape ``(B,)``.
 
         Raises:
-            ShapeError: contexts of another size.
-            NonFiniteError: contexts, or parameters, that give no mixture.
+            ShapeError: the contexts have another size.
+            NonFiniteError: the contexts or the parameters give no finite mixture.
         """
         if z_context.ndim != 2 or z_context.shape[1] != self.context_dim:
             raise ShapeError(f"z_context must have shape (B, {self.context_dim}), but has {tuple(z_context.shape)}")

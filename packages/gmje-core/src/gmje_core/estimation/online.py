@@ -1,4 +1,4 @@
-"""A mixture that follows a stream of batches by online EM: sufficient statistics in, parameters out."""
+"""A mixture that follows a stream of batches by online EM, from sufficient statistics to parameters."""
 
 from typing import Literal
 
@@ -14,7 +14,7 @@ from gmje_core.estimation.trainable import TrainableDensity
 
 __all__ = ["MomentType", "OnlineMixture"]
 
-#: Forms of covariance whose sufficient statistics can be kept.
+#: Forms of covariance that running second moments determine.
 MomentType = Literal["full", "diag", "spherical"]
 
 
@@ -22,21 +22,21 @@ class OnlineMixture(TrainableDensity):
     r"""Moments of ``K`` components on :math:`\mathbb{R}^D`, updated batch by batch.
 
     The statistics are :math:`s \leftarrow (1-\gamma)\, s + \gamma\,(r, r z, r z z^\top)` (Cappé and Moulines,
-    2009), kept centred and in float64. The parameters are their maximum a posteriori: a Dirichlet prior on the
+    2009), kept centred and in float64. The parameters are their maximum a posteriori under a Dirichlet prior on the
     weights and an inverse-Wishart prior on the covariances, centred on the isotropic pooled one, so that no
     component turns singular. Components begin at rows that k-means++ draws from the first batch; components that no
     sample belongs to any more are moved onto badly explained samples.
 
     Args:
-        components: ``K``.
-        dim: ``D``.
+        components: Number of components ``K``.
+        dim: Dimension ``D`` of a row.
         covariance_type: ``"full"``, ``"diag"`` or ``"spherical"``.
-        tied: One covariance for all components.
-        weight_prior: Dirichlet pseudo-observations of each component.
-        covariance_prior: Inverse-Wishart pseudo-observations of each component.
-        variance_floor: Added to the variances, in units of the pooled variance of an embedding dimension.
+        tied: Whether all components share one covariance.
+        weight_prior: Pseudo-observations of each component in the Dirichlet prior of the weights.
+        covariance_prior: Pseudo-observations of each component in the inverse-Wishart prior of the covariances.
+        variance_floor: Number added to the variances, in units of the pooled variance of an embedding dimension.
         step: :math:`\gamma` in ``(0, 1]``; ``None`` for ``(t + 2)^-0.6``, which converges where embeddings are fixed.
-        seed: Of the start and of re-seeding.
+        seed: Seed of the start and of re-seeding.
 
     Examples:
         >>> z = torch.tensor([[-3.0], [3.0]])[torch.arange(64) % 2]
@@ -94,7 +94,7 @@ class OnlineMixture(TrainableDensity):
         return self.mass / self.inverse_count.clamp_min(torch.finfo(torch.float64).tiny)
 
     def log_weights(self) -> Tensor:
-        """``(K,)``, normalised; finite for a component without observations where ``weight_prior > 0``."""
+        """``(K,)`` normalised log-weights; ``weight_prior > 0`` keeps them finite for unused components."""
         counts = self.counts + self.weight_prior
         return (counts / counts.sum()).clamp_min(torch.finfo(torch.float32).tiny).log()
 
@@ -125,7 +125,7 @@ class OnlineMixture(TrainableDensity):
         return dead_components((1 - step) * self.mass + step * usage).any()
 
     def observe(self, z: Tensor, responsibilities: Tensor, step: float) -> None:
-        """One step of online EM: fold in a batch ``(B, D)`` with its responsibilities ``(B, K)``."""
+        """Take one step of online EM on a batch ``(B, D)`` with its responsibilities ``(B, K)``."""
         z = z.to(self.means)
         old = (self.mass, self.means, self.second)
         new = batch_moments(z, responsibilities.to(z), diagonal=self.diagonal)
@@ -137,7 +137,7 @@ class OnlineMixture(TrainableDensity):
         )
         self.total_mean.copy_(mean)
         self.total_variance.copy_(variance)
-        # Effective sample size of exponentially weighted observations: 1 / sum of squared weights.
+        # The effective sample size of weighted observations is one over the sum of their squared weights.
         self.inverse_count.copy_((1 - step) ** 2 * self.inverse_count + step**2 / z.shape[0])
 
     def reseed(self, z: Tensor, generator: torch.Generator) -> None:
@@ -158,13 +158,13 @@ class OnlineMixture(TrainableDensity):
 
     @torch.no_grad()
     def start_at(self, means: Tensor, variance: Tensor, z: Tensor, *, found: Tensor | None = None) -> None:
-        """Begin at given centres: the first components share the mass, the rest are empty.
+        """Begin at given centres; the first components share the mass and the rest are empty.
 
         Args:
             means: ``(m, D)``, ``m`` at most ``K``.
             variance: Scalar, the variance of a dimension within each component.
             z: ``(B, D)``, a first batch.
-            found: ``(m,)`` which of the means are centres; ``None`` for all.
+            found: ``(m,)`` whether each of the means is a centre; ``None`` where all are.
         """
         count = len(means)
         found = torch.ones(count, dtype=torch.bool, device=means.device) if found is None else found

@@ -1,4 +1,4 @@
-"""The interface of every density that learns from a stream of batches, each of which it scores before it learns it."""
+"""The interface that all densities share which learn from a stream of batches: each is scored before it is learned."""
 
 from abc import ABC, abstractmethod
 
@@ -10,7 +10,7 @@ from gmje_core.densities.mixture import GaussianMixture
 
 __all__ = ["TrainableDensity"]
 
-# Of the decreasing step of online EM (Cappé and Moulines, 2009).
+# Exponent of the decreasing step of online EM (Cappé and Moulines, 2009).
 _STEP_POWER = -0.6
 
 
@@ -22,12 +22,12 @@ class TrainableDensity(CountingModule, ABC):
     batch, so that all ranks hold the same state.
 
     Args:
-        step: Step in ``(0, 1]`` of what is averaged over batches; ``None`` for ``(t + 2)^-0.6`` after ``t`` updates,
+        step: Step in ``(0, 1]`` of the averages over batches; ``None`` for ``(t + 2)^-0.6`` after ``t`` updates,
             which converges where embeddings are fixed.
-        **counters: Counters of the subclass; see :class:`~gmje_core.counting.CountingModule`.
+        **counters: Names and first values of the subclass's counters; see :class:`~gmje_core.counting.CountingModule`.
     """
 
-    #: Whether parameters of the density are trained by an optimiser, on the likelihood of what it scores.
+    #: Whether the density has parameters, which an optimiser trains on the likelihood of what the density scores.
     has_gradient = False
 
     def __init__(self, step: float | None = None, **counters: int) -> None:
@@ -36,7 +36,7 @@ class TrainableDensity(CountingModule, ABC):
 
     @property
     def next_step(self) -> float:
-        """Step of the next update."""
+        """Step that the next update will take."""
         return (self.counters["updates"] + 2) ** _STEP_POWER if self.step is None else self.step
 
     @property
@@ -46,12 +46,12 @@ class TrainableDensity(CountingModule, ABC):
 
     @torch.no_grad()
     def start(self, z: Tensor) -> None:
-        """Begin from a first batch ``(B, D)``; what was learned before is lost."""
+        """Begin from a first batch ``(B, D)``; the density forgets what it learned before."""
         self._begin(z)
         self.counters["started"] = 1
 
     def forget(self) -> None:
-        """Be as before :meth:`start`."""
+        """Return to where there is no mixture, as before :meth:`start`."""
         self.counters["started"] = 0
 
     @abstractmethod
@@ -59,20 +59,21 @@ class TrainableDensity(CountingModule, ABC):
         """The mixture as it is now, with gradient to the parameters where there are any.
 
         Args:
-            dtype: Of the mixture; ``None`` for that of the state.
+            dtype: Floating dtype of the mixture; ``None`` for that of the state.
         """
 
     def rare_work(self, z: Tensor, responsibilities: Tensor | None) -> Tensor | None:
-        """Whether the next :meth:`update` has work that is rarely needed: a flag on the device, not read here.
+        """Whether the next :meth:`update` has work that is rarely needed.
 
-        A caller that reads other flags of the step too can read them at once and pass this one to :meth:`update`.
+        The answer is a flag on the device, which is not read here. A caller that reads other flags of the step can read
+        all of them at once and pass this one to :meth:`update`.
 
         Args:
-            z: ``(B, D)``.
-            responsibilities: ``(B, K)``.
+            z: ``(B, D)``, the global batch.
+            responsibilities: ``(B, K)`` under the mixture that scored it.
 
         Returns:
-            A boolean scalar, or ``None`` where there is no such work.
+            A boolean scalar, or ``None`` for a density that never has such work.
         """
         return None
 
@@ -83,7 +84,7 @@ class TrainableDensity(CountingModule, ABC):
         Args:
             z: ``(B, D)``, the global batch.
             responsibilities: ``(B, K)`` under the mixture that scored it; ``None`` where there was none.
-            rare: What :meth:`rare_work` said; ``None`` to ask it now, which waits for the device.
+            rare: The value of :meth:`rare_work`; ``None`` to compute and read it now, which waits for the device.
         """
         if rare is None:
             flag = self.rare_work(z, responsibilities)
@@ -97,4 +98,4 @@ class TrainableDensity(CountingModule, ABC):
 
     @abstractmethod
     def _learn(self, z: Tensor, responsibilities: Tensor | None, rare: bool) -> None:
-        """Change the state; see :meth:`update`."""
+        """Change the state as :meth:`update` promises."""
