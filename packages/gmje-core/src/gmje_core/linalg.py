@@ -21,7 +21,6 @@ __all__ = [
     "accumulation_dtype",
     "broadcast_shapes",
     "cholesky_or_nan",
-    "copy_to_host",
     "full_precision",
     "half_log_det",
     "in_full_precision",
@@ -31,6 +30,7 @@ __all__ = [
     "require_finite",
     "safe_cholesky",
     "slice_or_list",
+    "triangular_factor",
     "triangular_inverse",
     "whiten",
 ]
@@ -97,24 +97,6 @@ def promote(*tensors: Tensor) -> tuple[Tensor, ...]:
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
     return tuple(tensor.to(dtype) for tensor in tensors)
-
-
-def copy_to_host(*tensors: Tensor) -> list[Tensor]:
-    """Copies of several tensors on the CPU, in one transfer.
-
-    Args:
-        *tensors: On one device, of dtypes that float64 can hold.
-
-    Returns:
-        Tensors of the same shapes and dtypes, without gradient.
-
-    Examples:
-        >>> copy_to_host(torch.tensor([True, False]), torch.tensor(2.5))
-        [tensor([ True, False]), tensor(2.5000)]
-    """
-    packed = torch.cat([tensor.detach().double().flatten() for tensor in tensors]).cpu()
-    parts = packed.split([tensor.numel() for tensor in tensors])
-    return [part.view(tensor.shape).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
@@ -353,10 +335,26 @@ def reorder_factor(scale_tril: Tensor, indices: Sequence[int]) -> Tensor:
     if list(indices) == list(range(count)):
         return scale_tril[..., :count, :count]
     width = max(indices) + 1
-    rows = scale_tril[..., slice_or_list(indices), :width].to(accumulation_dtype(scale_tril))
-    upper: Tensor = torch.linalg.qr(rows.mT, mode="reduced").R
+    return triangular_factor(scale_tril[..., slice_or_list(indices), :width])
+
+
+def triangular_factor(root: Tensor) -> Tensor:
+    r"""Lower-triangular factor of :math:`A A^\top`, from a QR of :math:`A^\top` in float64 where the device has it.
+
+    Args:
+        root: ``(..., m, n)`` of rank ``m``.
+
+    Returns:
+        ``(..., m, m)`` lower triangular, positive diagonal, in the dtype given.
+
+    Examples:
+        >>> triangular_factor(torch.tensor([[0.0, 2.0], [3.0, 4.0]]))
+        tensor([[2., 0.],
+                [4., 3.]])
+    """
+    upper: Tensor = torch.linalg.qr(root.to(accumulation_dtype(root)).mT, mode="reduced").R
     sign = torch.where(upper.diagonal(dim1=-2, dim2=-1) < 0, -1.0, 1.0).to(upper)
-    return (upper * sign.unsqueeze(-1)).mT.tril().to(scale_tril.dtype)
+    return (upper * sign.unsqueeze(-1)).mT.tril().to(root.dtype)
 
 
 def slice_or_list(indices: Sequence[int]) -> slice | list[int]:

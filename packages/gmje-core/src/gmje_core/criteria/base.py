@@ -25,10 +25,19 @@ from gmje_core.errors import (
     NotPositiveDefiniteError,
     ShapeError,
 )
+from gmje_core.estimation.consolidated import ConsolidatedDensity
+from gmje_core.estimation.matching import match_moments
+from gmje_core.estimation.scaled import ScaledFit, fit_scaled_mixture
 from gmje_core.estimation.trainable import TrainableDensity
-from gmje_core.linalg import LOG_2PI, copy_to_host, full_precision
+from gmje_core.linalg import LOG_2PI, full_precision
+from gmje_core.transfer import copy_to_host
 
-__all__ = ["Criterion"]
+__all__ = ["DENSITY_COMPONENTS", "Criterion"]
+
+#: Factors of a consolidated density where the criterion was given no number.
+DENSITY_COMPONENTS = 40
+# How far norms may be from one on the unit sphere.
+UNIT_TOLERANCE = 1e-3
 
 
 class Criterion(CountingModule, ABC):
@@ -54,7 +63,7 @@ class Criterion(CountingModule, ABC):
     #: Whether the critic's covariance is fitted on the batch that it scores, which no remedy does.
     self_scored = False
 
-    def __init__(self, dim: int | tuple[int, int], *, check_every: int = 100) -> None:
+    def __init__(self, dim: int | tuple[int, int], *, check_every: int = 100, density_components: int = 0) -> None:
         super().__init__(steps=0)
         dims = tuple(dim) if isinstance(dim, (tuple, list)) else (dim, dim)
         if len(dims) != 2 or any(not isinstance(d, int) or d < 1 for d in dims):
@@ -63,6 +72,10 @@ class Criterion(CountingModule, ABC):
             raise ConfigError(f"check_every must be 0 (never) or a number of steps, got {check_every!r}")
         self.context_dim, self.target_dim = dims
         self.check_every = check_every
+        if not isinstance(density_components, int) or density_components < 0:
+            raise ConfigError(f"density_components must be 0 or a number of components, got {density_components!r}")
+        self.density_components = density_components
+        self.consolidated = ConsolidatedDensity(dims, density_components)
         self.register_module("channel", None)
         self._last: tuple[Tensor, Tensor] | None = None
         self._gauges: dict[str, Tensor | float] = {}
@@ -127,10 +140,74 @@ class Criterion(CountingModule, ABC):
     def density(self) -> JointDensity:
         """The learned joint density of context and target, detached from any graph.
 
+        It is the one that :meth:`consolidate` fitted, and before that the critic's.
+
+        Raises:
+            NotFittedError: no batch has been seen.
+        """
+        return self.consolidated() if self.consolidated.fitted else self.critic_density()
+
+    def critic_density(self) -> JointDensity:
+        """The density that the encoder is trained by, detached from any graph: a good critic, and a rough density.
+
         Raises:
             NotFittedError: no batch has been seen.
         """
         return self._joint(self._known()).detach()
+
+    @torch.no_grad()
+    def consolidate(
+        self,
+        context: Tensor,
+        target: Tensor,
+        validation: tuple[Tensor, Tensor],
+        *,
+        exchangeable: bool = False,
+        shrinkage: float = 256.0,
+        rounds: int = 12,
+        seed: int = 0,
+    ) -> ScaledFit:
+        """Fit the density that answers users to pairs of a frozen encoder: the closing stage of training.
+
+        What trains an encoder well, many narrow kernels behind a noise channel, describes its embeddings badly. This
+        fits a mixture of full covariances with scales (:func:`~gmje_core.estimation.scaled.fit_scaled_mixture`), and
+        maps it so that samples have the embeddings' moments. From then on :meth:`density` is that one; it belongs to
+        the state. Call it on every process with the same pairs, or on the process that saves the model.
+
+        Args:
+            context: ``(N, d_c)`` embeddings of the training items, as many pairs of views as you like of each.
+            target: ``(N, d_t)``.
+            validation: Pairs of items that are not among those, ``(M, d_c)`` and ``(M, d_t)``.
+            exchangeable: Whether one encoder gives both views and either may be the context.
+            shrinkage: Pseudo-observations of the pooled covariance in each component's.
+            rounds: Rounds of EM.
+            seed: Seed of the start and of the samples that moments are matched by.
+
+        Returns:
+            The fit before its moments were matched, with its mean log-densities in nats per pair.
+
+        Raises:
+            ShapeError, NonFiniteError: pairs that do not fit.
+            BatchSizeError: too few pairs for the components, or no validation pairs.
+        """
+        for pair in ((context, target), validation):
+            self._check_shapes(*pair)
+            self._check_values(*pair)
+        norms = torch.cat([context.float().norm(dim=1), target.float().norm(dim=1)])
+        fit = fit_scaled_mixture(
+            context,
+            target,
+            validation,
+            components=self.density_components or DENSITY_COMPONENTS,
+            shrinkage=shrinkage,
+            rounds=rounds,
+            exchangeable=exchangeable,
+            unit_norm=bool((norms - 1).abs().max() < UNIT_TOLERANCE),
+            seed=seed,
+        )
+        views = (torch.cat([context, target]),) * 2 if exchangeable else (context, target)
+        self.consolidated.hold(match_moments(fit.density, *views, seed=seed))
+        return fit
 
     def diagnostics(self) -> dict[str, float | str]:
         """Report the gauges of the last batch, with the name of the verdict and its advice.

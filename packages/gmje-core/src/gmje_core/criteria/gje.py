@@ -77,8 +77,9 @@ class GJE(Criterion):
         step: float = 0.05,
         variance_floor: float = 1e-3,
         check_every: int = 100,
+        density_components: int = 0,
     ) -> None:
-        super().__init__(dim, check_every=check_every)
+        super().__init__(dim, check_every=check_every, density_components=density_components)
         check_choice("moments", moments, MomentsSource)
         check_at_least(0, variance_floor=variance_floor)
         if temperature is not None:

@@ -103,8 +103,9 @@ class GMJE(PrototypeCriterion):
         variance_floor: float = 1e-4,
         seed: int = 0,
         check_every: int = 100,
+        density_components: int = 0,
     ) -> None:
-        super().__init__(dim, check_every=check_every)
+        super().__init__(dim, check_every=check_every, density_components=density_components)
         check_choice("covariance_type", covariance_type, CovarianceType)
         check_choice("update", update, Update)
         if update == "em" and covariance_type == "low_rank":

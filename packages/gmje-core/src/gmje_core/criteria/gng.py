@@ -86,8 +86,9 @@ class GMJEGNG(PrototypeCriterion):
         covariance_prior: float | None = None,
         variance_floor: float = 1e-4,
         check_every: int = 100,
+        density_components: int = 0,
     ) -> None:
-        super().__init__(dim, check_every=check_every)
+        super().__init__(dim, check_every=check_every, density_components=density_components)
         check_choice("covariance_type", covariance_type, MomentType)
         check_counts(capacity=capacity, insert_every=insert_every)
         if capacity < 2:

@@ -94,8 +94,9 @@ class GMJEMDN(Criterion):
         variance_floor: float = 1e-4,
         seed: int = 0,
         check_every: int = 100,
+        density_components: int = 0,
     ) -> None:
-        super().__init__(dim, check_every=check_every)
+        super().__init__(dim, check_every=check_every, density_components=density_components)
         check_choice("covariance_type", covariance_type, CovarianceType)
         check_choice("objective", objective, ConditionalObjective)
         check_counts(components=components, rank=rank, hidden=hidden, hidden_layers=hidden_layers)
@@ -138,7 +139,7 @@ class GMJEMDN(Criterion):
         mixture: GaussianMixture = self.network(z_context)
         return mixture
 
-    def density(self) -> ConditionalJointMixture:
+    def critic_density(self) -> ConditionalJointMixture:
         """The joint density of the running marginal of the context and a copy of the network, without gradient."""
         context = self._known().detach()
         return ConditionalJointMixture(context, copy.deepcopy(self.network).requires_grad_(False))

@@ -99,8 +99,9 @@ class GMJESMC(Criterion):
         variance_floor: float = 1e-4,
         seed: int = 0,
         check_every: int = 100,
+        density_components: int = 0,
     ) -> None:
-        super().__init__(dim, check_every=check_every)
+        super().__init__(dim, check_every=check_every, density_components=density_components)
         if self.context_dim != self.target_dim:
             raise ConfigError(
                 "GMJESMC compares the views in one space: dim must be one size, "

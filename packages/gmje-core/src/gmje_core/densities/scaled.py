@@ -13,7 +13,14 @@ from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.densities.parameters import check_same_rows
 from gmje_core.errors import ShapeError
-from gmje_core.linalg import LOG_2PI, full_precision, promote, require_finite, triangular_inverse
+from gmje_core.linalg import (
+    LOG_2PI,
+    full_precision,
+    promote,
+    require_finite,
+    triangular_factor,
+    triangular_inverse,
+)
 
 __all__ = ["ScaledJointMixture"]
 
@@ -112,6 +119,12 @@ class ScaledJointMixture:
     def components(self) -> int:
         """Components of the conditional, ``K * B``."""
         return len(self._context_means) * self._log_weights.shape[2]
+
+    @property
+    def parameters(self) -> tuple[Tensor, ...]:
+        """Log-weights, means of context and target, context factors, gains and target factors; scales are apart."""
+        factors = (self._context_covariance.scale_tril, self._gain, self._target_covariance.scale_tril)
+        return self._log_weights, self._context_means, self._target_means, *factors
 
     @property
     def unit_norm(self) -> bool:
@@ -219,12 +232,54 @@ class ScaledJointMixture:
         covariance = FullCovariance(factors, validate=False)
         return JointGaussianMixture(self._log_weights.flatten(), means, covariance, self.context_dim)
 
+    def view_moments(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Mean ``(d,)`` and covariance ``(d, d)`` of each view, context first, in float64."""
+        weights = self._log_weights.double().exp()
+        share = weights.sum(dim=(1, 2))
+        # Mean scales of each component, times its weight.
+        scale_a = weights.sum(dim=2) @ self._context_covariance.scales.double()
+        scale_b = weights.sum(dim=1) @ self._target_covariance.scales.double()
+        context = self._context_covariance.factors.to(torch.float64).dense()
+        gain = self._gain.double()
+        predicted = gain @ context @ gain.mT
+        target = self._target_covariance.factors.to(torch.float64).dense()
+        within_context = (scale_a[:, None, None] * context).sum(dim=0)
+        within_target = (scale_a[:, None, None] * predicted + scale_b[:, None, None] * target).sum(dim=0)
+        parts = ((self._context_means, within_context), (self._target_means, within_target))
+        moments = []
+        for means, within in parts:
+            mean = share @ means.double()
+            centred = means.double() - mean
+            moments.append((mean, within + (share[:, None] * centred).T @ centred))
+        return moments[0], moments[1]
+
+    def mapped(self, context: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> "ScaledJointMixture":
+        r"""The density of :math:`T_c z_c + b_c` and :math:`T_t z_t + b_t`.
+
+        Args:
+            context: :math:`T_c` ``(d_c, d_c)``, invertible, and :math:`b_c` ``(d_c,)``.
+            target: :math:`T_t` ``(d_t, d_t)`` and :math:`b_t` ``(d_t,)``.
+        """
+        (map_c, shift_c), (map_t, shift_t) = ((part.double() for part in view) for view in (context, target))
+        context_tril = self._context_covariance.scale_tril.double()
+        target_tril = self._target_covariance.scale_tril.double()
+        mixture = ScaledJointMixture(
+            self._log_weights.double(),
+            self._context_means.double() @ map_c.T + shift_c,
+            self._target_means.double() @ map_t.T + shift_t,
+            triangular_factor(map_c @ context_tril),
+            torch.linalg.solve(map_c, map_t @ self._gain.double(), left=False),
+            triangular_factor(map_t @ target_tril),
+            self._context_covariance.scales,
+            self._target_covariance.scales,
+            unit_norm=self._unit_norm,
+        )
+        return mixture.to(self.dtype)
+
     def to(self, target: torch.device | torch.dtype | str) -> "ScaledJointMixture":
         """The density on another device or in another dtype (float32 at least)."""
-        tensors = (self._log_weights, self._context_means, self._target_means, self._context_covariance.scale_tril)
-        tensors += (self._gain, self._target_covariance.scale_tril)
         scales = (self._context_covariance.scales, self._target_covariance.scales)
-        return ScaledJointMixture(*(t.to(target) for t in (*tensors, *scales)), unit_norm=self._unit_norm)
+        return ScaledJointMixture(*(t.to(target) for t in (*self.parameters, *scales)), unit_norm=self._unit_norm)
 
     def detach(self) -> "ScaledJointMixture":
         """The density itself, which carries no gradient."""

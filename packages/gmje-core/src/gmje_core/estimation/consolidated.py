@@ -1,0 +1,84 @@
+"""The density that answers users, once a closing stage has fitted it: parameters that belong to a module's state."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gmje_core.counting import CountingModule
+from gmje_core.densities.scaled import ScaledJointMixture
+from gmje_core.errors import NotFittedError
+from gmje_core.estimation.scaled import SCALES
+
+__all__ = ["ConsolidatedDensity"]
+
+_PARTS = ("log_weights", "context_means", "target_means", "context_tril", "gain", "target_tril")
+
+
+class ConsolidatedDensity(CountingModule):
+    r"""Holds the parameters of a :class:`ScaledJointMixture`.
+
+    It takes :math:`4 K (d_c^2 + d_c d_t + d_t^2)` bytes, 7.9 MB for 40 factors of 128 dimensions a view, and nothing
+    before there is room or a density. A state that holds a density can be loaded whether or not room was made.
+
+    Args:
+        dims: Sizes of context and target.
+        components: Factors ``K`` to make room for; 0 for none.
+
+    Examples:
+        >>> holder, eye = ConsolidatedDensity((2, 2)), torch.eye(2)[None]
+        >>> grid = torch.tensor(SCALES)
+        >>> holder.hold(ScaledJointMixture(torch.zeros(1, 12, 12), eye[:, 0], eye[:, 1], eye, eye, eye, grid, grid))
+        >>> other = ConsolidatedDensity((2, 2))
+        >>> _ = other.load_state_dict(holder.state_dict())
+        >>> other()
+        ScaledJointMixture(factors=1, context_scales=12, target_scales=12, context_dim=2, target_dim=2)
+    """
+
+    def __init__(self, dims: tuple[int, int], components: int = 0) -> None:
+        super().__init__(fitted=0, unit_norm=0)
+        self.dims = dims
+        if components:
+            self._make_room(components)
+
+    @property
+    def fitted(self) -> bool:
+        """Whether there is a density."""
+        return self.counters["fitted"] > 0
+
+    def forward(self) -> ScaledJointMixture:
+        """The density.
+
+        Raises:
+            NotFittedError: nothing was fitted yet.
+        """
+        if not self.fitted:
+            raise NotFittedError("no density was consolidated yet: call consolidate on pairs of embeddings first")
+        weights, context, target, context_tril, gain, target_tril = (self.get_buffer(name) for name in _PARTS)
+        scales = weights.new_tensor(SCALES)
+        on_sphere = bool(self.counters["unit_norm"])
+        return ScaledJointMixture(
+            weights, context, target, context_tril, gain, target_tril, scales, scales, unit_norm=on_sphere
+        )
+
+    @torch.no_grad()
+    def hold(self, density: ScaledJointMixture) -> None:
+        """Take over the parameters of a density, float32."""
+        values = density.parameters
+        if not hasattr(self, _PARTS[0]) or len(self.get_buffer(_PARTS[0])) != len(values[0]):
+            self._make_room(len(values[0]))
+        for name, value in zip(_PARTS, values, strict=True):
+            self.get_buffer(name).copy_(value)
+        self.counters.update(fitted=1, unit_norm=int(density.unit_norm))
+
+    def _make_room(self, components: int) -> None:
+        (c, t), s = self.dims, len(SCALES)
+        shapes = ((s, s), (c,), (t,), (c, c), (t, c), (t, t))
+        for name, shape in zip(_PARTS, shapes, strict=True):
+            self.register_buffer(name, torch.zeros(components, *shape))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        held: Tensor | None = state_dict.get(f"{prefix}{_PARTS[0]}")
+        if held is not None and not hasattr(self, _PARTS[0]):
+            self._make_room(len(held))
+        super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -1,0 +1,204 @@
+"""EM with scales against the density that it fits, its own likelihood, and a truth that is known."""
+
+import itertools
+
+import pytest
+import torch
+
+from gmje_core.densities.scaled import ScaledJointMixture
+from gmje_core.errors import BatchSizeError
+from gmje_core.estimation.matching import match_moments, transport_map
+from gmje_core.estimation.scaled import SCALES, fit_scaled_mixture
+from gmje_core.estimation.scaled_em import Components, Expectation, expect, gather, maximise
+
+
+def model(seed: int = 0, k: int = 3, c: int = 3, t: int = 2) -> Components:
+    g = torch.Generator().manual_seed(seed)
+    scales = torch.tensor([0.4, 1.0, 3.0])
+
+    def tril(dim: int) -> torch.Tensor:
+        return 0.2 * torch.randn(k, dim, dim, generator=g).tril(-1) + torch.diag_embed(
+            0.4 + 0.5 * torch.rand(k, dim, generator=g)
+        )
+
+    weights = torch.randn(k, 3, 3, generator=g)
+    weights = weights - weights.flatten().logsumexp(dim=0)
+    means = 3 * torch.randn(k, c + t, generator=g)
+    return Components(weights, scales, means[:, :c], means[:, c:], tril(c), torch.randn(k, t, c, generator=g), tril(t))
+
+
+def density(parameters: Components) -> ScaledJointMixture:
+    p = parameters
+    return ScaledJointMixture(
+        p.log_weights, p.context_means, p.target_means, p.context_tril, p.gain, p.target_tril, p.scales, p.scales
+    )
+
+
+def test_e_step_is_the_posterior_of_the_density():
+    torch.manual_seed(0)
+    p = model()
+    x, y = density(p).sample((40,))
+    step = expect(p, x, y, None)
+    torch.testing.assert_close(step.log_prob, density(p).log_prob(x, y), rtol=1e-4, atol=1e-4)
+    # Against the mixture with one component for each (k, a, b).
+    posterior = density(p).expanded().log_responsibilities(x, y).exp().view(40, 3, 3, 3)
+    torch.testing.assert_close(step.responsibilities, posterior.sum(dim=(2, 3)), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(step.table.float(), posterior.sum(dim=0), rtol=1e-3, atol=1e-3)
+    given = posterior / posterior.sum(dim=(2, 3), keepdim=True).clamp_min(1e-20)
+    likely = step.responsibilities > 1e-3
+    inverse = 1 / p.scales
+    torch.testing.assert_close(
+        step.context_precision[likely], (given.sum(dim=3) @ inverse)[likely], rtol=1e-3, atol=1e-3
+    )
+    torch.testing.assert_close(
+        step.target_precision[likely], (given.sum(dim=2) @ inverse)[likely], rtol=1e-3, atol=1e-3
+    )
+
+
+def test_components_that_are_no_candidates_change_nothing_where_they_do_not_matter():
+    torch.manual_seed(0)
+    p = model()
+    x, y = density(p).sample((60,))
+    whole = expect(p, x, y, None)
+    near = expect(p, x, y, whole.responsibilities > 1e-9)
+    torch.testing.assert_close(near.log_prob, whole.log_prob)
+    torch.testing.assert_close(near.responsibilities, whole.responsibilities, rtol=1e-4, atol=1e-6)
+
+
+def test_rounds_of_em_never_lose_likelihood():
+    torch.manual_seed(0)
+    x, y = density(model()).sample((800,))
+    p, bounds = model(seed=5), []
+    zero = torch.zeros(3, 3), torch.zeros(3, 2)
+    for _ in range(15):
+        step = expect(p, x, y, None)
+        bounds.append(float(step.log_prob.double().mean()))
+        p = maximise(gather(x, y, step, *zero), *zero, p.scales, 0.0)
+    # The table is shared by the components and keeps a floor, and context and conditional are updated in turn.
+    assert all(after > before - 2e-3 for before, after in itertools.pairwise(bounds)), bounds
+    assert bounds[-1] > bounds[0] + 0.5
+
+
+def test_sums_do_not_depend_on_the_reference_points():
+    torch.manual_seed(0)
+    p = model()
+    x, y = density(p).sample((500,))
+    step = expect(p, x, y, None)
+    one, other = (torch.zeros(3, 3), torch.zeros(3, 2)), (p.context_means, p.target_means)
+    first, second = (maximise(gather(x, y, step, *about), *about, p.scales, 5.0) for about in (one, other))
+    for name in ("context_means", "target_means", "context_tril", "gain", "target_tril"):
+        torch.testing.assert_close(getattr(first, name), getattr(second, name), rtol=1e-3, atol=1e-3)
+
+
+def test_shrinkage_without_end_ties_the_covariances():
+    torch.manual_seed(0)
+    p = model()
+    x, y = density(p).sample((500,))
+    zero = torch.zeros(3, 3), torch.zeros(3, 2)
+    tied = maximise(gather(x, y, expect(p, x, y, None), *zero), *zero, p.scales, 1e9)
+    for factors in (tied.context_tril, tied.gain, tied.target_tril):
+        torch.testing.assert_close(factors, factors[:1].expand_as(factors), rtol=1e-3, atol=1e-4)
+
+
+def heavy_pairs(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two clusters; half of the pairs agree well and half badly, which one Gaussian cannot say."""
+    g = torch.Generator().manual_seed(seed)
+    context = torch.randn(count, 3, generator=g) + 4 * torch.randint(2, (count, 1), generator=g)
+    spread = torch.where(torch.rand(count, 1, generator=g) < 0.5, 0.1, 0.4)
+    return context, context.flip(1) + spread * torch.randn(count, 3, generator=g)
+
+
+def truth(context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    def normal(x: torch.Tensor, deviation: float) -> torch.Tensor:
+        return torch.distributions.Normal(0.0, deviation).log_prob(x).sum(dim=1)
+
+    marginal = torch.stack([normal(context, 1.0), normal(context - 4, 1.0)]).logsumexp(dim=0)
+    residual = target - context.flip(1)
+    conditional = torch.stack([normal(residual, 0.1), normal(residual, 0.4)]).logsumexp(dim=0)
+    return marginal + conditional - 2 * torch.tensor(2.0).log()
+
+
+def test_a_known_density_is_recovered():
+    fit = fit_scaled_mixture(*heavy_pairs(6000, 0), heavy_pairs(1000, 1), components=2, shrinkage=10.0)
+    held_out = heavy_pairs(4000, 2)
+    gap = (truth(*held_out) - fit.density.log_prob(*held_out)).mean()
+    assert 0 <= gap < 0.05
+    one = torch.cat(heavy_pairs(6000, 0), dim=1)
+    gaussian = torch.distributions.MultivariateNormal(one.mean(dim=0), torch.cov(one.T))
+    assert fit.density.log_prob(*held_out).mean() > gaussian.log_prob(torch.cat(held_out, dim=1)).mean() + 1
+    assert fit.validation_log_prob == pytest.approx(float(fit.density.log_prob(*heavy_pairs(1000, 1)).mean()), abs=0.01)
+
+
+def test_it_is_a_function_of_its_arguments():
+    arguments = (*heavy_pairs(500, 0), heavy_pairs(100, 1))
+    first, second = (fit_scaled_mixture(*arguments, components=4, seed=3) for _ in range(2))
+    for one, other in zip(first.density.parameters, second.density.parameters, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_exchangeable_views_have_one_marginal():
+    g = torch.Generator().manual_seed(0)
+    shared = torch.randn(2000, 3, generator=g)
+    context, target = (shared + 0.3 * torch.randn(2000, 3, generator=g) for _ in range(2))
+    fit = fit_scaled_mixture(context, target, (context[:200], target[:200]), components=3, exchangeable=True)
+    (mean_c, covariance_c), (mean_t, covariance_t) = fit.density.view_moments()
+    torch.testing.assert_close(mean_c, mean_t, rtol=0, atol=0.05)
+    torch.testing.assert_close(covariance_c, covariance_t, rtol=0.05, atol=0.05)
+
+
+def test_too_few_pairs():
+    pairs = heavy_pairs(20, 0)
+    with pytest.raises(BatchSizeError, match="two pairs for each of 40 components"):
+        fit_scaled_mixture(*pairs, pairs)
+
+
+class TestMatching:
+    def test_moments_of_views_are_those_of_the_expanded_mixture(self):
+        p = density(model())
+        joint = p.expanded()
+        for (mean, covariance), marginal in zip(p.view_moments(), (joint.context, joint.target), strict=True):
+            torch.testing.assert_close(mean.float(), marginal.mean, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(covariance.float(), marginal.covariance_matrix, rtol=1e-3, atol=1e-3)
+
+    def test_the_density_of_mapped_embeddings(self):
+        g = torch.Generator().manual_seed(0)
+        p = density(model())
+        maps = torch.eye(3) + 0.2 * torch.randn(3, 3, generator=g), torch.eye(2) + 0.2 * torch.randn(2, 2, generator=g)
+        shifts = torch.randn(3, generator=g), torch.randn(2, generator=g)
+        x, y = torch.randn(30, 3, generator=g), torch.randn(30, 2, generator=g)
+        mapped = p.mapped((maps[0], shifts[0]), (maps[1], shifts[1]))
+        volume = sum(torch.linalg.slogdet(m)[1] for m in maps)
+        expected = p.log_prob(x, y) - volume
+        torch.testing.assert_close(
+            mapped.log_prob(x @ maps[0].T + shifts[0], y @ maps[1].T + shifts[1]), expected, rtol=1e-3, atol=1e-2
+        )
+
+    def test_transport(self):
+        g = torch.Generator().manual_seed(0)
+        a, b = (r @ r.T + torch.eye(4) for r in torch.randn(2, 4, 4, generator=g, dtype=torch.float64))
+        t = transport_map(a, b)
+        torch.testing.assert_close(t @ a @ t.T, b)
+        torch.testing.assert_close(t, t.T)
+
+    @pytest.mark.parametrize("unit_norm", [False, True])
+    def test_samples_get_the_moments_of_the_embeddings(self, unit_norm):
+        context, target = (z + torch.tensor([3.0, 0.0, 0.0]) for z in heavy_pairs(3000, 0))
+        if unit_norm:
+            context, target = (torch.nn.functional.normalize(z, dim=1) for z in (context, target))
+        validation = context[:300], target[:300]
+        fit = fit_scaled_mixture(context, target, validation, components=3, shrinkage=400.0, unit_norm=unit_norm)
+        torch.manual_seed(1)
+        for sampled, real in zip(
+            match_moments(fit.density, context, target).sample((50_000,)), (context, target), strict=True
+        ):
+            scale = real.var(dim=0).mean().sqrt()
+            torch.testing.assert_close(sampled.mean(dim=0), real.mean(dim=0), rtol=0, atol=0.03 * float(scale))
+            difference = torch.cov(sampled.T) - torch.cov(real.T)
+            assert difference.abs().max() < 0.05 * scale**2
+            if unit_norm:
+                torch.testing.assert_close(sampled.norm(dim=1), torch.ones(50_000))
+
+
+def test_the_grid_of_scales_has_one_in_it():
+    assert 1.0 in SCALES
+    assert isinstance(expect(model(), torch.zeros(2, 3), torch.zeros(2, 2), None), Expectation)
