@@ -65,7 +65,7 @@ def test_nt_xent_is_lightlys(temperature, batch):
         ("swav", {"epsilon": 0.0}, "epsilon must be at least"),
         ("supervised", {"weight": 1.0}, "no option 'weight'"),
         ("gmje", {"components": "many"}, "components"),
-        ("gje", {"decay": 2.0}, "decay must lie"),
+        ("gje", {"step": 0.0}, "step must lie"),
     ],
 )
 def test_an_option_out_of_range_is_named(method, options, words):

@@ -233,7 +233,7 @@ CASES: dict[str, Damage] = {
         f"offsets {v!r}": entry(data_offsets=v)
         for v in ([0, 2**62], [-4, 0], [4, 0], [0], [0, 4, 8], "01", None, [0, 4.0])
     },
-    "a tensor less": header(lambda values: values.pop("criterion.mixture.means")),
+    "a tensor less": header(lambda values: values.pop("criterion.critic.means")),
     "a tensor more": header(lambda v: v.update(extra={"dtype": "F32", "shape": [0], "data_offsets": [0, 0]})),
     "another name": header(lambda v: v.update({"../../evil": v.pop("projector.layers.0.weight")})),
     **{f"letter {seed}": letter(seed) for seed in range(60)},

@@ -18,14 +18,14 @@ def test_truncated_weights(folder, keep):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda s: s.pop("criterion.mixture.means"), r"missing criterion\.mixture\.means"),
+        (lambda s: s.pop("criterion.critic.means"), r"missing criterion\.critic\.means"),
         (lambda s: s.update(extra=torch.ones(1)), "unexpected extra"),
         (
-            lambda s: s.update({"criterion.steps": torch.ones(2, dtype=torch.long)}),
-            r"criterion\.steps is torch\.int64 \(2,\)",
+            lambda s: s.update({"criterion._extra_state": torch.ones(2, dtype=torch.long)}),
+            r"criterion\._extra_state is torch\.int64 \(2,\)",
         ),
-        (lambda s: s.update({"criterion.steps": torch.ones(())}), r"criterion\.steps is torch\.float32"),
-        (lambda s: s["criterion.mixture.means"].fill_(float("nan")), "holds NaN"),
+        (lambda s: s.update({"criterion._extra_state": torch.ones(())}), r"criterion\._extra_state is torch\.float32"),
+        (lambda s: s["criterion.critic.means"].fill_(float("nan")), "holds NaN"),
     ],
 )
 def test_weights_that_do_not_fit_are_named(folder, change, words):
