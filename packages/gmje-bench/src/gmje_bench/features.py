@@ -14,7 +14,7 @@ from gmje_bench.tasks.subject import Embedded
 from gmje_bench.views import TwoViews
 from gmje_core.distributed import rank, world_size
 
-__all__ = ["embed_split", "extract_features"]
+__all__ = ["embed_split", "embed_views", "extract_features"]
 
 
 class _Chunks(NamedTuple):
@@ -103,3 +103,37 @@ def embed_split(
 
     images, features, embeddings, z_context, z_target = _Chunks(split, device, workers).apply(pass_through)
     return Embedded(images, split.labels, features, embeddings, z_context, z_target)
+
+
+@torch.no_grad()
+def embed_views(
+    module: JointEmbedding,
+    split: Split,
+    data: ImageData,
+    seed: int,
+    *,
+    device: torch.device,
+    workers: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Embeddings of two random views of every image, in order.
+
+    Args:
+        module: The module, in any mode; it is put in evaluation mode.
+        split: The images.
+        data: The dataset, which says how images are presented.
+        seed: Seed of the views.
+        device: The device of the module.
+        workers: Number of processes that decode images.
+
+    Returns:
+        float32 ``(N, d)`` of the contexts and of the targets, on the CPU of every process.
+    """
+    module.eval()
+    views = TwoViews(module.views(data), seed)
+
+    def pass_through(images: Tensor, number: int) -> list[Tensor]:
+        context, target = views(images, epoch=0, step=number)
+        return [module.embed(context).float(), module.embed_target(target).float()]
+
+    z_context, z_target = _Chunks(split, device, workers).apply(pass_through)
+    return z_context, z_target

@@ -11,7 +11,7 @@ __all__ = ["PROTOCOL", "Protocol"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Version 2 measures frozen backbone features after the last epoch; no choice is made on the test split.
+    """Version 3 measures frozen backbone features after the last epoch; no choice is made on the test split.
 
     Attributes:
         version: The version of the whole protocol.
@@ -38,10 +38,13 @@ class Protocol:
         neighbours: Number of neighbours that the reach of a point ends at, in precision, recall, density and coverage.
         decoder_epochs: Epochs of the decoder that turns embeddings into pictures.
         classifier_epochs: Epochs of the classifier whose features compare pictures.
+        consolidation_passes: How many pairs of views of each training image a density is fitted to at the end.
+        consolidation_validation: Share of the training images that are set aside for the scales of that density.
+        consolidation_seed: Seed of the views of the first of these passes.
         feature_batch: Number of images in a chunk of feature extraction, the same for any number of processes.
     """
 
-    version: str = "2"
+    version: str = "3"
     knn_k: int = 20
     knn_temperature: float = 0.1
     probe_c: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -65,6 +68,9 @@ class Protocol:
     neighbours: int = 5
     decoder_epochs: int = 6
     classifier_epochs: int = 3
+    consolidation_passes: int = 4
+    consolidation_validation: float = 0.1
+    consolidation_seed: int = 2**21
     feature_batch: int = 250
 
     def to_dict(self) -> dict[str, Any]:

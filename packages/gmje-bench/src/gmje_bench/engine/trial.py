@@ -9,6 +9,7 @@ import torch
 from accelerate.utils import set_seed
 
 from gmje_bench.checkpoint import Checkpoint
+from gmje_bench.consolidation import consolidate, needs_consolidation
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.engine.output import save_tensors, write_text
 from gmje_bench.engine.processes import on_main
@@ -99,6 +100,12 @@ def train_and_evaluate(
     if module.trains:
         reporter.stage(f"{method} seed {seed}: training")
         train(state, module, record, checkpoint, reporter, interrupts)
+        if needs_consolidation(module):
+            reporter.stage(f"{method} seed {seed}: consolidating the density")
+            with Clock(record.seconds)("consolidate"):
+                fit = consolidate(module, data, seed=seed, device=accelerator.device, workers=suite.training.workers)
+            if fit is not None:
+                record.choices["consolidated_validation_log_prob"] = fit.validation_log_prob
     elif METHODS[method].pretrained:
         record.verdict = PRETRAINED
     reporter.stage(f"{method} seed {seed}: evaluating")

@@ -15,7 +15,7 @@ def gje(setting: Setting, options: dict[str, Any]) -> Objective:
 
 
 def gje_batch(setting: Setting, options: dict[str, Any]) -> Objective:
-    """One joint Gaussian fitted on the batch that it scores."""
+    """One joint Gaussian fitted on the batch that it scores; it shows the trap, and no density is made of it."""
     return _objective("gje", setting, {"moments": "batch"} | options)
 
 

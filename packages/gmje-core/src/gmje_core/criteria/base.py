@@ -36,6 +36,8 @@ __all__ = ["DENSITY_COMPONENTS", "Criterion"]
 
 #: Factors of a consolidated density where the criterion was given no number.
 DENSITY_COMPONENTS = 40
+# A component needs so many pairs; with fewer pairs there are fewer components.
+PAIRS_A_COMPONENT = 20
 # How far norms may be from one on the unit sphere.
 UNIT_TOLERANCE = 1e-3
 
@@ -188,7 +190,7 @@ class Criterion(CountingModule, ABC):
 
         Raises:
             ShapeError, NonFiniteError: pairs that do not fit.
-            BatchSizeError: too few pairs for the components, or no validation pairs.
+        BatchSizeError: fewer than two pairs for training or for validation.
         """
         for pair in ((context, target), validation):
             self._check_shapes(*pair)
@@ -198,7 +200,7 @@ class Criterion(CountingModule, ABC):
             context,
             target,
             validation,
-            components=self.density_components or DENSITY_COMPONENTS,
+            components=max(1, min(self.density_components or DENSITY_COMPONENTS, len(context) // PAIRS_A_COMPONENT)),
             shrinkage=shrinkage,
             rounds=rounds,
             exchangeable=exchangeable,

@@ -127,6 +127,11 @@ class ScaledJointMixture:
         return self._log_weights, self._context_means, self._target_means, *factors
 
     @property
+    def log_weights(self) -> Tensor:
+        """``(K, A, B)``, normalised."""
+        return self._log_weights
+
+    @property
     def unit_norm(self) -> bool:
         """Whether samples are brought to the unit sphere."""
         return self._unit_norm
@@ -285,8 +290,21 @@ class ScaledJointMixture:
         """The density itself, which carries no gradient."""
         return self
 
+    def view_scores(self, z_context: Tensor, z_target: Tensor) -> tuple[Tensor, Tensor]:
+        """Log-densities of contexts ``(B, K, A)`` and of targets given them ``(B, K, B)``, without weights, in nats."""
+        z_context, z_target = self._check("z_context", z_context), self._check("z_target", z_target)
+        check_same_rows(z_context, z_target)
+        with full_precision(self.device.type):
+            context, target = self._scores(z_context, z_target)
+        assert target is not None
+        return context, target
+
+    def with_log_weights(self, log_weights: Tensor) -> "ScaledJointMixture":
+        """The density with other logits ``(K, A, B)``, normalised here."""
+        scales = (self._context_covariance.scales, self._target_covariance.scales)
+        return ScaledJointMixture(log_weights, *self.parameters[1:], *scales, unit_norm=self._unit_norm)
+
     def _scores(self, z_context: Tensor, z_target: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Log-densities of contexts ``(B, K, A)`` and of targets given them ``(B, K, B)``, without weights."""
         distances = self._context_covariance.factors.squared_mahalanobis(z_context, self._context_means)
         context = _log_gaussians(distances, self._context_covariance)
         if z_target is None:

@@ -12,6 +12,8 @@ from gmje_core.estimation.scaled import SCALES
 
 __all__ = ["ConsolidatedDensity"]
 
+# Log-weight of a place without a component: its density is zero in float32, and its gradient finite.
+_NO_WEIGHT = -1e4
 _PARTS = ("log_weights", "context_means", "target_means", "context_tril", "gain", "target_tril")
 
 
@@ -63,12 +65,15 @@ class ConsolidatedDensity(CountingModule):
 
     @torch.no_grad()
     def hold(self, density: ScaledJointMixture) -> None:
-        """Take over the parameters of a density, float32."""
+        """Take over the parameters of a density, float32; room that it does not fill has no weight."""
         values = density.parameters
-        if not hasattr(self, _PARTS[0]) or len(self.get_buffer(_PARTS[0])) != len(values[0]):
+        if not hasattr(self, _PARTS[0]) or len(self.get_buffer(_PARTS[0])) < len(values[0]):
             self._make_room(len(values[0]))
         for name, value in zip(_PARTS, values, strict=True):
-            self.get_buffer(name).copy_(value)
+            buffer = self.get_buffer(name)
+            # Spare places repeat the first component, so that every factor is one.
+            buffer.copy_(torch.cat([value, value[:1].expand(len(buffer) - len(value), *value.shape[1:])]))
+        self.get_buffer(_PARTS[0])[len(values[0]) :] = _NO_WEIGHT
         self.counters.update(fitted=1, unit_norm=int(density.unit_norm))
 
     def _make_room(self, components: int) -> None:

@@ -3,7 +3,7 @@ r"""EM for a joint mixture with scales, on pairs of frozen embeddings: how a cri
 Everything is a function; rows are whitened first, so that float32 suffices for products and float64 holds the sums.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from gmje_core.estimation.scaled_em import Components, Expectation, Sums, expect
 from gmje_core.estimation.seeding import kmeans_plus_plus, step_generator
 from gmje_core.linalg import safe_cholesky, triangular_inverse
 
-__all__ = ["SCALES", "ScaledFit", "fit_scaled_mixture"]
+__all__ = ["SCALES", "ScaledFit", "fit_scaled_mixture", "refit_scales"]
 
 #: Scales that context and conditional may have, about a factor of 1.35 apart.
 SCALES = (0.2, 0.3, 0.42, 0.6, 0.8, 1.0, 1.3, 1.7, 2.3, 3.2, 4.5, 7.0)
@@ -26,6 +26,8 @@ _LLOYD_ROUNDS, _TRIALS = 12, 4
 _FULL_EVERY, _NEAREST = 4, 6
 # Rounds and pseudo-counts of the table's fit to the validation pairs.
 _TABLE_ROUNDS, _TABLE_PRIOR = 30, 5.0
+# Held-out pairs whose scores are held at a time.
+_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -153,23 +155,34 @@ def fit_scaled_mixture(
         rate = 1.0 if sums is None or index < rounds // 2 else 1 / (index - rounds // 2 + 1)
         sums = fresh if sums is None else sums.mixed(fresh, rate)
         found = maximise(sums, *references, scales, shrinkage)
-    held_out = whiten_context.apply(validation[0]), whiten_target.apply(validation[1])
-    found = refit_table(found, *held_out)
     volume = -float(whiten_context.tril.diagonal().log().sum() + whiten_target.tril.diagonal().log().sum())
-    final = float(expect(found, *held_out, None).log_prob.double().mean())
-    density = _in_units(found, whiten_context, whiten_target, unit_norm)
-    return ScaledFit(density, log_prob + volume, final + volume)
+    density = refit_scales(_in_units(found, whiten_context, whiten_target, unit_norm), *validation)
+    return ScaledFit(density, log_prob + volume, float(density.log_prob(*validation).double().mean()))
 
 
-def refit_table(model: Components, x: Tensor, y: Tensor) -> Components:
-    """Fit the table of scales to held-out pairs by EM, one table for all components; weights and factors stay."""
-    weights = model.log_weights.exp().sum(dim=(1, 2))
-    prior = model.log_weights.exp().sum(dim=0)
+@torch.no_grad()
+def refit_scales(density: ScaledJointMixture, context: Tensor, target: Tensor) -> ScaledJointMixture:
+    """The density with a table of scales fitted to held-out pairs by EM, one table for all factors.
+
+    Weights and factors stay. Distances of the pairs that a density was fitted to are a little small, so that its scales
+    are too sure of other pairs.
+
+    Args:
+        density: The density.
+        context: ``(M, d_c)`` pairs that it was not fitted to.
+        target: ``(M, d_t)``.
+    """
+    log_weights = density.log_weights
+    share = log_weights.exp().sum(dim=(1, 2))
+    prior = log_weights.exp().sum(dim=0)
+    scores_context, scores_target = density.view_scores(context, target)
     for _ in range(_TABLE_ROUNDS):
-        counts = expect(model, x, y, None).table.sum(dim=0).to(prior) + _TABLE_PRIOR * prior
-        log_weights = weights.log()[:, None, None] + (counts / counts.sum()).log()
-        model = replace(model, log_weights=log_weights - log_weights.flatten().logsumexp(dim=0))
-    return model
+        counts = _TABLE_PRIOR * prior
+        for part_context, part_target in zip(scores_context.split(_ROWS), scores_target.split(_ROWS), strict=True):
+            joint = part_context.unsqueeze(-1) + part_target.unsqueeze(-2) + log_weights
+            counts = counts + joint.flatten(1).softmax(dim=1).view_as(joint).sum(dim=(0, 1))
+        log_weights = share.log()[:, None, None] + (counts / counts.sum()).log()
+    return density.with_log_weights(log_weights)
 
 
 def _in_units(model: Components, context: Whitening, target: Whitening, unit_norm: bool) -> ScaledJointMixture:

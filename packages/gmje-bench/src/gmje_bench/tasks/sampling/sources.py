@@ -12,8 +12,9 @@ from torch import Tensor
 from gmje_bench.protocol import PROTOCOL
 from gmje_core import GaussianMixture
 from gmje_core.densities.covariance import SphericalCovariance
+from gmje_core.densities.joint import JointDensity
 
-__all__ = ["Source", "fit_gaussian", "fit_kernel", "fit_mixture", "of_density"]
+__all__ = ["Source", "fit_gaussian", "fit_kernel", "fit_mixture", "of_density", "of_joint"]
 
 # These widths of the kernels are tried, in standard deviations of a coordinate.
 _WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
@@ -47,6 +48,19 @@ def of_density(density: GaussianMixture) -> Source:
         return torch.cat([density.log_prob(part.to(dtype)).double() for part in z.split(_ROWS)])
 
     return Source(sample, log_prob)
+
+
+def of_joint(density: JointDensity) -> Source:
+    """Make a source of the contexts of a joint density, which knows whether its samples lie on the sphere."""
+    marginal = of_density(density.context)
+
+    @torch.no_grad()
+    def sample(count: int, seed: int) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)  # PyTorch's distributions take no generator.
+            return density.sample((count,))[0].double()
+
+    return Source(sample, marginal.log_prob)
 
 
 def fit_gaussian(z: Tensor, seed: int) -> Source:

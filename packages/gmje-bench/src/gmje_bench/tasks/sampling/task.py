@@ -9,7 +9,7 @@ from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.densities import Scale
 from gmje_bench.tasks.sampling.measures import frechet_distance, manifold_measures, maximum_mean_discrepancy
 from gmje_bench.tasks.sampling.pictures import Classifier, decode, small, train_decoder
-from gmje_bench.tasks.sampling.sources import Source, fit_gaussian, fit_kernel, fit_mixture, of_density
+from gmje_bench.tasks.sampling.sources import Source, fit_gaussian, fit_kernel, fit_mixture, of_joint
 from gmje_bench.tasks.subject import Subject, TaskResult
 
 __all__ = ["sampling"]
@@ -43,7 +43,7 @@ def sampling(subject: Subject, classifier: Classifier) -> TaskResult:
         "mixture": fit_mixture(train, subject.seed),
     }
     if subject.density is not None:
-        sources["learned"] = _scaled(of_density(subject.density.context), scale)
+        sources["learned"] = _scaled(of_joint(subject.density), scale)
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(subject.seed))[: len(test)]
     clouds = {"real": train[chosen]} | {name: s.sample(len(test), subject.seed) for name, s in sources.items()}
     channels = subject.test.images.shape[1]

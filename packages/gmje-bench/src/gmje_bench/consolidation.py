@@ -1,0 +1,56 @@
+"""The closing stage of training: a criterion's density is fitted to pairs of views of the frozen encoder."""
+
+import torch
+from torch import Tensor
+
+from gmje_bench.datasets.base import ImageData
+from gmje_bench.features import embed_views
+from gmje_bench.module import JointEmbedding
+from gmje_bench.protocol import PROTOCOL
+from gmje_core import Criterion
+from gmje_core.distributed import rank
+from gmje_core.estimation.scaled import ScaledFit
+
+__all__ = ["consolidate", "needs_consolidation"]
+
+
+def needs_consolidation(module: JointEmbedding) -> bool:
+    """Whether the module has a criterion with room for a density of its own."""
+    return isinstance(module.criterion, Criterion) and module.criterion.density_components > 0
+
+
+def consolidate(
+    module: JointEmbedding, data: ImageData, *, seed: int, device: torch.device, workers: int = 0
+) -> ScaledFit | None:
+    """Fit the density of a trained module's criterion to views of the training images, in place.
+
+    Nine tenths of the images give the pairs that it is fitted to, several views of each; the rest choose its scales.
+    The test images play no part. All processes embed, and the main one fits: it is the one that evaluates and saves.
+
+    Args:
+        module: The trained module.
+        data: The images, of which the training split is used.
+        seed: Seed of the division of the images and of the fit.
+        device: The device of the module.
+        workers: Number of processes that decode images.
+
+    Returns:
+        The fit, on the main process; ``None`` on the others.
+    """
+    order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
+    aside = order[: max(1, round(PROTOCOL.consolidation_validation * len(order)))]
+    held_out = torch.zeros(len(order), dtype=torch.bool).index_fill_(0, aside, True)
+    passes = [
+        embed_views(module, data.train, data, PROTOCOL.consolidation_seed + index, device=device, workers=workers)
+        for index in range(PROTOCOL.consolidation_passes)
+    ]
+    if rank() > 0:
+        return None
+
+    def pairs(rows: Tensor) -> tuple[Tensor, Tensor]:
+        context, target = (torch.cat([views[rows] for views in part]) for part in zip(*passes, strict=True))
+        return context, target
+
+    assert isinstance(module.criterion, Criterion)
+    exchangeable = module.target_encoder is None
+    return module.criterion.cpu().consolidate(*pairs(~held_out), pairs(held_out), exchangeable=exchangeable, seed=seed)

@@ -1,0 +1,63 @@
+"""The closing stage of training, on its own and in a run that is stopped in it."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from gmje_bench.cli import main
+from gmje_bench.consolidation import consolidate, needs_consolidation
+from gmje_bench.datasets import load_dataset
+from gmje_bench.engine import trial
+from gmje_bench.interrupts import Interrupted
+from gmje_bench.module import build_module
+from gmje_bench.suite import load_suite
+from gmje_core.densities.scaled import ScaledJointMixture
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_dataset("fashion_mnist_12k", limit=200)
+
+
+def module_of(method, data):
+    return build_module(method, load_suite("smoke"), data.channels, seed=0)
+
+
+def test_only_criteria_with_room_are_consolidated(data):
+    assert needs_consolidation(module_of("gmje", data))
+    for method in ("gje-batch", "simclr", "random"):
+        assert not needs_consolidation(module_of(method, data)), method
+
+
+def test_it_depends_on_the_training_images_alone(data):
+    first, second = (module_of("gje", data) for _ in range(2))
+    fit = consolidate(first, data, seed=0, device=CPU)
+    consolidate(second, data, seed=0, device=CPU)
+    assert isinstance(first.density(), ScaledJointMixture)
+    assert fit.validation_log_prob < fit.log_prob, "images that were set aside are harder than those fitted to"
+    for key, value in first.state_dict().items():
+        assert torch.equal(second.state_dict()[key], value), key
+    other = module_of("gje", data)
+    consolidate(other, data, seed=1, device=CPU)
+    assert not torch.equal(other.criterion.consolidated.gain, first.criterion.consolidated.gain)
+
+
+def test_a_run_that_is_stopped_while_it_consolidates_goes_on_to_the_last_bit(tmp_path, monkeypatch):
+    options = ["--suite", "smoke", "--limit", "256", "--methods", "gmje", "--epochs", "1"]
+    main(["run", *options, "--output", str(tmp_path / "whole")])
+
+    def stopped(*_, **__):
+        raise Interrupted(15)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trial, "consolidate", stopped)
+        assert main(["run", *options, "--output", str(tmp_path / "cut")]) == 143
+    assert list((tmp_path / "cut" / "checkpoints").iterdir()), "training is not done again"
+    main(["run", *options, "--output", str(tmp_path / "cut"), "--resume"])
+    whole, cut = (load_file(tmp_path / name / "models/gmje-seed0/model.safetensors") for name in ("whole", "cut"))
+    assert whole.keys() == cut.keys()
+    assert "criterion.consolidated.gain" in whole
+    for key, value in whole.items():
+        assert torch.equal(cut[key], value), key
