@@ -52,5 +52,10 @@ def consolidate(
         return context, target
 
     assert isinstance(module.criterion, Criterion)
-    exchangeable = module.target_encoder is None
-    return module.criterion.cpu().consolidate(*pairs(~held_out), pairs(held_out), exchangeable=exchangeable, seed=seed)
+    return module.criterion.cpu().consolidate(
+        *pairs(~held_out),
+        pairs(held_out),
+        passes=len(passes),
+        exchangeable=module.target_encoder is None,
+        seed=seed,
+    )

@@ -27,7 +27,7 @@ from gmje_core.errors import (
 )
 from gmje_core.estimation.consolidated import ConsolidatedDensity
 from gmje_core.estimation.matching import match_moments
-from gmje_core.estimation.scaled import ScaledFit, fit_scaled_mixture
+from gmje_core.estimation.scaled import ScaledFit, fit_scaled_mixture, refit_scales
 from gmje_core.estimation.trainable import TrainableDensity
 from gmje_core.linalg import LOG_2PI, full_precision
 from gmje_core.transfer import copy_to_host
@@ -35,7 +35,7 @@ from gmje_core.transfer import copy_to_host
 __all__ = ["DENSITY_COMPONENTS", "Criterion"]
 
 #: Factors of a consolidated density where the criterion was given no number.
-DENSITY_COMPONENTS = 40
+DENSITY_COMPONENTS = 60
 # A component needs so many pairs; with fewer pairs there are fewer components.
 PAIRS_A_COMPONENT = 20
 # How far norms may be from one on the unit sphere.
@@ -164,9 +164,10 @@ class Criterion(CountingModule, ABC):
         target: Tensor,
         validation: tuple[Tensor, Tensor],
         *,
+        passes: int = 1,
         exchangeable: bool = False,
-        shrinkage: float = 256.0,
-        rounds: int = 12,
+        shrinkage: float = 64.0,
+        rounds: int = 14,
         seed: int = 0,
     ) -> ScaledFit:
         """Fit the density that answers users to pairs of a frozen encoder: the closing stage of training.
@@ -180,10 +181,11 @@ class Criterion(CountingModule, ABC):
             context: ``(N, d_c)`` embeddings of the training items, as many pairs of views as you like of each.
             target: ``(N, d_t)``.
             validation: Pairs of items that are not among those, ``(M, d_c)`` and ``(M, d_t)``.
+            passes: The training pairs are so many blocks of the same items in the same order.
             exchangeable: Whether one encoder gives both views and either may be the context.
             shrinkage: Pseudo-observations of the pooled covariance in each component's.
             rounds: Rounds of EM.
-            seed: Seed of the start and of the samples that moments are matched by.
+            seed: Seed of the start.
 
         Returns:
             The fit before its moments were matched, with its mean log-densities in nats per pair.
@@ -203,12 +205,13 @@ class Criterion(CountingModule, ABC):
             components=max(1, min(self.density_components or DENSITY_COMPONENTS, len(context) // PAIRS_A_COMPONENT)),
             shrinkage=shrinkage,
             rounds=rounds,
+            passes=passes,
             exchangeable=exchangeable,
             unit_norm=bool((norms - 1).abs().max() < UNIT_TOLERANCE),
             seed=seed,
         )
         views = (torch.cat([context, target]),) * 2 if exchangeable else (context, target)
-        self.consolidated.hold(match_moments(fit.density, *views, seed=seed))
+        self.consolidated.hold(refit_scales(match_moments(fit.density, *views), *validation))
         return fit
 
     def diagnostics(self) -> dict[str, float | str]:

@@ -121,7 +121,7 @@ class ScaledJointMixture:
         return len(self._context_means) * self._log_weights.shape[2]
 
     @property
-    def parameters(self) -> tuple[Tensor, ...]:
+    def parameters(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Log-weights, means of context and target, context factors, gains and target factors; scales are apart."""
         factors = (self._context_covariance.scale_tril, self._gain, self._target_covariance.scale_tril)
         return self._log_weights, self._context_means, self._target_means, *factors
@@ -301,8 +301,10 @@ class ScaledJointMixture:
 
     def with_log_weights(self, log_weights: Tensor) -> "ScaledJointMixture":
         """The density with other logits ``(K, A, B)``, normalised here."""
-        scales = (self._context_covariance.scales, self._target_covariance.scales)
-        return ScaledJointMixture(log_weights, *self.parameters[1:], *scales, unit_norm=self._unit_norm)
+        _, context, target, context_tril, gain, target_tril = self.parameters
+        scale_c, scale_t = self._context_covariance.scales, self._target_covariance.scales
+        parts = (log_weights, context, target, context_tril, gain, target_tril, scale_c, scale_t)
+        return ScaledJointMixture(*parts, unit_norm=self._unit_norm)
 
     def _scores(self, z_context: Tensor, z_target: Tensor | None) -> tuple[Tensor, Tensor | None]:
         distances = self._context_covariance.factors.squared_mahalanobis(z_context, self._context_means)

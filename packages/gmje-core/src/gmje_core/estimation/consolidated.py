@@ -20,7 +20,7 @@ _PARTS = ("log_weights", "context_means", "target_means", "context_tril", "gain"
 class ConsolidatedDensity(CountingModule):
     r"""Holds the parameters of a :class:`ScaledJointMixture`.
 
-    It takes :math:`4 K (d_c^2 + d_c d_t + d_t^2)` bytes, 7.9 MB for 40 factors of 128 dimensions a view, and nothing
+    It takes :math:`4 K (d_c^2 + d_c d_t + d_t^2)` bytes, 11.8 MB for 60 factors of 128 dimensions a view, and nothing
     before there is room or a density. A state that holds a density can be loaded whether or not room was made.
 
     Args:

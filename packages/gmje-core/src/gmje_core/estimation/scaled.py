@@ -77,9 +77,10 @@ def fit_scaled_mixture(
     target: Tensor,
     validation: tuple[Tensor, Tensor],
     *,
-    components: int = 40,
-    shrinkage: float = 256.0,
-    rounds: int = 12,
+    components: int = 60,
+    shrinkage: float = 64.0,
+    rounds: int = 14,
+    passes: int = 1,
     exchangeable: bool = False,
     unit_norm: bool = False,
     seed: int = 0,
@@ -100,6 +101,8 @@ def fit_scaled_mixture(
         components: ``K``, the number of factors.
         shrinkage: Pseudo-observations of the pooled covariance.
         rounds: Rounds of EM.
+        passes: The pairs are so many blocks of the same items in the same order; each round then pairs the contexts of
+            a block with the targets of another.
         exchangeable: Whether either view may be the context; the views then change places every other round.
         unit_norm: Passed on to :class:`ScaledJointMixture`.
         seed: Seed of the start.
@@ -108,7 +111,8 @@ def fit_scaled_mixture(
         The density, and its mean log-densities.
 
     Raises:
-        BatchSizeError: fewer than two pairs for a component, or no validation pairs.
+        BatchSizeError: fewer than two pairs for a component, too few validation pairs, or passes that do not divide
+            the pairs.
 
     Examples:
         >>> _ = torch.manual_seed(0)
@@ -123,13 +127,17 @@ def fit_scaled_mixture(
             f"two pairs for each of {components} components and two validation pairs are needed, but there are "
             f"{len(context)} and {len(validation[0])}"
         )
+    if len(context) % passes:
+        raise BatchSizeError(f"{passes} passes over the same items do not make {len(context)} pairs")
     if exchangeable:
         whiten_context = whiten_target = Whitening.of(torch.cat([context, target]))
     else:
         whiten_context, whiten_target = Whitening.of(context), Whitening.of(target)
     x, y = whiten_context.apply(context), whiten_target.apply(target)
     scales = torch.tensor(SCALES).to(x)
-    assigned = _clusters(torch.cat([context, target], dim=1).float(), components, step_generator(seed, 0))
+    # One point an item, so that its pairs begin together.
+    items = torch.cat([context, target], dim=1).float().unflatten(0, (passes, -1)).mean(dim=0)
+    assigned = _clusters(items, components, step_generator(seed, 0)).repeat(passes)
     responsibilities = F.one_hot(assigned, components).float()
     # Counts of a table that is spread about scale one.
     spread = torch.exp(-(scales.log()[:, None].square() + scales.log().square()))
@@ -145,12 +153,16 @@ def fit_scaled_mixture(
     sums: Sums | None = None
     log_prob = 0.0
     for index in range(rounds):
-        a, b = (y, x) if exchangeable and index % 2 else (x, y)
+        turn = (index // 2 if exchangeable else index) % passes
+        met = y.unflatten(0, (passes, -1)).roll(turn, dims=0).flatten(0, 1)
+        a, b = (met, x) if exchangeable and index % 2 else (x, met)
         full = index % _FULL_EVERY == 0
         step = expect(found, a, b, None if full else candidates)
         log_prob = float(step.log_prob.double().mean())
         if full:
-            candidates = _nearest(step.responsibilities)
+            # Of all the pairs of an item: it will meet other views.
+            best = step.responsibilities.unflatten(0, (passes, -1)).amax(dim=0)
+            candidates = _nearest(best).repeat(passes, 1)
         fresh = gather(a, b, step, *references)
         rate = 1.0 if sums is None or index < rounds // 2 else 1 / (index - rounds // 2 + 1)
         sums = fresh if sums is None else sums.mixed(fresh, rate)
@@ -162,10 +174,10 @@ def fit_scaled_mixture(
 
 @torch.no_grad()
 def refit_scales(density: ScaledJointMixture, context: Tensor, target: Tensor) -> ScaledJointMixture:
-    """The density with a table of scales fitted to held-out pairs by EM, one table for all factors.
+    """The density with scales fitted to held-out pairs by EM: one factor for each pair of scales, on all tables.
 
-    Weights and factors stay. Distances of the pairs that a density was fitted to are a little small, so that its scales
-    are too sure of other pairs.
+    Weights and covariances stay. Distances of the pairs that a density was fitted to are a little small, so that its
+    scales are too sure of other pairs.
 
     Args:
         density: The density.
@@ -181,7 +193,8 @@ def refit_scales(density: ScaledJointMixture, context: Tensor, target: Tensor) -
         for part_context, part_target in zip(scores_context.split(_ROWS), scores_target.split(_ROWS), strict=True):
             joint = part_context.unsqueeze(-1) + part_target.unsqueeze(-2) + log_weights
             counts = counts + joint.flatten(1).softmax(dim=1).view_as(joint).sum(dim=(0, 1))
-        log_weights = share.log()[:, None, None] + (counts / counts.sum()).log()
+        tables = log_weights.exp() * (counts / counts.sum() / log_weights.exp().sum(dim=0))
+        log_weights = (share[:, None, None] * tables / tables.sum(dim=(1, 2), keepdim=True)).log()
     return density.with_log_weights(log_weights)
 
 

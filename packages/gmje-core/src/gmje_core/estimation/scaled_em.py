@@ -18,6 +18,8 @@ __all__ = ["Components", "Expectation", "Sums", "expect", "gather", "maximise"]
 _FAR = 1e6
 # Ridge on whitened covariances, and the share of the mean that every entry of the table of scales keeps.
 _RIDGE, _TABLE_FLOOR = 1e-6, 1e-4
+# Pseudo-counts of the shared table in each component's, and of scale one in the scale of its pooled covariance.
+_TABLE_PRIOR, _SCALE_PRIOR = 50.0, 20.0
 _ROWS = 8192
 
 
@@ -185,9 +187,10 @@ def maximise(sums: Sums, about_context: Tensor, about_target: Tensor, scales: Te
     gain = torch.linalg.solve_triangular(tril[:, :dim, :dim], tril[:, dim:, :dim], upper=False, left=False)
     predicted = pair_mean[:, dim:] + (gain @ (context_mean - pair_mean[:, :dim])[:, :, None]).squeeze(2)
     weights = (sums.mass / sums.mass.sum()).clamp_min(1e-6)
-    table = sums.table.sum(dim=0)
-    table = table + _TABLE_FLOOR * table.mean()
-    log_weights = weights.log()[:, None, None] + (table / table.sum()).log()
+    shared = sums.table.sum(dim=0) / sums.table.sum()
+    tables = sums.table + _TABLE_PRIOR * shared
+    tables = tables + _TABLE_FLOOR * tables.mean(dim=(1, 2), keepdim=True)
+    log_weights = weights.log()[:, None, None] + (tables / tables.sum(dim=(1, 2), keepdim=True)).log()
     parts = (
         log_weights - log_weights.flatten().logsumexp(dim=0),
         scales,
@@ -201,8 +204,13 @@ def maximise(sums: Sums, about_context: Tensor, about_target: Tensor, scales: Te
 
 
 def _shrunk(covariances: Tensor, mass: Tensor, shrinkage: float) -> Tensor:
-    pooled = (mass[:, None, None] * covariances).sum(dim=0) / mass.sum()
-    return shrink_covariances(covariances, mass, pooled, shrinkage) + _RIDGE * torch.eye(len(pooled)).to(pooled)
+    """Covariances shrunk toward the pooled one, which each component first brings to its own scale."""
+    dim = covariances.shape[-1]
+    ridge = _RIDGE * torch.eye(dim).to(covariances)
+    pooled = (mass[:, None, None] * covariances).sum(dim=0) / mass.sum() + ridge
+    relative = torch.linalg.solve(pooled, covariances).diagonal(dim1=1, dim2=2).mean(dim=1)
+    scale = (mass * relative + _SCALE_PRIOR) / (mass + _SCALE_PRIOR)
+    return shrink_covariances(covariances, mass, scale[:, None, None] * pooled, shrinkage) + ridge
 
 
 def _log_gaussians(distances: Tensor, half_log_det: Tensor, scales: Tensor, dim: int) -> Tensor:
