@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.errors import BatchSizeError
 from gmje_core.estimation.scaled_em import Components, Expectation, Sums, expect, gather, maximise
-from gmje_core.estimation.seeding import kmeans_plus_plus, step_generator
+from gmje_core.estimation.seeding import kmeans_plus_plus, move_to_means, nearest_centre, step_generator
 from gmje_core.linalg import safe_cholesky, triangular_inverse
 
 __all__ = ["SCALES", "ScaledFit", "fit_scaled_mixture", "refit_scales"]
@@ -20,8 +20,8 @@ __all__ = ["SCALES", "ScaledFit", "fit_scaled_mixture", "refit_scales"]
 #: Scales that context and conditional may have, about a factor of 1.35 apart.
 SCALES = (0.2, 0.3, 0.42, 0.6, 0.8, 1.0, 1.3, 1.7, 2.3, 3.2, 4.5, 7.0)
 
-# Rounds of Lloyd's algorithm after k-means++, and rows drawn for each of its choices.
-_LLOYD_ROUNDS, _TRIALS = 12, 4
+# Rows drawn for each choice of k-means++.
+_TRIALS = 4
 # A row's components are searched among all in every fourth round, and among its nearest ones in between.
 _FULL_EVERY, _NEAREST = 4, 6
 # Rounds and pseudo-counts of the table's fit to the validation pairs.
@@ -219,14 +219,7 @@ def _in_units(model: Components, context: Whitening, target: Whitening, unit_nor
 def _clusters(rows: Tensor, components: int, generator: torch.Generator) -> Tensor:
     """``(N,)`` nearest centre of every row, after greedy k-means++ and rounds of Lloyd's algorithm."""
     index, _ = kmeans_plus_plus(rows, components, generator=generator, trials=_TRIALS)
-    centres = rows[index]
-    nearest = torch.cdist(rows, centres).argmin(dim=1)
-    for _ in range(_LLOYD_ROUNDS):
-        counts = torch.bincount(nearest, minlength=len(centres)).to(rows)
-        means = torch.zeros_like(centres).index_add_(0, nearest, rows) / counts.clamp_min(1)[:, None]
-        centres = torch.where(counts[:, None] > 0, means, centres)
-        nearest = torch.cdist(rows, centres).argmin(dim=1)
-    return nearest
+    return nearest_centre(rows, move_to_means(rows, rows[index]))
 
 
 def _nearest(responsibilities: Tensor) -> Tensor:

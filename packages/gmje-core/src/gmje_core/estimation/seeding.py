@@ -10,10 +10,22 @@ from torch import Tensor
 
 from gmje_core.estimation.moments import MIN_VARIANCE
 
-__all__ = ["Centres", "Reseeding", "dead_components", "find_centres", "kmeans_plus_plus", "reseeding", "step_generator"]
+__all__ = [
+    "Centres",
+    "Reseeding",
+    "dead_components",
+    "find_centres",
+    "kmeans_plus_plus",
+    "move_to_means",
+    "nearest_centre",
+    "reseeding",
+    "step_generator",
+]
 
 # A component is dead below this share of the mean mass, and restarts with that one.
 _DEAD, _REBORN = 0.05, 0.5
+# Most rounds of Lloyd's algorithm.
+_LLOYD_ROUNDS = 50
 # At most this share of a batch is given to dead components in one step.
 _RESEED_SHARE = 1 / 8
 
@@ -190,3 +202,40 @@ def _most_helpful(rows: Tensor, norms: Tensor, nearest: Tensor, drawn: Tensor) -
     # The expansion of the square is exact enough to rank the rows.
     distances = torch.addmm(norms, rows[drawn], rows.T, alpha=-2) + norms[drawn].unsqueeze(1)
     return drawn[torch.minimum(nearest, distances).sum(dim=1).argmin(dim=0, keepdim=True)]
+
+
+def move_to_means(rows: Tensor, centres: Tensor) -> Tensor:
+    """Move centres to the means of the rows nearest to them, by rounds of Lloyd's algorithm (k-means).
+
+    It ends when no row changes its centre, or after 50 rounds; a centre without rows stays where it is.
+
+    Args:
+        rows: ``(N, D)``.
+        centres: ``(K, D)``.
+
+    Returns:
+        ``(K, D)``.
+
+    Examples:
+        >>> move_to_means(torch.tensor([[0.0], [2.0], [9.0]]), torch.tensor([[0.0], [8.0]])).flatten().tolist()
+        [1.0, 9.0]
+    """
+    before: Tensor | None = None
+    for _ in range(_LLOYD_ROUNDS):
+        chosen = nearest_centre(rows, centres)
+        if before is not None and torch.equal(chosen, before):
+            break
+        before = chosen
+        count = torch.zeros(len(centres)).to(rows).index_add_(0, chosen, torch.ones_like(rows[:, 0]))
+        total = torch.zeros_like(centres).index_add_(0, chosen, rows - rows.mean(dim=0))
+        mean = total / count.clamp_min(1).unsqueeze(1) + rows.mean(dim=0)
+        centres = torch.where(count.unsqueeze(1) > 0, mean, centres)
+    return centres
+
+
+def nearest_centre(rows: Tensor, centres: Tensor) -> Tensor:
+    """Index ``(N,)`` of the nearest centre of each row."""
+    origin = centres.mean(dim=0)
+    rows, centres = rows - origin, centres - origin
+    # After centring, the expansion of the square loses no digits that matter.
+    return torch.addmm(centres.square().sum(dim=1), rows, centres.T, alpha=-2).argmin(dim=1)

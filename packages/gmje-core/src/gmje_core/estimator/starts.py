@@ -17,7 +17,7 @@ from gmje_core.errors import ConfigError
 from gmje_core.estimation.em import CovarianceForm, maximization, moments_of
 from gmje_core.estimation.moments import pooled_covariance
 from gmje_core.estimation.pairs import Pairs
-from gmje_core.estimation.seeding import kmeans_plus_plus
+from gmje_core.estimation.seeding import kmeans_plus_plus, move_to_means, nearest_centre
 from gmje_core.estimation.shrinkage import isotropic_target, shrink_covariances
 from gmje_core.estimator.arrays import covariance_from_precisions, precisions_shape, read_array
 
@@ -28,8 +28,6 @@ InitMethod = Literal["k-means++", "kmeans", "random_from_data"]
 
 # Centres are sought among at most so many rows, or so many for each component.
 _MOST_ROWS, _ROWS_PER_COMPONENT = 2**14, 32
-# Most rounds of Lloyd's algorithm.
-_LLOYD_ROUNDS = 50
 # Largest difference from 1 that the sum of the given weights may have.
 _WEIGHT_SUM_TOLERANCE = 1e-6
 
@@ -132,7 +130,7 @@ def starting_mixture(
         centres = _find_centres(subsample(pairs, components, generator).double(), components, init_params, generator)
 
     def belongs_to_nearest(x: Tensor) -> Tensor:
-        return F.one_hot(_nearest_centre(x.double(), centres), components)
+        return F.one_hot(nearest_centre(x.double(), centres), components)
 
     # Where there are fewer centres than components, the last components begin empty.
     about = torch.cat([centres, centres[:1].expand(components - len(centres), -1)])
@@ -174,27 +172,4 @@ def _find_centres(rows: Tensor, components: int, init_params: InitMethod, genera
         return rows[torch.randperm(len(rows), generator=generator)[:components].to(rows.device)]
     # With a single trial for each centre, centres share clusters so often that EM ends nats lower.
     index, _ = kmeans_plus_plus(rows, components, generator=generator, trials=2 + int(math.log(components)))
-    return _move_to_means(rows, rows[index]) if init_params == "kmeans" else rows[index]
-
-
-def _move_to_means(rows: Tensor, centres: Tensor) -> Tensor:
-    """Centres after Lloyd's rounds, until no row changes its centre; a centre without rows stays where it is."""
-    before: Tensor | None = None
-    for _ in range(_LLOYD_ROUNDS):
-        chosen = _nearest_centre(rows, centres)
-        if before is not None and torch.equal(chosen, before):
-            break
-        before = chosen
-        count = torch.zeros(len(centres)).to(rows).index_add_(0, chosen, torch.ones_like(rows[:, 0]))
-        total = torch.zeros_like(centres).index_add_(0, chosen, rows - rows.mean(dim=0))
-        mean = total / count.clamp_min(1).unsqueeze(1) + rows.mean(dim=0)
-        centres = torch.where(count.unsqueeze(1) > 0, mean, centres)
-    return centres
-
-
-def _nearest_centre(rows: Tensor, centres: Tensor) -> Tensor:
-    """Index ``(N,)`` of the nearest centre of each row."""
-    origin = centres.mean(dim=0)
-    rows, centres = rows - origin, centres - origin
-    # After centring, the expansion of the square loses no digits that matter.
-    return torch.addmm(centres.square().sum(dim=1), rows, centres.T, alpha=-2).argmin(dim=1)
+    return move_to_means(rows, rows[index]) if init_params == "kmeans" else rows[index]
