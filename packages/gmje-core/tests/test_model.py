@@ -233,3 +233,27 @@ class TestMomentum:
     def test_out_of_range(self, momentum):
         with pytest.raises(ConfigError, match=r"momentum must lie in \[0, 1\)"):
             small(momentum=momentum)
+
+
+def test_scales_of_one_answer_are_one_answer():
+    torch.manual_seed(0)
+    model = JointEmbeddingModel(
+        GMJEConfig(
+            backbone="smallconv",
+            in_channels=1,
+            image_size=28,
+            dim=4,
+            hidden=8,
+            criterion="gje",
+            criterion_options={"density_components": 1},
+        )
+    )
+    views = torch.rand(2, 64, 1, 28, 28)
+    model(*views)
+    z_context, z_target = model.embed(views[0]), model.embed_target(views[1])
+    model.criterion.consolidate(z_context[:40], z_target[:40], (z_context[40:], z_target[40:]))
+    assert model.condition(views[0]).components == 12
+    uncertainty = model.uncertainty(views[0])
+    torch.testing.assert_close(uncertainty.weight_entropy, torch.zeros(64), rtol=0, atol=1e-5)
+    assert (uncertainty.between < 1e-6).all()
+    assert (uncertainty.within > 0).all()

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from gmje_core.criteria import build_criterion
+from gmje_core.densities.covariance.scaled import ScaledCovariance
 from gmje_core.densities.joint import JointDensity
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError, ShapeError
@@ -45,7 +46,7 @@ class Uncertainty(NamedTuple):
     Attributes:
         within: ``(B,)`` trace of the covariance within the modes: how loose each answer is.
         between: ``(B,)`` trace of the covariance between the modes: how far apart several answers lie.
-        weight_entropy: ``(B,)`` entropy in nats of the posterior weights: how many answers there are.
+        weight_entropy: ``(B,)`` entropy in nats of the posterior weights of the means: how many answers there are.
         surprise: ``(B,)`` :math:`-\\log q(z_c)` in nats: how unusual the context is.
     """
 
@@ -259,6 +260,15 @@ def _uncertainty(density: JointDensity, z: Tensor) -> Uncertainty:
     return Uncertainty(
         within.sum(dim=-1),
         (posterior.weights * spread).sum(dim=-1),
-        posterior.weight_entropy,
+        _entropy_of_answers(posterior),
         -density.context.log_prob(z),
     )
+
+
+def _entropy_of_answers(posterior: GaussianMixture) -> Tensor:
+    """Entropy ``(B,)`` in nats over the means of a mixture: the scales of one mean are one answer."""
+    covariance = posterior.covariance
+    scales = len(covariance.scales) if isinstance(covariance, ScaledCovariance) else 1
+    answers = posterior.weights.unflatten(-1, (-1, scales)).sum(dim=-1)
+    entropy: Tensor = torch.special.entr(answers).sum(dim=-1)
+    return entropy
