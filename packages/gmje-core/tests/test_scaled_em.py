@@ -8,7 +8,7 @@ import torch
 from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.errors import BatchSizeError
 from gmje_core.estimation.matching import match_moments, transport_map
-from gmje_core.estimation.scaled import SCALES, fit_scaled_mixture
+from gmje_core.estimation.scaled import SCALES, calibrate_conditional, fit_scaled_mixture
 from gmje_core.estimation.scaled_em import Components, Expectation, expect, gather, maximise
 
 
@@ -196,6 +196,22 @@ class TestMatching:
         held_out = heavy_pairs(1000, 2)
         lost = fit.density.log_prob(*held_out).mean() - matched.log_prob(*held_out).mean()
         assert lost < 0.1
+
+
+def test_a_conditional_that_is_too_sure_is_enlarged():
+    fit = fit_scaled_mixture(*heavy_pairs(3000, 0), heavy_pairs(500, 1), components=2, shrinkage=10.0)
+    sure = fit.density.with_conditional_factor(1 / 1.3)
+
+    def factor_of(before: ScaledJointMixture) -> float:
+        after = calibrate_conditional(before, *heavy_pairs(1000, 2))
+        return float(after.parameters[-1][0, 0, 0] / before.parameters[-1][0, 0, 0]) ** 2
+
+    assert 1 <= factor_of(fit.density) <= 1.2
+    # The factors that are tried are a few percent apart.
+    assert factor_of(sure) == pytest.approx(1.3 * factor_of(fit.density), rel=0.1)
+    repaired = calibrate_conditional(sure, *heavy_pairs(1000, 2))
+    held_out = heavy_pairs(2000, 3)
+    assert repaired.log_prob(*held_out).mean() > sure.log_prob(*held_out).mean()
 
 
 def test_the_grid_of_scales_has_one_in_it():

@@ -27,7 +27,7 @@ from gmje_core.errors import (
 )
 from gmje_core.estimation.consolidated import ConsolidatedDensity
 from gmje_core.estimation.matching import match_moments
-from gmje_core.estimation.scaled import ScaledFit, fit_scaled_mixture, refit_scales
+from gmje_core.estimation.scaled import ScaledFit, calibrate_conditional, fit_scaled_mixture, refit_scales
 from gmje_core.estimation.trainable import TrainableDensity
 from gmje_core.linalg import LOG_2PI, full_precision
 from gmje_core.transfer import copy_to_host
@@ -211,7 +211,8 @@ class Criterion(CountingModule, ABC):
             seed=seed,
         )
         views = (torch.cat([context, target]),) * 2 if exchangeable else (context, target)
-        self.consolidated.hold(refit_scales(match_moments(fit.density, *views), *validation))
+        density = refit_scales(match_moments(fit.density, *views), *validation)
+        self.consolidated.hold(calibrate_conditional(density, *validation, seed=seed))
         return fit
 
     def diagnostics(self) -> dict[str, float | str]:

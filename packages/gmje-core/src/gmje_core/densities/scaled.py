@@ -308,6 +308,13 @@ class ScaledJointMixture:
         parts = (log_weights, context, target, context_tril, gain, target_tril, scale_c, scale_t)
         return ScaledJointMixture(*parts, unit_norm=self._unit_norm)
 
+    def with_conditional_factor(self, factor: float) -> "ScaledJointMixture":
+        """The density with the covariances of its conditional multiplied by a factor."""
+        weights, context, target, context_tril, gain, target_tril = self.parameters
+        scale_c, scale_t = self._context_covariance.scales, self._target_covariance.scales
+        parts = (weights, context, target, context_tril, gain, factor**0.5 * target_tril, scale_c, scale_t)
+        return ScaledJointMixture(*parts, unit_norm=self._unit_norm)
+
     def _scores(self, z_context: Tensor, z_target: Tensor | None) -> tuple[Tensor, Tensor | None]:
         distances = self._context_covariance.factors.squared_mahalanobis(z_context, self._context_means)
         context = _log_gaussians(distances, self._context_covariance)
