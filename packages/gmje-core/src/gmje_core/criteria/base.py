@@ -210,8 +210,9 @@ class Criterion(CountingModule, ABC):
             unit_norm=bool((norms - 1).abs().max() < UNIT_TOLERANCE),
             seed=seed,
         )
-        views = (torch.cat([context, target]),) * 2 if exchangeable else (context, target)
-        density = refit_scales(match_moments(fit.density, *views), *validation)
+        both = torch.cat([context, target]) if exchangeable else None
+        matched = match_moments(fit.density, context if both is None else both, both)
+        density = refit_scales(matched, *validation)
         self.consolidated.hold(calibrate_conditional(density, *validation, seed=seed))
         return fit
 

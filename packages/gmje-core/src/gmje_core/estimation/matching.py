@@ -41,7 +41,7 @@ def transport_map(source: Tensor, target: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def match_moments(density: ScaledJointMixture, context: Tensor, target: Tensor) -> ScaledJointMixture:
+def match_moments(density: ScaledJointMixture, context: Tensor, target: Tensor | None) -> ScaledJointMixture:
     """The density mapped so that each of its views has the mean and covariance of the embeddings.
 
     Where the density has ``unit_norm`` these are the moments before samples are brought to the sphere. Aiming at those
@@ -50,7 +50,8 @@ def match_moments(density: ScaledJointMixture, context: Tensor, target: Tensor) 
     Args:
         density: The density.
         context: ``(N, d_c)`` embeddings.
-        target: ``(N, d_t)``.
+        target: ``(N, d_t)``; ``None`` to leave the target as it is. Where another encoder gives the target, the scales
+            of context and conditional both shape its marginal, and mapping it costs tens of nats.
 
     Examples:
         >>> from gmje_core.estimation.scaled import fit_scaled_mixture
@@ -62,7 +63,7 @@ def match_moments(density: ScaledJointMixture, context: Tensor, target: Tensor) 
     """
     maps = []
     for z, (mean, covariance) in zip((context, target), density.view_moments(), strict=True):
-        aim_mean, aim_covariance = _moments(z)
+        aim_mean, aim_covariance = (mean, covariance) if z is None else _moments(z)
         matrix = transport_map(covariance, aim_covariance)
         maps.append((matrix, aim_mean - matrix @ mean))
     return density.mapped(maps[0], maps[1])
