@@ -35,8 +35,8 @@ def with_settings(differences: Mapping[str, Mapping[str, Any]]) -> dict[str, dic
         differences: What a suite says, by method.
 
     Examples:
-        >>> with_settings({"gmje": {"components": 64}})["gmje"]
-        {'components': 64, 'temperature': 0.05}
+        >>> with_settings({"simclr": {"temperature": 0.2}})["simclr"]
+        {'temperature': 0.2}
     """
     names = dict.fromkeys([*read_settings(), *differences])
     return {name: settings_of(name) | dict(differences.get(name, {})) for name in names}
