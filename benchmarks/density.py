@@ -11,6 +11,7 @@ pairs that the consolidated density was fitted to. Test images were used in no f
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -65,7 +66,7 @@ def measure(density: JointDensity, context: Tensor, target: Tensor, train: Tenso
     }
 
 
-def blocks(context: Tensor, target: Tensor) -> zip[tuple[Tensor, Tensor]]:
+def blocks(context: Tensor, target: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
     return zip(context.split(500), target.split(500), strict=True)
 
 
