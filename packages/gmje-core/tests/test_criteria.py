@@ -261,6 +261,23 @@ def test_gje_loss_is_minus_the_gaussian_mutual_information_behind_the_channel(no
     assert -sum(losses[200:]) / 200 == pytest.approx(expected.item(), abs=0.02)
 
 
+def test_gje_has_its_ridge_in_likelihood_and_entropy():
+    """On a first batch, whose moments are those known, against torch's Gaussians."""
+    z = torch.randn(64, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.arange(1, 5)
+    loss = GJE(2, temperature=0.0, variance_floor=0.3)(*z.split(2, dim=1))
+    covariance = torch.cov(z.T, correction=0)
+    ridge = 0.3 * covariance.diagonal().view(2, 2).mean(dim=1).repeat_interleave(2)
+    joint = torch.distributions.MultivariateNormal(z.mean(dim=0), covariance + torch.diag(ridge))
+    views = [
+        torch.distributions.MultivariateNormal(joint.mean[part], joint.covariance_matrix[part, part])
+        for part in (slice(0, 2), slice(2, 4))
+    ]
+    marginal = sum(view.log_prob(part) for view, part in zip(views, z.split(2, dim=1), strict=True))
+    conditional = (joint.log_prob(z) - 0.5 * marginal).mean()
+    entropy = 0.5 * sum(view.entropy() for view in views)
+    assert loss.item() == pytest.approx(-(entropy + conditional).item(), abs=1e-10)
+
+
 @pytest.mark.parametrize("scale", [1e-4, 1e4])
 @pytest.mark.parametrize("make", HEALTHY)
 def test_loss_does_not_depend_on_units(make, scale):
