@@ -6,7 +6,7 @@
 For each model of the run: joint and conditional negative log-likelihood in nats, the calibration error of the
 conditional's highest-density regions, and samples of the context beside the test embeddings: Fréchet distance (mean of
 three draws) over that of as many real training embeddings, precision and coverage. The Gaussian has the moments of the
-pairs that the consolidated density was fitted to. Test images were used in no fit and in no choice.
+pairs that the consolidated density was fitted to. No density is fitted to test images.
 """
 
 import argparse
