@@ -117,9 +117,8 @@ class GMJE(PrototypeCriterion):
         check_positive(temperature=temperature, variance_floor=variance_floor, weight_prior=weight_prior)
         if step is not None:
             check_share(step=step, least=False)
-        if covariance_prior is None:
-            covariance_prior = float(self.dim) if covariance_type == "full" else 2.0
-        check_at_least(0, covariance_prior=covariance_prior)
+        if covariance_prior is not None:
+            check_at_least(0, covariance_prior=covariance_prior)
         self.components = components
         self.critic: OnlineMixture | LearnedMixture
         if update == "em":

@@ -103,9 +103,8 @@ class GMJEGNG(PrototypeCriterion):
         check_share(step=step, least=False)
         check_share(winner_rate=winner_rate, neighbor_rate=neighbor_rate, split_factor=split_factor)
         check_share(error_decay=error_decay, most=False)
-        if covariance_prior is None:
-            covariance_prior = float(self.dim) if covariance_type == "full" else 2.0
-        check_at_least(0, covariance_prior=covariance_prior)
+        if covariance_prior is not None:
+            check_at_least(0, covariance_prior=covariance_prior)
         self.capacity = capacity
         gas = NeuralGas(
             capacity,

@@ -14,7 +14,6 @@ from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.densities.parameters import check_same_rows
 from gmje_core.errors import ShapeError
 from gmje_core.linalg import (
-    LOG_2PI,
     full_precision,
     promote,
     require_finite,
@@ -317,7 +316,7 @@ class ScaledJointMixture:
 
     def _scores(self, z_context: Tensor, z_target: Tensor | None) -> tuple[Tensor, Tensor | None]:
         distances = self._context_covariance.factors.squared_mahalanobis(z_context, self._context_means)
-        context = _log_gaussians(distances, self._context_covariance)
+        context = self._context_covariance.log_densities(distances)
         if z_target is None:
             return context, None
         inverse = triangular_inverse(self._target_covariance.scale_tril)
@@ -331,9 +330,8 @@ class ScaledJointMixture:
             return squared_norms(whitened.view(len(rows), *offset.shape))
 
         pairs = torch.cat([z_context, z_target], dim=1)
-        return context, _log_gaussians(
-            over_blocks(distance, pairs, (matrices, offset), self.target_dim), self._target_covariance
-        )
+        distances = over_blocks(distance, pairs, (matrices, offset), self.target_dim)
+        return context, self._target_covariance.log_densities(distances)
 
     def _component_scores(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         """``(B, K)`` log-densities of pairs in each component, scales summed out, with the log-weight."""
@@ -359,10 +357,3 @@ class ScaledJointMixture:
             f"{type(self).__name__}(factors={k}, context_scales={a}, target_scales={b}, "
             f"context_dim={self.context_dim}, target_dim={self.target_dim})"
         )
-
-
-def _log_gaussians(distances: Tensor, covariance: ScaledCovariance) -> Tensor:
-    """``(B, K, S)`` log-densities at every scale from squared distances ``(B, K)`` at scale one."""
-    scales = covariance.scales
-    constant = covariance.factors.half_log_det()[:, None] + 0.5 * covariance.dim * (LOG_2PI + scales.log())
-    return -0.5 * distances.unsqueeze(-1) / scales - constant

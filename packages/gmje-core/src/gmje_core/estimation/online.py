@@ -33,7 +33,8 @@ class OnlineMixture(TrainableDensity):
         covariance_type: ``"full"``, ``"diag"`` or ``"spherical"``.
         tied: Whether all components share one covariance.
         weight_prior: Pseudo-observations of each component in the Dirichlet prior of the weights.
-        covariance_prior: Pseudo-observations of each component in the inverse-Wishart prior of the covariances.
+        covariance_prior: Pseudo-observations of each component in the inverse-Wishart prior of the covariances;
+            ``None`` for 2, and ``D`` where the covariances are full.
         variance_floor: Number added to the variances, in units of the pooled variance of an embedding dimension.
         step: :math:`\gamma` in ``(0, 1]``; ``None`` for ``(t + 2)^-0.6``, which converges where embeddings are fixed.
         seed: Seed of the start and of re-seeding.
@@ -65,13 +66,15 @@ class OnlineMixture(TrainableDensity):
         covariance_type: str,
         tied: bool,
         weight_prior: float,
-        covariance_prior: float,
+        covariance_prior: float | None,
         variance_floor: float,
         step: float | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(step)
         self.form, self.tied = covariance_class(covariance_type), tied
+        if covariance_prior is None:
+            covariance_prior = 2.0 if self.diagonal else float(dim)
         self.weight_prior, self.covariance_prior = weight_prior, covariance_prior
         self.variance_floor, self.seed = variance_floor, seed
         shape = (components, dim) if self.diagonal else (components, dim, dim)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmje_core.densities.covariance.scaled import ScaledCovariance
 from gmje_core.estimation.shrinkage import shrink_covariances
-from gmje_core.linalg import LOG_2PI, safe_cholesky, triangular_inverse
+from gmje_core.linalg import safe_cholesky, triangular_inverse
 
 __all__ = ["Components", "Expectation", "Sums", "expect", "gather", "maximise"]
 
@@ -117,7 +118,8 @@ def expect(model: Components, x: Tensor, y: Tensor, candidates: Tensor | None) -
         candidates: ``(N, K)`` which components to consider; ``None`` for all.
     """
     context_whitening, target_whitening = triangular_inverse(model.context_tril), triangular_inverse(model.target_tril)
-    context_half, target_half = _half_log_det(model.context_tril), _half_log_det(model.target_tril)
+    context_covariance = ScaledCovariance(model.context_tril, model.scales, validate=False)
+    target_covariance = ScaledCovariance(model.target_tril, model.scales, validate=False)
     components, table = len(model.context_means), model.log_weights.exp()
     counts = torch.zeros_like(table, dtype=torch.float64)
     parts = []
@@ -129,8 +131,7 @@ def expect(model: Components, x: Tensor, y: Tensor, candidates: Tensor | None) -
             residual = y[block][rows] - model.target_means[k] - difference @ model.gain[k].T
             near[0, rows, k] = (difference @ context_whitening[k].T).square().sum(dim=1)
             near[1, rows, k] = (residual @ target_whitening[k].T).square().sum(dim=1)
-        context = _log_gaussians(near[0], context_half, model.scales, x.shape[1])
-        target = _log_gaussians(near[1], target_half, model.scales, y.shape[1])
+        context, target = context_covariance.log_densities(near[0]), target_covariance.log_densities(near[1])
         most_context, most_target = context.amax(dim=2, keepdim=True), target.amax(dim=2, keepdim=True)
         context, target = (context - most_context).exp_(), (target - most_target).exp_()
         by_context = context * torch.einsum("nkb,kab->nka", target, table)
@@ -211,16 +212,6 @@ def _shrunk(covariances: Tensor, mass: Tensor, shrinkage: float) -> Tensor:
     relative = torch.linalg.solve(pooled, covariances).diagonal(dim1=1, dim2=2).mean(dim=1)
     scale = (mass * relative + _SCALE_PRIOR) / (mass + _SCALE_PRIOR)
     return shrink_covariances(covariances, mass, scale[:, None, None] * pooled, shrinkage) + ridge
-
-
-def _log_gaussians(distances: Tensor, half_log_det: Tensor, scales: Tensor, dim: int) -> Tensor:
-    """``(N, K, S)`` log-densities at every scale."""
-    constant = half_log_det[:, None] + 0.5 * dim * (LOG_2PI + scales.log())
-    return -0.5 * distances.unsqueeze(2) / scales - constant
-
-
-def _half_log_det(tril: Tensor) -> Tensor:
-    return tril.diagonal(dim1=1, dim2=2).log().sum(dim=1)
 
 
 def _outer(mean: Tensor) -> Tensor:

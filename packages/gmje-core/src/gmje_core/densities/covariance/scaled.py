@@ -10,7 +10,7 @@ from torch import Tensor
 from gmje_core.densities.covariance.base import Conditional, Covariance, CovarianceType, require_positive
 from gmje_core.densities.covariance.full import FullCovariance
 from gmje_core.errors import ShapeError
-from gmje_core.linalg import require_finite
+from gmje_core.linalg import LOG_2PI, require_finite
 
 __all__ = ["ScaledCovariance"]
 
@@ -116,6 +116,18 @@ class ScaledCovariance(Covariance):
     def half_log_det(self) -> Tensor:
         """Half the log-determinants in nats, ``(F * S,)``."""
         return (self.factors.half_log_det()[:, None] + 0.5 * self.dim * self.scales.log()).flatten()
+
+    def log_densities(self, distances: Tensor) -> Tensor:
+        """Log-densities of Gaussians at every scale, from squared distances at scale one.
+
+        Args:
+            distances: ``(..., F)``, those of :attr:`factors`.
+
+        Returns:
+            ``(..., F, S)``, nats.
+        """
+        constant = self.factors.half_log_det()[:, None] + 0.5 * self.dim * (LOG_2PI + self.scales.log())
+        return -0.5 * distances.unsqueeze(-1) / self.scales - constant
 
     def marginal(self, indices: Sequence[int]) -> "ScaledCovariance":
         """Covariance of the chosen dimensions, in the order given."""
