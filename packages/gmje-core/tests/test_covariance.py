@@ -299,3 +299,15 @@ def test_covariances_are_immutable():
 def test_bad_parameters(build, error, text):
     with pytest.raises(error, match=text):
         build()
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_parameters_make_the_covariance_again(kind):
+    covariance = make(kind, (4,))
+    again = covariance_class(kind).from_parameters(covariance.parameters, covariance.dim)
+    assert torch.equal(again.dense(), covariance.dense())
+    with pytest.raises(ValueError, match="unpack"):
+        covariance_class(kind).from_parameters((*covariance.parameters, covariance.parameters[0]), covariance.dim)
+    broken = tuple(torch.full_like(tensor, torch.nan) for tensor in covariance.parameters)
+    with pytest.raises(NonFiniteError):
+        covariance_class(kind).from_parameters(broken, covariance.dim)

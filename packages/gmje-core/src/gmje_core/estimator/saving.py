@@ -8,14 +8,7 @@ import torch
 from torch import Tensor
 
 from gmje_core.checks import as_integer, as_real, check_choice, check_counts
-from gmje_core.densities.covariance import (
-    Covariance,
-    CovarianceType,
-    DiagonalCovariance,
-    FullCovariance,
-    LowRankCovariance,
-    SphericalCovariance,
-)
+from gmje_core.densities.covariance import CovarianceType, covariance_class
 from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError, DensityFileError, GMJEError, ShapeError, unknown_name
@@ -142,21 +135,11 @@ def _read_mixture(tensors: dict[str, Tensor], covariance_type: str) -> GaussianM
     if means.ndim != 2 or any(tensor.dtype not in DTYPES.values() for tensor in (log_weights, means, *parameters)):
         raise ShapeError(f"means must have shape (K, D) and be floating point, got {means.dtype} {tuple(means.shape)}")
     check_choice("covariance_type", covariance_type, CovarianceType)
-    covariance = _read_covariance(parameters, covariance_type, means.shape[1])
+    covariance = covariance_class(covariance_type).from_parameters(parameters, means.shape[1])
     checked = GaussianMixture(log_weights, means, covariance, validate_args=True)
     if not torch.allclose(checked.log_weights, log_weights):
         raise ConfigError("the weights do not sum to 1")
     return GaussianMixture._trusted(log_weights, means, covariance, checked._validate_args)
-
-
-def _read_covariance(parameters: list[Tensor], covariance_type: str, dim: int) -> Covariance:
-    if covariance_type == "low_rank":
-        factor, variance = parameters
-        return LowRankCovariance(factor, variance)
-    (parameter,) = parameters
-    if covariance_type == "spherical":
-        return SphericalCovariance(parameter, dim)
-    return FullCovariance(parameter) if covariance_type == "full" else DiagonalCovariance(parameter)
 
 
 def _read_statistics(stored: dict[str, Tensor], mixture: GaussianMixture, settings: Settings) -> OnlineMixture:

@@ -132,6 +132,20 @@ class Covariance(ABC):
             ConfigError: ``low_rank`` without a rank.
         """
 
+    @classmethod
+    @abstractmethod
+    def from_parameters(cls, parameters: Sequence[Tensor], dim: int) -> Self:
+        """Covariance of the tensors that :attr:`parameters` gave, checked.
+
+        Args:
+            parameters: As many tensors as the form has.
+            dim: ``D``.
+
+        Raises:
+            ValueError: another number of tensors.
+            ShapeError, NonFiniteError, NotPositiveDefiniteError: tensors that are no such covariance.
+        """
+
     @property
     @abstractmethod
     def parameters(self) -> tuple[Tensor, ...]:

@@ -101,6 +101,12 @@ class DiagonalCovariance(Covariance):
         """
         return dim
 
+    @classmethod
+    def from_parameters(cls, parameters: Sequence[Tensor], dim: int) -> Self:
+        """Covariance of the tensors that :attr:`parameters` gave, checked; see :meth:`Covariance.from_parameters`."""
+        (variance,) = parameters
+        return cls(variance)
+
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """The variances."""

@@ -126,6 +126,12 @@ class FullCovariance(Covariance):
         """
         return dim * (dim + 1) // 2
 
+    @classmethod
+    def from_parameters(cls, parameters: Sequence[Tensor], dim: int) -> Self:
+        """Covariance of the tensors that :attr:`parameters` gave, checked; see :meth:`Covariance.from_parameters`."""
+        (scale_tril,) = parameters
+        return cls(scale_tril)
+
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """The factors."""

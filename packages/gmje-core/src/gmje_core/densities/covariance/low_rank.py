@@ -158,6 +158,12 @@ class LowRankCovariance(Covariance):
         """Number of columns ``r`` of the factor."""
         return self.factor.shape[-1]
 
+    @classmethod
+    def from_parameters(cls, parameters: Sequence[Tensor], dim: int) -> Self:
+        """Covariance of the tensors that :attr:`parameters` gave, checked; see :meth:`Covariance.from_parameters`."""
+        factor, diagonal_variance = parameters
+        return cls(factor, diagonal_variance)
+
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """The factors and the diagonal variances."""

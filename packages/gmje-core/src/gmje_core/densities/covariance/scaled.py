@@ -100,6 +100,12 @@ class ScaledCovariance(Covariance):
         """Number of free parameters of one factor."""
         return FullCovariance.parameter_count(dim, rank)
 
+    @classmethod
+    def from_parameters(cls, parameters: Sequence[Tensor], dim: int) -> Self:
+        """Covariance of the tensors that :attr:`parameters` gave, checked; see :meth:`Covariance.from_parameters`."""
+        scale_tril, scales = parameters
+        return cls(scale_tril, scales)
+
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """The factors and the scales."""

@@ -109,6 +109,12 @@ class SphericalCovariance(Covariance):
         """
         return 1
 
+    @classmethod
+    def from_parameters(cls, parameters: Sequence[Tensor], dim: int) -> Self:
+        """Covariance of the tensors that :attr:`parameters` gave, checked; see :meth:`Covariance.from_parameters`."""
+        (variance,) = parameters
+        return cls(variance, dim)
+
     @property
     def parameters(self) -> tuple[Tensor, ...]:
         """The variances."""
