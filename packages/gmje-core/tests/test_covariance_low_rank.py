@@ -62,11 +62,11 @@ class TestFromAPreviousCovariance:
 
     def test_ends_at_once_where_it_starts_at_the_end(self):
         second = self.second()
-        _, variance = factor_analysis(second, RANK)
+        end = LowRankCovariance(*factor_analysis(second, RANK))
         for _ in range(20):
-            _, variance = factor_analysis(second, RANK, start=variance)
-        _, again = factor_analysis(second, RANK, start=variance, tolerance=1e-3)
-        torch.testing.assert_close(again, variance, rtol=1e-3, atol=0)
+            end = LowRankCovariance(*factor_analysis(second, RANK, start=end))
+        _, again = factor_analysis(second, RANK, start=end, tolerance=1e-3)
+        torch.testing.assert_close(again, end.diagonal_variance, rtol=1e-3, atol=0)
 
     def test_variances_stay_above_the_floor(self):
         second = self.second()
