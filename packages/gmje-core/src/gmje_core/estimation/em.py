@@ -238,6 +238,7 @@ def maximization(
     """
     if isinstance(moments, FactorMoments):
         moments = moments if prior is None else moments.shrunk(prior)
+        _require_variance(torch.where(moments.mass.unsqueeze(1) > 0, moments.variances + form.reg_covar, 1.0))
         covariance: Covariance = moments.covariance(form.reg_covar)
         return GaussianMixture(moments.mass.log(), moments.means, covariance)
     mass, means, second = moments
@@ -257,13 +258,13 @@ def _covariance(second: Tensor, form: CovarianceForm, previous: Covariance | Non
     if form.diagonal:
         return kind.from_second_moments(second.clamp_min(0) + form.reg_covar)
     dense = second + form.reg_covar * torch.eye(second.shape[-1]).to(second)
-    _require_variance(dense)
+    _require_variance(dense.diagonal(dim1=-2, dim2=-1))
     return kind.from_second_moments(dense, rank=form.rank, previous=previous, floor=form.reg_covar)
 
 
-def _require_variance(dense: Tensor) -> None:
-    """Raise an error that names the component and the dimension without variance, if there is one."""
-    bad = (dense.diagonal(dim1=-2, dim2=-1) <= 0).nonzero()
+def _require_variance(variances: Tensor) -> None:
+    """Raise an error that names the component and the dimension without variance ``(K, D)``, if there is one."""
+    bad = (variances <= 0).nonzero()
     if len(bad):
         component, dimension = (int(index) for index in bad[0])
         raise NotPositiveDefiniteError(

@@ -75,6 +75,10 @@ class FactorMoments:
 
         Returns:
             A covariance that makes these moments no less likely than the one that they were inferred by.
+
+        Raises:
+            NonFiniteError, NotPositiveDefiniteError: a dimension of a component has no variance, or the moments have
+                lost all their digits.
         """
         gain, noise = self.scored.latent_posterior()
         cross, variances = self.cross + ridge * gain.mT, self.variances + ridge
@@ -84,7 +88,6 @@ class FactorMoments:
         return LowRankCovariance(
             torch.where(kept.unsqueeze(-1), self.scored.factor, factor),
             torch.where(kept, self.scored.diagonal_variance, variance),
-            validate=False,
         )
 
     def follow(self, batch: "FactorMoments", step: float | Tensor) -> Self:

@@ -1,13 +1,17 @@
 r"""Shrinkage of covariances toward a target, so that a component with few observations does not turn singular."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from gmje_core.densities.covariance import Covariance
 
-__all__ = ["CovariancePrior", "isotropic_target", "shrink_covariances"]
+__all__ = ["CovariancePrior", "TargetKind", "isotropic_target", "shrink_covariances"]
+
+#: What covariances are shrunk toward: the pooled covariance within components, or the isotropic one of its variance.
+TargetKind = Literal["pooled", "isotropic"]
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gmje_core.densities.covariance import Covariance
+from gmje_core.densities.covariance import Covariance, LowRankCovariance
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError
 from gmje_core.estimation.em import CovarianceForm, maximization, moments_of
+from gmje_core.estimation.factors import random_factors
 from gmje_core.estimation.moments import pooled_covariance
 from gmje_core.estimation.pairs import Pairs
 from gmje_core.estimation.seeding import kmeans_plus_plus, move_to_means, nearest_centre
@@ -120,7 +121,8 @@ def starting_mixture(
         generator: CPU generator of everything that is drawn.
 
     Returns:
-        The mixture, and how many of its components have rows.
+        The mixture, and how many of its components have rows. Where the form is factored, the factors are random ones
+        that explain half of each variance.
     """
     wanted = given.check(form, components, pairs.dim, pairs.device)
     if wanted.weights is not None and wanted.means is not None and wanted.covariance is not None:
@@ -134,11 +136,17 @@ def starting_mixture(
 
     # Where there are fewer centres than components, the last components begin empty.
     about = torch.cat([centres, centres[:1].expand(components - len(centres), -1)])
-    mass, means, second = moments_of(pairs, belongs_to_nearest, about, diagonal=form.diagonal)
+    factored = form.factored(pairs.dim)
+    mass, means, second = moments_of(pairs, belongs_to_nearest, about, diagonal=form.diagonal or factored)
     covariance = wanted.covariance
     if covariance is None:
         second = fill_up_rows(mass * len(pairs), second)
-        covariance = maximization((mass, means, second), form).covariance
+        if factored:
+            variances = second + form.reg_covar
+            factor = random_factors(variances, form.rank, generator)
+            covariance = LowRankCovariance(factor, variances - factor.square().sum(dim=-1))
+        else:
+            covariance = maximization((mass, means, second), form).covariance
     weights = mass if wanted.weights is None else wanted.weights
     mixture = GaussianMixture(weights.log(), means if wanted.means is None else wanted.means, covariance)
     return mixture, int((weights > 0).sum())
