@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from gmje_core.densities.covariance import Covariance
+from gmje_core.linalg import safe_cholesky
 
 __all__ = ["CovariancePrior", "TargetKind", "isotropic_target", "shrink_covariances"]
 
@@ -43,7 +44,7 @@ class CovariancePrior:
             >>> CovariancePrior(torch.ones(3), mass=0.5).log_density(SphericalCovariance(torch.ones(2), 3))
             tensor(-1.5000)
         """
-        root = self.target.sqrt().diag() if self.target.ndim == 1 else torch.linalg.cholesky(self.target)
+        root = self.target.sqrt().diag() if self.target.ndim == 1 else safe_cholesky(self.target, name="target")
         origin = root.new_zeros(len(covariance.half_log_det()), len(root)).to(covariance.dtype)
         # The trace is the sum of the squared Mahalanobis norms of the columns of a root of the target.
         trace = covariance.squared_mahalanobis(root.mT.to(covariance.dtype), origin).sum(dim=0)

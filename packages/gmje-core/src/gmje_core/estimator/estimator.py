@@ -49,8 +49,9 @@ class JointEmbeddingMixture(DensityQuestions):
         reg_covar: Number added to every variance, in squared units of the embeddings.
         covariance_prior: Pseudo-observations :math:`\nu` of a target :math:`T` in each component's covariance,
             :math:`\Sigma_k = (n_k C_k + \nu T) / (n_k + \nu)`: the mode under an inverse-Wishart prior.
-        covariance_target: :math:`T`: ``"pooled"``, the covariance within the components of the start, or
-            ``"isotropic"``, the multiple of the identity with its mean variance.
+        covariance_target: :math:`T`: ``"pooled"``, the covariance of the rows about the nearest mean of the start, or
+            ``"isotropic"``, the multiple of the identity with its mean variance. In online EM it follows the running
+            covariance within components; low-rank components of more than 64 dimensions then take the isotropic one.
         max_iter: Most rounds of EM; with ``batch_size``, most passes over the rows.
         tol: EM has converged when the mean log-density of a round, in nats, changes by less.
         n_init: Number of starts; the one that ends with the largest lower bound is kept.

@@ -22,7 +22,7 @@ from gmje_core.estimation.pairs import Kind, Pairs
 from gmje_core.estimation.seeding import dead_components, step_generator
 from gmje_core.estimation.shrinkage import CovariancePrior, isotropic_target, shrink_covariances
 from gmje_core.estimator.options import Settings
-from gmje_core.estimator.starts import fill_up_rows, starting_mixture, subsample
+from gmje_core.estimator.starts import covariance_about_nearest, fill_up_rows, starting_mixture, subsample
 from gmje_core.linalg import full_precision
 
 __all__ = [
@@ -161,7 +161,7 @@ def fit_whole(pairs: Pairs, settings: Settings, total: tuple[Tensor, Tensor], ge
         generator: CPU generator of the start.
     """
     mixture = _start(pairs, settings, generator)
-    prior = _prior(mixture, settings, len(pairs))
+    prior = _prior(mixture, pairs, settings)
     bounds: list[float] = []
     converged = False
     while len(bounds) < settings.max_iter and not converged:
@@ -286,16 +286,19 @@ def _start(pairs: Pairs, settings: Settings, generator: torch.Generator) -> Gaus
     return mixture
 
 
-def _prior(mixture: GaussianMixture, settings: Settings, rows: int) -> CovariancePrior | None:
-    """Prior of the covariances, whose target is that of the mixture that EM starts from."""
+def _prior(mixture: GaussianMixture, pairs: Pairs, settings: Settings) -> CovariancePrior | None:
+    """Prior of the covariances, whose target is the covariance of the rows about the nearest mean of the start."""
     if settings.covariance_prior == 0:
         return None
-    covariance, diagonal = mixture.covariance, settings.form.diagonal
-    second = covariance.diagonal() if diagonal else covariance.dense()
-    pooled = second[0] if covariance.tied else pooled_covariance(mixture.weights, second)
     isotropic = settings.covariance_target == "isotropic"
-    target = isotropic_target(pooled, diagonal=diagonal) if isotropic else pooled
-    return CovariancePrior(target, settings.covariance_prior / rows)
+    diagonal = settings.form.diagonal
+    pooled = covariance_about_nearest(pairs, mixture.means, diagonal=diagonal or isotropic)
+    if isotropic:
+        pooled = isotropic_target(pooled, diagonal=True)
+    target = pooled + settings.form.reg_covar * (1.0 if pooled.ndim == 1 else torch.eye(pairs.dim).to(pooled))
+    if pooled.ndim == 1 and not (diagonal or settings.form.factored(pairs.dim)):
+        target = target.diag()
+    return CovariancePrior(target, settings.covariance_prior / len(pairs))
 
 
 def _running_statistics(mixture: GaussianMixture, form: CovarianceForm, rows: int) -> OnlineMixture:
