@@ -5,8 +5,7 @@ import sklearn.decomposition
 import torch
 from density_cases import RANK, Largest, make
 
-from gmje_core.densities.covariance import LowRankCovariance, covariance_from_dense
-from gmje_core.densities.covariance import low_rank
+from gmje_core.densities.covariance import LowRankCovariance, covariance_from_dense, low_rank
 from gmje_core.densities.covariance.low_rank import factor_analysis, factor_step
 from gmje_core.densities.mixture import GaussianMixture
 

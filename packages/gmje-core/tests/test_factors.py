@@ -90,9 +90,7 @@ class TestRunning:
     def started(self, tied=False):
         density = mixture(tied)
         spread = density.covariance.diagonal().expand(COMPONENTS, -1)
-        running = FactorMoments(
-            density.weights, density.means, spread, density.covariance.factor, density.covariance
-        )
+        running = FactorMoments(density.weights, density.means, spread, density.covariance.factor, density.covariance)
         return density, running
 
     def test_a_whole_step_is_one_round_of_em(self):

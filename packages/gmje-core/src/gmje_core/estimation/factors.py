@@ -21,6 +21,8 @@ __all__ = ["FactorMoments", "FactorSums", "random_factors"]
 
 # Share of each variance that the factors explain at a random start.
 _START_SHARE = 0.5
+# A difference of squares is wrong by at most so many units in the last place of the squares.
+_ROUNDINGS = 64
 
 
 @dataclass(frozen=True)
@@ -167,7 +169,11 @@ class FactorSums:
         """The moments of all rows added so far."""
         total = self.mass.clamp_min(torch.finfo(self.mass.dtype).tiny)
         mean = torch.where(self.mass.unsqueeze(-1) > 0, self.first / total.unsqueeze(-1), self.centres)
-        variances = (self.square / total.unsqueeze(-1) - mean.square()).clamp_min(0)
+        squares = self.square / total.unsqueeze(-1)
+        variances = squares - mean.square()
+        # Below its rounding error a difference of squares is no variance: it counts as none, which the M-step names.
+        rounding = _ROUNDINGS * torch.finfo(squares.dtype).eps * squares
+        variances = torch.where(variances > rounding, variances, 0.0)
         shift = self.gain @ (mean - self.centres).unsqueeze(-1)
         cross = self.cross / total[:, None, None] - mean.unsqueeze(-1) @ shift.mT
         return FactorMoments(self.mass / self.rows, self.origin + mean, variances, cross, self.scored)
