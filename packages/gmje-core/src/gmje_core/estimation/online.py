@@ -31,8 +31,8 @@ class OnlineMixture(TrainableDensity):
     sample belongs to any more are moved onto badly explained samples.
 
     Low-rank components keep :math:`r (z, u)` and :math:`r u u^\top` of the factors ``u`` in the place of
-    :math:`r z z^\top`, and its diagonal (Ghahramani and Hinton, 1996): :math:`D (r + 1)` numbers each. The covariance of
-    these statistics is low-rank again, and the prior shrinks that one; see
+    :math:`r z z^\top`, and its diagonal (Ghahramani and Hinton, 1996): :math:`D (r + 1)` numbers each. The covariance
+    of these statistics is low-rank again, and the prior shrinks that one; see
     :meth:`~gmje_core.estimation.factors.FactorMoments.follow`.
 
     Args:
