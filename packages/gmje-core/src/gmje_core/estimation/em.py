@@ -210,7 +210,8 @@ def maximization(
     r"""M-step: the mixture with these moments, :math:`\Sigma_k = \hat C_k + \epsilon I`.
 
     :math:`\epsilon` is ``reg_covar``. :math:`\hat C_k` is the second moment :math:`C_k`, or with a prior the mode of
-    its posterior, :math:`(n_k C_k + \nu T) / (n_k + \nu)`, of :func:`~gmje_core.estimation.shrinkage.shrink_covariances`.
+    its posterior, :math:`(n_k C_k + \nu T) / (n_k + \nu)`; see
+    :func:`~gmje_core.estimation.shrinkage.shrink_covariances`.
 
     A component without mass gets the target of the prior, without one the pooled covariance, and stays without weight.
     ``low_rank`` covariances are the maximum-likelihood factor analysis of :math:`\Sigma_k`, by the rounds of
