@@ -11,6 +11,7 @@ from gmje_core.checks import as_integer, as_real, check_at_least, check_choice, 
 from gmje_core.densities.covariance import CovarianceType
 from gmje_core.errors import ConfigError, unknown_name
 from gmje_core.estimation.em import CovarianceForm
+from gmje_core.estimation.shrinkage import TargetKind
 from gmje_core.estimator.starts import GivenParameters, InitMethod
 
 __all__ = ["DTYPES", "EstimatorOptions", "Settings", "check_options", "read_device", "read_seed"]
@@ -76,6 +77,8 @@ class Settings:
 
     n_components: int
     form: CovarianceForm
+    covariance_prior: float
+    covariance_target: TargetKind
     max_iter: int
     tol: float
     n_init: int
@@ -99,15 +102,18 @@ def check_options(options: dict[str, Any]) -> Settings:
         batch_size = as_integer("batch_size", batch_size)
         check_counts(batch_size=batch_size)
     check_choice("covariance_type", options["covariance_type"], CovarianceType)
+    check_choice("covariance_target", options["covariance_target"], TargetKind)
     check_choice("init_params", options["init_params"], InitMethod)
     tied = options["tied"]
     if not isinstance(tied, (bool, np.bool_)):
         raise ConfigError(f"tied must be True or False, got {tied!r}")
-    reals = {name: as_real(name, options[name]) for name in ("reg_covar", "tol")}
+    reals = {name: as_real(name, options[name]) for name in ("covariance_prior", "reg_covar", "tol")}
     check_at_least(0, **reals)
     return Settings(
         n_components=counts["n_components"],
         form=CovarianceForm(options["covariance_type"], bool(tied), counts["rank"], reals["reg_covar"]),
+        covariance_prior=reals["covariance_prior"],
+        covariance_target=options["covariance_target"],
         max_iter=counts["max_iter"],
         tol=reals["tol"],
         n_init=counts["n_init"],
