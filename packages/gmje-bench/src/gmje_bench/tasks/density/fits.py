@@ -74,7 +74,7 @@ def fit_kernels(pairs: TrainingPairs, seed: int) -> Fitted:
 
     def kernels(width: float, shaped: int) -> JointDensity:
         tril = width * safe_cholesky(shapes[shaped]).float()
-        mixture = GaussianMixture(torch.zeros(len(means)), means, FullCovariance(tril, tied=True))
+        mixture = GaussianMixture(torch.zeros(len(means)), means, FullCovariance(tril[None]))
         return JointGaussianMixture.from_mixture(mixture, pairs.context.shape[1])
 
     sizes = ({"width": width, "shaped": shaped} for shaped in (0, 1) for width in PROTOCOL.density_widths)
