@@ -20,8 +20,8 @@ def density(run: Run, drawer: Drawer) -> Content:
     if board is None:
         return None
     words = (
-        "Pairs of views of test images, at unit mean variance. Every size is chosen on validation images, and so is the "
-        "best kind. The difference to one Gaussian on the same embeddings depends on no unit and compares methods."
+        "Pairs of views of test images, at unit mean variance. Every size is chosen on validation images, and so is "
+        "the best kind. The difference to one Gaussian on the same embeddings depends on no unit and compares methods."
     )
     blocks: list[Block] = [Words(words), Table(board)]
     gains = gain_board(run.results)

@@ -90,7 +90,8 @@ def fit_mixture(pairs: TrainingPairs, seed: int) -> Fitted:
 def fit_factors(pairs: TrainingPairs, seed: int) -> Fitted:
     """A mixture of factor analysers, by EM, with the best number of components and rank."""
     sizes = (
-        {"components": count, "rank": min(rank, pairs.context.shape[1])} for count, rank in PROTOCOL.density_low_rank
+        {"components": count, "rank": min(rank, pairs.context.shape[1] + pairs.target.shape[1])}
+        for count, rank in PROTOCOL.density_low_rank
     )
     return _best(sizes, lambda components, rank: _mixture(pairs, seed, components, rank), pairs.validation)
 
@@ -105,7 +106,7 @@ def fit_scaled(pairs: TrainingPairs, seed: int) -> Fitted:
         exchangeable=pairs.exchangeable,
         seed=seed,
     )
-    return Fitted(fit.density, fit.validation_log_prob, {"components": fit.density.components})
+    return Fitted(fit.density, fit.validation_log_prob, {"components": len(fit.density.log_weights)})
 
 
 #: The fits by the names of their kinds, in the order of tables.
