@@ -15,16 +15,13 @@ from torch import Tensor
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.subject import TrainingPairs
 from gmje_core import GaussianMixture, JointEmbeddingMixture, JointGaussianMixture
-from gmje_core.densities.covariance import FullCovariance
+from gmje_core.densities.covariance import SphericalCovariance
 from gmje_core.densities.joint import JointDensity
 from gmje_core.errors import ConvergenceWarning
 from gmje_core.estimation.consolidation import fit_density
-from gmje_core.linalg import safe_cholesky
 
 __all__ = ["FITS", "Fitted", "fit_factors", "fit_gaussian", "fit_kernels", "fit_mixture", "fit_scaled", "mean_log_prob"]
 
-# Share of the isotropic covariance in the shape of kernels.
-_LEAST_SHRINKAGE = 1e-3
 # So many pairs are scored at once.
 _ROWS = 500
 
@@ -60,25 +57,18 @@ def fit_gaussian(pairs: TrainingPairs, seed: int) -> Fitted:
 
 
 def fit_kernels(pairs: TrainingPairs, seed: int) -> Fitted:
-    """A Gaussian kernel on each of a number of pairs, drawn at random, of the best width and shape.
-
-    Kernels are spherical or have the shape of the covariance of the pairs (``shaped`` 1), as in Scott's rule.
-    """
+    """A spherical Gaussian kernel on each of a number of pairs, drawn at random, of the best width."""
     order = torch.randperm(len(pairs.context), generator=torch.Generator().manual_seed(seed))
     rows = order[: PROTOCOL.density_kernels]
     means = torch.cat([pairs.context[rows], pairs.target[rows]], dim=1).float()
-    covariance = torch.cov(means.double().T, correction=0)
-    isotropic = covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
-    # A little of the isotropic one keeps the shape regular where there are fewer pairs than dimensions.
-    shapes = isotropic, (1 - _LEAST_SHRINKAGE) * covariance + _LEAST_SHRINKAGE * isotropic
+    spread = float(means.double().var(dim=0, correction=0).mean())
 
-    def kernels(width: float, shaped: int) -> JointDensity:
-        tril = width * safe_cholesky(shapes[shaped]).float()
-        mixture = GaussianMixture(torch.zeros(len(means)), means, FullCovariance(tril[None]))
+    def kernels(width: float) -> JointDensity:
+        covariance = SphericalCovariance(torch.full((1,), width**2 * spread), means.shape[1])
+        mixture = GaussianMixture(torch.zeros(len(means)), means, covariance)
         return JointGaussianMixture.from_mixture(mixture, pairs.context.shape[1])
 
-    sizes = ({"width": width, "shaped": shaped} for shaped in (0, 1) for width in PROTOCOL.density_widths)
-    return _best(sizes, kernels, pairs.validation)
+    return _best(({"width": width} for width in PROTOCOL.density_widths), kernels, pairs.validation)
 
 
 def fit_mixture(pairs: TrainingPairs, seed: int) -> Fitted:
