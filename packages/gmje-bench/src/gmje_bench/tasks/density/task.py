@@ -69,7 +69,7 @@ def density(subject: Subject) -> TaskResult:
         metrics |= {f"{measure}.{kind}": value for measure, value in (values | differences).items()}
     choices: dict[str, float | str] = {"density_best": best}
     for kind, fit in fitted.items():
-        choices |= {f"density_{kind}_{name}": value for name, value in fit.choices.items()}
+        choices |= {f"density_{kind}_{name}": float(value) for name, value in fit.choices.items()}
         choices[f"density_{kind}_validation_nll"] = -fit.validation_log_prob
     return TaskResult(metrics, choices=choices)
 
