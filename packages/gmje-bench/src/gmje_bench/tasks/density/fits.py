@@ -118,7 +118,7 @@ def mean_log_prob(density: JointDensity, context: Tensor, target: Tensor) -> flo
 
 
 def _best(
-    sizes: Iterable[dict[str, float]], make: Callable[..., JointDensity], validation: tuple[Tensor, Tensor]
+    sizes: Iterable[Mapping[str, float]], make: Callable[..., JointDensity], validation: tuple[Tensor, Tensor]
 ) -> Fitted:
     """The density of the sizes that give the validation pairs the largest mean log-density."""
     tried = []

@@ -60,7 +60,7 @@ def density(subject: Subject) -> TaskResult:
         key = id(placed.density)
         measured[key] = found[kind] = measured.get(key) or _measure(placed, subject)
     found["best"] = found[best]
-    metrics = {}
+    metrics: dict[str, float] = {}
     for kind, values in found.items():
         differences = {
             f"{part}_over_gaussian": values[f"{part}_nll"] - found["gaussian"][f"{part}_nll"]
