@@ -2,8 +2,8 @@
 
 A fit is a function ``fit(pairs, seed) -> Fitted`` of training pairs; sizes are chosen by the mean log-density of the
 validation pairs among them, and no function sees test pairs. On one core, 36,000 pairs of 2 x 128 dimensions take less
-than 1 s for the Gaussian, 2 s for 2,000 kernels, 20 s for three sizes of full mixtures on 9,000 of the pairs, and about a
-minute for the scaled one; a mixture of factor analysers takes about half a minute for each size.
+than 1 s for the Gaussian, 2 s for 2,000 kernels, 20 s for three sizes of full mixtures on 9,000 of the pairs, and about
+a minute for the scaled one; a mixture of factor analysers takes about half a minute for each size.
 """
 
 import warnings
