@@ -28,6 +28,10 @@ SMALL_PROTOCOL = {
     "classifier_epochs": 1,
     "fitted_components": 2,
     "fitted_rounds": 3,
+    "density_full": (2,),
+    "density_low_rank": ((2, 2),),
+    "density_kernels": 50,
+    "density_rounds": 2,
 }
 LOAD_SUITE = suite.load_suite
 SMALL_METHODS = {"gmje": {"components": 4}, "gmje-mdn": {"components": 2}}

@@ -18,7 +18,7 @@ from gmje_bench.pretrain import build_optimizer, pretrain
 from gmje_bench.runs import read_results
 from gmje_bench.suite import Training, load_suite
 
-METHODS = ["gmje", "gmje-mdn", "gmje-gng", "gmje-smc", "gje", "moco", "byol", "swav", "simsiam"]
+METHODS = ["gmje", "gmje-mdn", "gmje-gng", "gmje-smc", "gje", "moco", "byol", "swav", "simsiam", "dino", "lejepa"]
 TRAINING = Training(epochs=2, batch_size=32, warmup_steps=2)
 
 

@@ -12,6 +12,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from gmje_bench.consolidation import training_pairs
 from gmje_bench.datasets.base import ImageData, ResidentImages, Split
 from gmje_bench.datasets.outliers import outlier_images
 from gmje_bench.features import embed_split, extract_features
@@ -64,6 +65,11 @@ def evaluate(
     views = any(task.views for task in tasks)
     with clock("features"):
         embedded = _embedded(module, data, views=views, device=accelerator.device, workers=suite.training.workers)
+        pairs = None
+        if any(task.pairs for task in tasks):
+            pairs = training_pairs(
+                module, data, seed=record.seed, device=accelerator.device, workers=suite.training.workers
+            )
     if not accelerator.is_main_process:
         return {}
     _require_finite(embedded)
@@ -75,8 +81,19 @@ def evaluate(
         assert isinstance(train, Embedded)
         assert isinstance(test, Embedded)
         assert isinstance(outliers[0], Embedded)
-        density = module.cpu().density()  # The embeddings are on the CPU.
-        subject = Subject(record.method, record.seed, data.classes, train, test, outliers[0], density, of_run=of_run)
+        module.cpu()  # The embeddings are there.
+        subject = Subject(
+            record.method,
+            record.seed,
+            data.classes,
+            train,
+            test,
+            outliers[0],
+            module.density(),
+            critic=module.critic_density(),
+            pairs=pairs,
+            of_run=of_run,
+        )
         with clock("latent_map"):
             artifacts |= _looked_at(subject)
     for task in tasks:

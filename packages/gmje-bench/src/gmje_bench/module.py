@@ -103,6 +103,12 @@ class JointEmbedding(nn.Module):
         """The joint density that was learned in training; ``None`` for a method without one."""
         return self.criterion.density() if isinstance(self.criterion, Criterion) else None
 
+    def critic_density(self) -> JointDensity | None:
+        """The density that the encoder was trained by, where a closing stage fitted the one that answers."""
+        if isinstance(self.criterion, Criterion) and self.criterion.consolidated.fitted:
+            return self.criterion.critic_density()
+        return None
+
     def diagnostics(self) -> dict[str, float | str]:
         """Gauges of the last global batch with their verdict; every process must call it."""
         if isinstance(self.criterion, Criterion):

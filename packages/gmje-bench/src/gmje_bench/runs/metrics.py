@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["METRICS", "SOURCES", "Metric"]
+__all__ = ["KINDS", "METRICS", "SOURCES", "Metric"]
 
 
 class Metric(BaseModel):
@@ -60,6 +60,44 @@ def _sampling() -> dict[str, Metric]:
     }
 
 
+#: The kinds of densities of pairs: those of the method itself, and those that are fitted afterwards.
+KINDS = {
+    "learned": "the density that answers",
+    "critic": "the critic, which trained the encoder",
+    "gaussian": "one Gaussian, fitted afterwards",
+    "kde": "kernels, fitted afterwards",
+    "mixture": "a full-covariance mixture, fitted afterwards",
+    "factors": "a mixture of factor analysers, fitted afterwards",
+    "scaled": "a mixture with scales, fitted afterwards",
+    "best": "the best on validation pairs of those fitted afterwards",
+}
+
+
+def _density() -> dict[str, Metric]:
+    """Every measure of densities of pairs, for every kind of them."""
+    measures = {
+        "joint_nll": ("joint NLL", "nats", False),
+        "joint_over_gaussian": ("joint NLL over one Gaussian's", "nats", False),
+        "conditional_nll": ("conditional NLL", "nats", False),
+        "conditional_over_gaussian": ("conditional NLL over one Gaussian's", "nats", False),
+        "calibration": ("calibration error", "", False),
+        "frechet_over_floor": ("Fréchet over floor", "", False),
+        "sample_precision": ("precision", "", True),
+        "sample_coverage": ("coverage", "", True),
+    }
+    return {
+        f"{measure}.{kind}": Metric(
+            title=f"{title}, {kind}",
+            unit=unit,
+            higher_is_better=higher,
+            task="density",
+            headline=measure == "joint_over_gaussian" and kind in ("learned", "best"),
+        )
+        for kind in KINDS
+        for measure, (title, unit, higher) in measures.items()
+    }
+
+
 #: Every metric that a record may hold.
 METRICS: dict[str, Metric] = {
     **_metrics("linear_probe", linear_probe=("linear probe", "%", True, True)),
@@ -78,6 +116,7 @@ METRICS: dict[str, Metric] = {
         conditional_ece_fitted=("calibration error, fitted", "", False, False),
     ),
     **_sampling(),
+    **_density(),
     **_metrics(
         "synthetic",
         kl=("KL to truth", "nats", False, True),

@@ -13,7 +13,7 @@ __all__ = ["sampling"]
 
 def sampling(run: Run, drawer: Drawer) -> Content:
     """Measures by source of samples, and a grid of decoded samples of each."""
-    board = boards.sampling_board(run.results)
+    board = boards.kind_board(run.results, "sampling", boards.source_title)
     groups = []
     order = ("original", "real", "learned", "gaussian", "kde", "mixture")
     prefix = "sampling.pictures."
