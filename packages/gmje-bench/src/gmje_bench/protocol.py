@@ -82,7 +82,7 @@ class Protocol:
     density_kernels: int = 2000
     density_widths: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
     density_full: tuple[int, ...] = (5, 10, 20)
-    density_low_rank: tuple[tuple[int, int], ...] = ((20, 16),)
+    density_low_rank: tuple[tuple[int, int], ...] = ((20, 16), (32, 32))
     density_rows: int = 9000
     density_rounds: int = 10
     feature_batch: int = 250

@@ -35,8 +35,8 @@ def density(subject: Subject) -> TaskResult:
       and ``conditional_over_gaussian`` are the differences to one Gaussian, which depend on no unit.
     - ``calibration``: mean gap between nominal and actual coverage of highest-density regions of the conditional.
     - ``frechet_over_floor``, ``sample_precision``, ``sample_coverage``: samples of the context beside the test
-      embeddings, mean of three draws; the floor is the distance of as many training embeddings. Samples of every kind
-      are brought to unit norm where the embeddings have unit norm.
+      embeddings, mean of three draws; the floor is the distance of as many training embeddings. Where the embeddings
+      have unit norm, samples of a kind are brought there if that brings them nearer to the validation embeddings.
 
     Args:
         subject: The encoder, with its training pairs.
@@ -126,8 +126,7 @@ def _measure(placed: _Placed, subject: Subject) -> dict[str, float]:
     )
     ranks = hpd_ranks(*scores, Generator().manual_seed(subject.seed))
     real = scale.apply(test.context[: PROTOCOL.samples])
-    norms = train.context.double().norm(dim=1)
-    on_sphere = bool((norms - 1).abs().max() < _UNIT_TOLERANCE)
+    on_sphere = _better_on_sphere(placed, subject)
     distance, floor, precision, coverage = 0.0, 0.0, 0.0, 0.0
     for draw in range(_DRAWS):
         cloud = placed.sample(len(real), subject.seed + draw, on_sphere=on_sphere)
@@ -144,3 +143,17 @@ def _measure(placed: _Placed, subject: Subject) -> dict[str, float]:
         "sample_precision": precision,
         "sample_coverage": coverage,
     }
+
+
+def _better_on_sphere(placed: _Placed, subject: Subject) -> bool:
+    """Whether samples at unit norm have a smaller Fréchet distance from the validation embeddings, which have it."""
+    assert subject.pairs is not None
+    held_out = subject.pairs.validation[0]
+    if (held_out.double().norm(dim=1) - 1).abs().max() >= _UNIT_TOLERANCE:
+        return False
+    real = placed.scale.apply(held_out[: PROTOCOL.samples])
+    as_it_is, projected = (
+        frechet_distance(real, placed.sample(len(real), subject.seed + _DRAWS, on_sphere=on_sphere))
+        for on_sphere in (False, True)
+    )
+    return projected < as_it_is
