@@ -11,8 +11,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from gmje_bench.datasets.base import ImageData, ResidentImages, Split
-from gmje_bench.datasets.outliers import outlier_images
+from gmje_bench.datasets.base import ImageData
+from gmje_bench.datasets.outliers import outlier_splits
 from gmje_bench.features import embed_split, extract_features
 from gmje_bench.module import JointEmbedding
 from gmje_bench.protocol import PROTOCOL
@@ -67,18 +67,21 @@ def evaluate(
     device, workers = accelerator.device, suite.training.workers
     with clock("features"):
         if views:
-            splits = (data.train, data.test, _outliers(data))
-            embedded = [embed_split(module, split, data, device=device, workers=workers) for split in splits]
-            features = [part.features for part in embedded]
+            splits = {"train": data.train, "test": data.test, **outlier_splits(data, PROTOCOL.outliers)}
+            embedded = {
+                name: embed_split(module, split, data, device=device, workers=workers)
+                for name, split in splits.items()
+            }
+            features = [part.features for part in embedded.values()]
         else:
-            embedded = []
+            embedded = {}
             features = [
                 extract_features(module, split, data, device=device, workers=workers)
                 for split in (data.train, data.test)
             ]
     if not accelerator.is_main_process:
         return {}
-    _require_finite(embedded, features)
+    _require_finite(list(embedded.values()), features)
     train, test = features[:2]
     labels = data.train.labels, data.test.labels
     probe: LinearProbe | None = None
@@ -94,9 +97,9 @@ def evaluate(
     record.metrics["effective_rank"] = float(diagnostics.effective_rank(test))
     artifacts: dict[str, Tensor] = {}
     if views:
-        seen, unseen, outliers = embedded
         density = module.cpu().density()  # The embeddings are on the CPU.
-        subject = Subject(record.method, record.seed, data.classes, seen, unseen, outliers, density)
+        seen, unseen = embedded.pop("train"), embedded.pop("test")
+        subject = Subject(record.method, record.seed, data.classes, seen, unseen, embedded, density)
         artifacts |= _tasks_on_views(record, subject, suite, probe, data, clock)
     return artifacts
 
@@ -106,11 +109,6 @@ def classifier_of(data: ImageData) -> Classifier:
     """The classifier that pictures are compared by, trained once for all methods."""
     rows = torch.arange(len(data.train))
     return train_classifier(data.train.batch(rows), data.train.labels, len(data.classes))
-
-
-def _outliers(data: ImageData) -> Split:
-    images = outlier_images(data.channels, data.image_size, PROTOCOL.outliers, seed=0)
-    return Split.whole(ResidentImages(images), torch.full((len(images),), -1))
 
 
 def _require_finite(embedded: list[Embedded], features: list[Tensor]) -> None:

@@ -4,6 +4,7 @@ Tasks are pure functions ``task(subject) -> TaskResult``; they neither know how 
 results go.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -45,7 +46,7 @@ class Subject:
         classes: Names of the classes.
         train: The images that it was trained on.
         test: The images that it is measured on.
-        outliers: Images of no class of the data.
+        outliers: Images that are not like the data, by kind; see :func:`gmje_bench.datasets.outliers.outlier_splits`.
         density: The joint density that was learned in training; ``None`` for a method without one.
     """
 
@@ -54,7 +55,7 @@ class Subject:
     classes: tuple[str, ...]
     train: Embedded
     test: Embedded
-    outliers: Embedded
+    outliers: Mapping[str, Embedded]
     density: JointDensity | None
 
 

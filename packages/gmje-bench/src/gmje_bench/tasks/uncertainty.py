@@ -36,7 +36,7 @@ def uncertainty(subject: Subject, probe_log_prob: Tensor) -> TaskResult:
     Raises:
         CollapsedError: embeddings that are all the same.
     """
-    train, test, outliers = subject.train, subject.test, subject.outliers
+    train, test, outliers = subject.train, subject.test, subject.outliers["digits"]
     wrong = (probe_log_prob.argmax(dim=1) != test.labels).double()
     curve = risk_coverage(probe_log_prob.max(dim=1).values, wrong)
     metrics = {"aurc_softmax": area_under_risk_coverage(curve)}
