@@ -143,6 +143,7 @@ def evaluation_of(results: Results, record: Record, row: Row) -> "Evaluation":
                 headline=metric.headline,
             )
         )
+    whole = results.options.get("limit") is None and not results.options.get("held_out_classes")
     training = results.options.get("training", {})
     complete = bool(row.estimates) or not record.metrics
     gauges = finite(record.history[-1]) if record.history else {}
@@ -152,7 +153,7 @@ def evaluation_of(results: Results, record: Record, row: Row) -> "Evaluation":
         seed=record.seed,
         dataset=Dataset(
             name=name,
-            hub_id=dataset_id(name, whole=results.options.get("limit") is None),
+            hub_id=dataset_id(name, whole=whole),
             fingerprint=dataset.fingerprint,
             train=dataset.train,
             test=dataset.test,
