@@ -22,7 +22,7 @@ _BINS = 20
 _ECE = {"conditional": "conditional_ece", "context": "marginal_ece_context", "target": "marginal_ece_target"}
 
 
-def uncertainty(subject: Subject, probe_log_prob: Tensor) -> TaskResult:
+def uncertainty(subject: Subject) -> TaskResult:
     r"""Out-of-distribution AUROC, area under the risk-coverage curve, and calibration of :math:`q(z_t \mid z_c)`.
 
     - ``ood_auroc``: probability that a test image has a higher log-density than a digit; chance is 0.5. The task
@@ -38,12 +38,12 @@ def uncertainty(subject: Subject, probe_log_prob: Tensor) -> TaskResult:
 
     Args:
         subject: The encoder; embeddings of its clean images and of two views of each.
-        probe_log_prob: ``(N_test, classes)``, log-probabilities of the linear probe.
 
     Raises:
         CollapsedError: embeddings that are all the same.
     """
     train, test, outliers = subject.train, subject.test, subject.outliers["digits"]
+    probe_log_prob = subject.probe.log_prob
     wrong = (probe_log_prob.argmax(dim=1) != test.labels).double()
     curve = risk_coverage(probe_log_prob.max(dim=1).values, wrong)
     metrics = {"aurc_softmax": area_under_risk_coverage(curve)}
