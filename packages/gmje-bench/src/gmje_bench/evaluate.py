@@ -103,7 +103,9 @@ def _embedded(
     splits = {"train": data.train, "test": data.test}
     if views:
         splits |= outlier_splits(data, PROTOCOL.outliers)
-        return {name: embed_split(module, split, data, device=device, workers=workers) for name, split in splits.items()}
+        return {
+            name: embed_split(module, split, data, device=device, workers=workers) for name, split in splits.items()
+        }
     return {
         name: Features(split.labels, extract_features(module, split, data, device=device, workers=workers))
         for name, split in splits.items()

@@ -128,7 +128,7 @@ def load_dataset(
 
     Raises:
         DatasetError: unknown, missing, unreadable, or of a form that cannot be used; the text says what to do.
-        OptionError: an image size below 8 pixels, a limit below two images for each class, or a class that there is not.
+        OptionError: an image size below 8 pixels, a limit below two images for each class, or no such class.
 
     Examples:
         >>> data = load_dataset("fashion_mnist_12k", limit=100)

@@ -92,9 +92,9 @@ def marginal_ranks(density: JointDensity, context: Tensor, target: Tensor, seed:
 def target_log_prob(density: JointGaussianMixture | ScaledJointMixture, z_target: Tensor) -> Tensor:
     r"""Marginal log-density of targets, nats.
 
-    A component of a density with scales has the covariance :math:`\alpha_a G C G^\top + \beta_b S`. With the eigenvalues
-    :math:`\lambda_i` of :math:`L^{-1} G C G^\top L^{-\top}`, :math:`S = L L^\top`, it is diagonal in the same
-    coordinates for all scales, :math:`\alpha_a \lambda_i + \beta_b`, so that no factor for each pair of scales is needed.
+    A component of a density with scales has the covariance :math:`\alpha_a G C G^\top + \beta_b S`. In the coordinates
+    of the eigenvectors of :math:`L^{-1} G C G^\top L^{-\top}`, where :math:`S = L L^\top`, it is diagonal for all scales,
+    with :math:`\alpha_a \lambda_i + \beta_b`, so that no factor for each pair of scales is needed.
 
     Args:
         density: A joint density with a marginal of targets.
@@ -118,8 +118,7 @@ def target_log_prob(density: JointGaussianMixture | ScaledJointMixture, z_target
     scales_a, scales_b = density.scales
     k, a, b = log_weights.shape
     variances = (
-        scales_a.double()[:, None, None] * eigenvalues.clamp_min(0)[:, None, None, :]
-        + scales_b.double()[None, :, None]
+        scales_a.double()[:, None, None] * eigenvalues.clamp_min(0)[:, None, None, :] + scales_b.double()[None, :, None]
     ).flatten(1, 2)  # (K, A * B, d_t)
     moved = (z_target.unsqueeze(1) - means).unsqueeze(-1)  # (B, K, d_t, 1)
     rows = (vectors.to(inverse.dtype).mT @ inverse @ moved).squeeze(-1).double()

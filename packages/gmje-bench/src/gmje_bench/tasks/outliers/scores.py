@@ -66,8 +66,7 @@ def knn_score(train: Tensor, rows: Tensor, k: int) -> Tensor:
         -1.4142
     """
     bank = F.normalize(train.double(), dim=1)
-    nearest = [
-        (part @ bank.T).topk(min(k, len(bank)), dim=1).values[:, -1] for part in F.normalize(rows.double(), dim=1).split(_ROWS)
-    ]
+    parts = F.normalize(rows.double(), dim=1).split(_ROWS)
+    nearest = [(part @ bank.T).topk(min(k, len(bank)), dim=1).values[:, -1] for part in parts]
     # Of unit vectors, the squared distance is 2 - 2 cos.
     return -(2 - 2 * torch.cat(nearest)).clamp_min(0).sqrt()
