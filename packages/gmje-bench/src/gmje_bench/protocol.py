@@ -53,7 +53,7 @@ class Protocol:
     validation_fraction: float = 0.1
     view_seed: int = 2**20
     outliers: int = 1000
-    outlier_knn_k: int = 50
+    outlier_knn_k: int = 1
     held_out_pairs: int = 10_000
     distance_pairs: int = 2000
     mode_contexts: int = 256

@@ -93,8 +93,8 @@ def target_log_prob(density: JointGaussianMixture | ScaledJointMixture, z_target
     r"""Marginal log-density of targets, nats.
 
     A component of a density with scales has the covariance :math:`\alpha_a G C G^\top + \beta_b S`. In the coordinates
-    of the eigenvectors of :math:`L^{-1} G C G^\top L^{-\top}`, where :math:`S = L L^\top`, it is diagonal for all scales,
-    with :math:`\alpha_a \lambda_i + \beta_b`, so that no factor for each pair of scales is needed.
+    of the eigenvectors of :math:`L^{-1} G C G^\top L^{-\top}`, with :math:`S = L L^\top`, it is diagonal for all scales:
+    :math:`\alpha_a \lambda_i + \beta_b`. So no factor for each pair of scales is needed.
 
     Args:
         density: A joint density with a marginal of targets.
