@@ -79,7 +79,7 @@ def uncertainty(subject: Subject) -> TaskResult:
             f"uncertainty.ood_scores.{kind}.inside": inside.float(),
             f"uncertainty.ood_scores.{kind}.outside": outside.float(),
         }
-        artifacts |= {f"uncertainty.reliability.{of}.{kind}": reliability(found) for of, found in ranks.items()}
+        artifacts |= {f"uncertainty.reliability.{of}.{kind}": reliability(found).float() for of, found in ranks.items()}
     return TaskResult(metrics, artifacts)
 
 
