@@ -93,7 +93,7 @@ def target_log_prob(density: JointGaussianMixture | ScaledJointMixture, z_target
     r"""Marginal log-density of targets, nats.
 
     A component of a density with scales has the covariance :math:`\alpha_a G C G^\top + \beta_b S`. In the coordinates
-    of the eigenvectors of :math:`L^{-1} G C G^\top L^{-\top}`, with :math:`S = L L^\top`, it is diagonal for all scales:
+    of the eigenvectors of :math:`L^{-1} G C G^\top L^{-\top}`, :math:`S = L L^\top`, it is diagonal for all scales:
     :math:`\alpha_a \lambda_i + \beta_b`. So no factor for each pair of scales is needed.
 
     Args:
