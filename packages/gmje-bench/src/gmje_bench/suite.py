@@ -223,7 +223,7 @@ def suite_names() -> list[str]:
 
     Examples:
         >>> suite_names()
-        ['all', 'sampling', 'smoke', 'synthetic', 'vision']
+        ['all', 'outliers', 'sampling', 'smoke', 'synthetic', 'vision']
     """
     folder = resources.files("gmje_bench") / "suites"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))

@@ -126,7 +126,8 @@ def target_log_prob(density: JointGaussianMixture | ScaledJointMixture, z_target
     log_det = variances.log().sum(dim=2) + 2 * target_tril.diagonal(dim1=1, dim2=2).double().log().sum(dim=1)[:, None]
     size = z_target.shape[1]
     scores = -0.5 * (distances + log_det + size * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64)))
-    return (scores + log_weights.double().view(k, a * b)).flatten(1).logsumexp(dim=1).to(z_target.dtype)
+    log_prob: Tensor = (scores + log_weights.double().view(k, a * b)).flatten(1).logsumexp(dim=1)
+    return log_prob.to(z_target.dtype)
 
 
 def _ranks(log_prob: Callable[[Tensor], Tensor], points: Tensor, own: Tensor, generator: Generator) -> Tensor:
