@@ -119,13 +119,9 @@ def test_every_score_is_asked_of_every_kind():
 
 
 def test_a_method_without_a_density_and_data_without_held_out_classes_lack_those_numbers():
-    metrics = outliers(make_subject()).metrics
-    assert metrics.keys() == {
-        f"{measure}.digits.{score}"
-        for measure in ("auroc", "fpr95")
-        for score in OUTLIER_SCORES
-        if "density" not in score
-    }
+    scores = [score for score in OUTLIER_SCORES if "density" not in score]
+    expected = {f"{measure}.digits.{score}" for measure in ("auroc", "fpr95") for score in scores}
+    assert outliers(make_subject()).metrics.keys() == expected
 
 
 def test_test_images_as_outliers_are_at_chance():
