@@ -66,7 +66,7 @@ def folder(tmp_path, make_results):
         for seed in (0, 1, 2):
             metrics = {"linear_probe": level + 0.1 * seed, "knn": 80.0 + seed, "frechet.learned": 1.5, "nll.real": 0.0}
             metrics.pop("nll.real")
-            metrics |= {name: 0.75 + 0.01 * seed for name in OUTLIER_METRICS}
+            metrics |= dict.fromkeys(OUTLIER_METRICS, 0.75 + 0.01 * seed)
             name = f"artifacts/{method}-seed{seed}.safetensors"
             (tmp_path / "artifacts").mkdir(exist_ok=True)
             save_file(artifacts(seed), tmp_path / name)
@@ -112,17 +112,9 @@ class Page(HTMLParser):
 
 
 EVERY = [
-    "verdicts",
-    "leaderboard",
-    "curves",
-    "latent",
-    "neighbours",
-    "synthetic",
-    "uncertainty",
-    "outliers",
-    "sampling",
+    "verdicts", "leaderboard", "curves", "latent", "neighbours", "synthetic", "uncertainty", "outliers", "sampling",
     "run",
-]
+]  # fmt: skip
 
 
 def test_the_page_is_whole_and_stands_alone(folder, capsys):
