@@ -25,9 +25,9 @@ from gmje_bench.module import build_module
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.runs import read_results
 from gmje_bench.suite import Suite
+from gmje_bench.tasks.calibration import calibration_error
 from gmje_bench.tasks.densities import Scale, conditional_log_prob
 from gmje_bench.tasks.sampling.measures import frechet_distance, manifold_measures
-from gmje_bench.tasks.uncertainty import calibration_error
 from gmje_core import Criterion, JointGaussianMixture
 from gmje_core.densities.joint import JointDensity
 
