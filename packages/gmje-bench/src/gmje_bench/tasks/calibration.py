@@ -120,8 +120,9 @@ def target_log_prob(density: JointGaussianMixture | ScaledJointMixture, z_target
     variances = (
         scales_a.double()[:, None, None] * eigenvalues.clamp_min(0)[:, None, None, :] + scales_b.double()[None, :, None]
     ).flatten(1, 2)  # (K, A * B, d_t)
-    moved = (z_target.unsqueeze(1) - means).unsqueeze(-1)  # (B, K, d_t, 1)
-    rows = (vectors.to(inverse.dtype).mT @ inverse @ moved).squeeze(-1).double()
+    rotation = vectors.to(inverse.dtype).mT @ inverse
+    # A broadcast product would copy the matrices for every row.
+    rows = torch.einsum("kij,nkj->nki", rotation, z_target.unsqueeze(1) - means).double()
     distances = torch.einsum("nki,kji->nkj", rows.square(), 1 / variances)
     log_det = variances.log().sum(dim=2) + 2 * target_tril.diagonal(dim1=1, dim2=2).double().log().sum(dim=1)[:, None]
     size = z_target.shape[1]
