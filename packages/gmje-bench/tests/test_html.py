@@ -43,11 +43,18 @@ def artifacts(seed: int) -> dict[str, torch.Tensor]:
         tensors[f"uncertainty.risk_coverage.{kind}"] = torch.stack([coverage, coverage / 5], dim=1)
     for side in ("inside", "outside"):
         tensors[f"uncertainty.ood_scores.learned.{side}"] = rand(50)
+    for kind in ("test", "held_out", "digits"):
+        tensors[f"outliers.density.{kind}"] = rand(50)
+    levels = torch.arange(1, 20) / 20
+    for of in ("conditional", "context"):
+        curve = torch.stack([levels, levels.square(), levels - 0.02, levels + 0.02], dim=1)
+        tensors[f"uncertainty.reliability.{of}.learned"] = curve
     for source in ("learned", "real", "original"):
         tensors[f"sampling.pictures.{source}"] = pictures(16)
     return tensors
 
 
+OUTLIER_METRICS = ("auroc.digits.density", "fpr95.digits.density", "auroc.digits.knn")
 HISTORY = [{"epoch": 1.0, "loss": 2.0, "effective_rank": 5.0}, {"epoch": 2.0, "loss": 1.0, "effective_rank": 6.0}]
 
 
@@ -59,6 +66,7 @@ def folder(tmp_path, make_results):
         for seed in (0, 1, 2):
             metrics = {"linear_probe": level + 0.1 * seed, "knn": 80.0 + seed, "frechet.learned": 1.5, "nll.real": 0.0}
             metrics.pop("nll.real")
+            metrics |= dict.fromkeys(OUTLIER_METRICS, 0.75 + 0.01 * seed)
             name = f"artifacts/{method}-seed{seed}.safetensors"
             (tmp_path / "artifacts").mkdir(exist_ok=True)
             save_file(artifacts(seed), tmp_path / name)
@@ -103,7 +111,10 @@ class Page(HTMLParser):
         self.references += [values[key] or "" for key in ("src", "href", "xlink:href") if key in values]
 
 
-EVERY = ["verdicts", "leaderboard", "curves", "latent", "neighbours", "synthetic", "uncertainty", "sampling", "run"]
+EVERY = [
+    "verdicts", "leaderboard", "curves", "latent", "neighbours", "synthetic", "uncertainty", "outliers", "sampling",
+    "run",
+]  # fmt: skip
 
 
 def test_the_page_is_whole_and_stands_alone(folder, capsys):
@@ -129,6 +140,21 @@ def test_text_of_a_run_is_never_markup(folder):
     assert "Classes: 0 shoe, 1 &lt;i&gt;bag&lt;/i&gt;." in text
 
 
+def test_outliers_have_a_row_for_each_score(folder):
+    text = render(read_run(folder))
+    section = text[text.index('id="outliers"') : text.index('id="sampling"')]
+    assert section.count(">learned density<") == 4, "two methods in two tables"
+    assert section.count(">kNN, features<") == 2
+    assert "0.760 ± 0.025" in section
+    assert "handwritten digits ↑" in section
+    assert "handwritten digits ↓" in section
+    assert "auroc" not in text[text.index('id="leaderboard"') : text.index('id="curves"')].lower()
+
+
+def test_reliability_says_what_regions_hold(folder):
+    assert "in regions of 90 %: the other view, given one 81.0 %, contexts 81.0 %" in render(read_run(folder))
+
+
 def test_a_failed_method_is_a_failure_and_no_mean(folder):
     text = render(read_run(folder))
     lines = [line for line in text.splitlines() if "vicreg" in line]
@@ -141,13 +167,15 @@ def test_a_failed_method_is_a_failure_and_no_mean(folder):
 
 @pytest.mark.parametrize(("prefix", "section"), [
     ("latent", "latent"), ("neighbours", "neighbours"), ("uncertainty", "uncertainty"), ("sampling", "sampling"),
+    ("outliers", "outliers"),
 ])  # fmt: skip
 def test_sections_without_inputs_are_left_out_and_named(folder, prefix, section):
     for path in (folder / "artifacts").iterdir():
         save_file({k: v for k, v in artifacts(0).items() if not k.startswith(prefix)}, path)
     results = json.loads((folder / "results.json").read_text())
     for record in results["records"]:
-        record["metrics"].pop("frechet.learned", None)
+        for name in ("frechet.learned", *OUTLIER_METRICS):
+            record["metrics"].pop(name, None)
     (folder / "results.json").write_text(json.dumps(results))
     page = Page(text := render(read_run(folder)))
     assert page.sections == [name for name in EVERY if name != section] + ["left-out"]
@@ -158,7 +186,7 @@ def test_tables_hold_every_number(folder):
     assert main(["report", str(folder), "--output", str(folder / "page.html")]) == 0
     rows = list(csv.DictReader(io.StringIO((folder / "page.csv").read_text())))
     table = pq.read_table(folder / "page.parquet").to_pylist()
-    assert len(rows) == len(table) == 6 * 3 + 1 + 2 * 2
+    assert len(rows) == len(table) == 6 * 6 + 1 + 2 * 2
     values = {(r["method"], r["seed"], r["metric"]): r["value"] for r in table}
     assert values["gmje", 2, "linear_probe"] == 86.2
     failed = next(r for r in table if r["status"] == "failed")

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gmje_bench.errors import OptionError, did_you_mean
 from gmje_bench.report.significance import PairedTests, paired_tests
 from gmje_bench.report.tables import AlignmentRow, Row, alignment_rows, decimals, heading, run_metrics, summarise
-from gmje_bench.runs import SOURCES, Metric, Results
+from gmje_bench.runs import OUTLIER_KINDS, OUTLIER_SCORES, SOURCES, Metric, Results
 
 __all__ = [
     "Board",
@@ -21,6 +21,7 @@ __all__ = [
     "boards",
     "kind_board",
     "method_title",
+    "outlier_boards",
     "source_title",
     "task_title",
 ]
@@ -34,6 +35,8 @@ _TASKS = {
 _TITLES = {"accuracy": "Representation", "uncertainty": "Uncertainty", "sampling": "Sampling", "density": "Densities"}
 # Tasks whose metrics end with a dot and the kind of density that they are measured of; see :func:`kind_board`.
 _BY_KIND = ("sampling", "density")
+# Tasks that have tables of their own in their sections.
+_OWN_TABLES = (*_BY_KIND, "outliers")
 _ARROWS = {True: "↑", False: "↓"}
 
 
@@ -124,7 +127,7 @@ class _Scores:
 
 
 def boards(results: Results, reference: str | None = None) -> list[Board]:
-    """A board for every task that the run measured, except those whose tables have a line for each kind of density.
+    """A board for every task that the run measured, except those with tables of their own.
 
     Args:
         results: The results of a run.
@@ -136,7 +139,7 @@ def boards(results: Results, reference: str | None = None) -> list[Board]:
     scores = _Scores(results, reference)
     groups: dict[str, dict[str, Metric]] = {}
     for name, metric in scores.metrics.items():
-        if metric.task not in _BY_KIND:
+        if metric.task not in _OWN_TABLES:
             groups.setdefault(_TASKS.get(metric.task, metric.task), {})[name] = metric
     made = []
     for group, metrics in groups.items():
@@ -181,6 +184,33 @@ def kind_board(results: Results, task: str, words: Callable[[str], str], referen
         for metric in heads
     )
     return Board(_TITLES[task], ("method", "density"), columns, tuple(lines), scores.tested(names))
+
+
+def outlier_boards(results: Results, reference: str | None = None) -> list[Board]:
+    """AUROC and false positive rate by method and score, a column for each kind of outliers; nothing without them.
+
+    Args:
+        results: The results of a run.
+        reference: The same as in :func:`boards`; a cell is tested against the same score of other methods.
+    """
+    scores = _Scores(results, reference)
+    names = [name.split(".") for name, metric in scores.metrics.items() if metric.task == "outliers"]
+    kinds = [kind for kind in OUTLIER_KINDS if any(parts[1] == kind for parts in names)]
+    made = []
+    for measure, title in (("auroc", "AUROC"), ("fpr95", "False positive rate at 95 %")):
+        lines = []
+        for row in scores.rows:
+            if not row.estimates:
+                lines.append(Line((row.method, ""), (), row.verdict))
+            for score, words in OUTLIER_SCORES.items():
+                keys = [f"{measure}.{kind}.{score}" for kind in kinds]
+                if any(key in row.estimates for key in keys):
+                    lines.append(Line((row.method, words), tuple(scores.cell(row, key) for key in keys)))
+        mine = [".".join(parts) for parts in names if parts[0] == measure]
+        if mine:
+            columns = tuple(Column(OUTLIER_KINDS[kind], _ARROWS[measure == "auroc"]) for kind in kinds)
+            made.append(Board(title, ("method", "score"), columns, tuple(lines), scores.tested(mine)))
+    return made
 
 
 def source_title(source: str) -> str:

@@ -86,8 +86,15 @@ def fit_density(
     )
     both = torch.cat([context, target]) if exchangeable else None
     matched = match_moments(fit.density, context if both is None else both, both)
-    density = calibrate_conditional(refit_scales(matched, *validation), *validation, seed=seed)
-    return replace(fit, density=density, validation_log_prob=float(density.log_prob(*validation).double().mean()))
+    matched = refit_scales(matched, *validation)
+    density = calibrate_conditional(matched, *validation, seed=seed)
+    roots = [float(found.parameters[-1][0, 0, 0]) for found in (density, matched)]
+    return replace(
+        fit,
+        density=density,
+        validation_log_prob=float(density.log_prob(*validation).double().mean()),
+        conditional_factor=round((roots[0] / roots[1]) ** 2, 4),
+    )
 
 
 def _check(context: Tensor, target: Tensor, validation: tuple[Tensor, Tensor]) -> None:

@@ -8,11 +8,11 @@ from torch import Generator, Tensor
 
 from gmje_bench.alignment.metrics import hpd_ranks
 from gmje_bench.protocol import PROTOCOL
+from gmje_bench.tasks.calibration import calibration_error
 from gmje_bench.tasks.densities import Scale, conditional_log_prob, embedding_log_prob
 from gmje_bench.tasks.density.fits import FITS, Fitted, mean_log_prob
 from gmje_bench.tasks.sampling.measures import frechet_distance, manifold_measures
 from gmje_bench.tasks.subject import Subject, TaskResult, TrainingPairs
-from gmje_bench.tasks.uncertainty import calibration_error
 from gmje_core.densities.joint import JointDensity
 from gmje_core.densities.scaled import ScaledJointMixture
 
