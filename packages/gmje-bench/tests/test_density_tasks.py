@@ -12,9 +12,9 @@ from gmje_bench.datasets.outliers import outlier_images
 from gmje_bench.runs import METRICS, SOURCES
 from gmje_bench.tasks.densities import CollapsedError, Scale, conditional_log_prob, embedding_log_prob, fit_joint
 from gmje_bench.tasks.latent import latent_map, neighbours
-from gmje_bench.tasks.sampling import sampling, train_classifier
+from gmje_bench.tasks.sampling import sampling
 from gmje_bench.tasks.sampling.measures import frechet_distance, manifold_measures, maximum_mean_discrepancy
-from gmje_bench.tasks.sampling.pictures import decode, train_decoder
+from gmje_bench.tasks.sampling.pictures import decode, train_classifier, train_decoder
 from gmje_bench.tasks.sampling.sources import fit_gaussian, fit_kernel, fit_mixture
 from gmje_bench.tasks.subject import Embedded, Subject
 from gmje_bench.tasks.uncertainty import area_under_risk_coverage, calibration_error, risk_coverage, uncertainty
@@ -37,7 +37,7 @@ def embedded(count: int, seed: int, apart: float = 4.0, shift: float = 0.0, nois
     z = apart * torch.eye(DIM, dtype=torch.float64)[labels] + randn(count, DIM, seed=seed) + shift
     first, second = (z + noise * randn(count, DIM, seed=seed + offset) for offset in (1000, 2000))
     images = (40 * z[:, :1] + 60).clamp(0, 255).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
-    return Embedded(images, labels, z.float(), z.float(), first.float(), second.float())
+    return Embedded(labels, z.float(), images, z.float(), first.float(), second.float())
 
 
 def true_density(apart: float = 4.0, noise: float = 1.0) -> JointGaussianMixture:
@@ -50,10 +50,6 @@ def true_density(apart: float = 4.0, noise: float = 1.0) -> JointGaussianMixture
 def make_subject(density: JointGaussianMixture | None = None, **changes: Embedded) -> Subject:
     parts = {"train": embedded(600, 1), "test": embedded(300, 2), "outliers": embedded(200, 3, shift=6.0)} | changes
     return Subject("gmje", 0, ("a", "b", "c"), **parts, density=density)
-
-
-def probe(subject: Subject, sharpness: float = 1.0) -> Tensor:
-    return (sharpness * subject.test.features[:, :CLASSES]).log_softmax(dim=1)
 
 
 # Measures
@@ -164,7 +160,7 @@ def test_fitted_sources_are_densities(fit):
 
 def test_the_true_density_is_calibrated_and_the_fitted_one_nearly():
     subject = make_subject(true_density())
-    result = uncertainty(subject, probe(subject))
+    result = uncertainty(subject)
     assert result.metrics.keys() == {name for name, metric in METRICS.items() if metric.task == "uncertainty"}
     limit = 2.23 / math.sqrt(300)  # Kolmogorov, once in 10,000
     assert result.metrics["conditional_hpd"] < limit
@@ -180,23 +176,23 @@ def test_the_true_density_is_calibrated_and_the_fitted_one_nearly():
 
 def test_a_density_that_is_too_sure_is_not_calibrated():
     subject = make_subject(true_density(noise=0.3))
-    result = uncertainty(subject, probe(subject))
+    result = uncertainty(subject)
     assert result.metrics["conditional_hpd"] > 0.2
     assert result.metrics["conditional_ece"] > 0.1
 
 
 def test_chance_levels():
     subject = make_subject(true_density(), outliers=embedded(300, 9))
-    result = uncertainty(subject, probe(subject))
+    result = uncertainty(subject)
     assert result.metrics["ood_auroc"] == pytest.approx(0.5, abs=0.1)
-    risk = float((probe(subject).argmax(1) != subject.test.labels).double().mean())
+    risk = float((subject.probe.log_prob.argmax(1) != subject.test.labels).double().mean())
     assert result.artifacts["uncertainty.risk_coverage.softmax"][-1, 1] == pytest.approx(risk)
     assert result.metrics["aurc_softmax"] < risk
 
 
 def test_a_method_without_a_density_has_the_fitted_numbers():
     subject = make_subject()
-    metrics = uncertainty(subject, probe(subject)).metrics
+    metrics = uncertainty(subject).metrics
     assert "ood_auroc" not in metrics
     assert metrics["ood_auroc_fitted"] > 0.99
 
@@ -206,25 +202,25 @@ def test_scale_changes_no_fitted_number():
 
     def shrunk(part: Embedded) -> Embedded:
         z = (1e-4 * getattr(part, name) + 3 for name in ("embeddings", "context", "target"))
-        return Embedded(part.images, part.labels, part.features, *(x.double() for x in z))
+        return Embedded(part.labels, part.features, part.images, *(x.double() for x in z))
 
     small = make_subject(**{name: shrunk(getattr(plain, name)) for name in ("train", "test", "outliers")})
-    one, two = (uncertainty(subject, probe(subject)).metrics for subject in (plain, small))
+    one, two = (uncertainty(subject).metrics for subject in (plain, small))
     assert one == pytest.approx(two, abs=0.02)
 
 
 def collapse(part: Embedded) -> Embedded:
     point = torch.ones_like(part.context)
-    return Embedded(part.images, part.labels, part.features, point, point, point)
+    return Embedded(part.labels, part.features, part.images, point, point, point)
 
 
 def test_collapsed_embeddings_are_an_error_by_name():
     plain = make_subject()
     subject = make_subject(**{name: collapse(getattr(plain, name)) for name in ("train", "test", "outliers")})
     with pytest.raises(CollapsedError, match="all the same"):
-        uncertainty(subject, probe(subject))
+        uncertainty(subject)
     with pytest.raises(CollapsedError, match="all the same"):
-        sampling(subject, train_classifier(subject.train.images, subject.train.labels, CLASSES))
+        sampling(subject)
 
 
 # Sampling
@@ -232,7 +228,7 @@ def test_collapsed_embeddings_are_an_error_by_name():
 
 def test_the_true_density_samples_as_well_as_the_data():
     subject = make_subject(true_density())
-    result = sampling(subject, train_classifier(subject.train.images, subject.train.labels, CLASSES))
+    result = sampling(subject)
     metrics = result.metrics
     assert metrics.keys() == {name for name, metric in METRICS.items() if metric.task == "sampling"}
     assert all(math.isfinite(value) for value in metrics.values())
@@ -251,8 +247,7 @@ def test_the_true_density_samples_as_well_as_the_data():
 
 def test_sampling_is_a_function_of_the_seed():
     subject = make_subject()
-    classifier = train_classifier(subject.train.images, subject.train.labels, CLASSES)
-    one, two = sampling(subject, classifier), sampling(subject, classifier)
+    one, two = sampling(subject), sampling(subject)
     assert one.metrics == two.metrics
     assert "frechet.learned" not in one.metrics
 

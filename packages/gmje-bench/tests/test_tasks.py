@@ -9,8 +9,10 @@ from sklearn.linear_model import LogisticRegression
 
 from gmje_bench.pretrain import learning_rate
 from gmje_bench.protocol import PROTOCOL
+from gmje_bench.tasks import TASKS, named
 from gmje_bench.tasks.knn import weighted_knn
-from gmje_bench.tasks.linear_probe import linear_probe
+from gmje_bench.tasks.probe import fit_probe
+from gmje_bench.tasks.subject import Features, FeatureSubject
 
 
 def blobs(n: int, seed: int, classes: int = 4, dim: int = 6):
@@ -35,7 +37,7 @@ def test_weighted_knn_against_numpy():
 
 def test_linear_probe_is_the_chosen_logistic_regression():
     (train, y), (test, truth) = blobs(400, 0), blobs(200, 1)
-    probe = linear_probe(train, y, test, truth)
+    probe = fit_probe(train, y, test, truth)
     assert probe.c in PROTOCOL.probe_c
     mean, std = train.double().mean(0), train.double().std(0, correction=0)
     x, x_test = ((v.double() - mean) / std for v in (train, test))
@@ -46,7 +48,7 @@ def test_linear_probe_is_the_chosen_logistic_regression():
 def test_linear_probe_does_not_choose_on_test():
     (train, y), (test, truth) = blobs(400, 0), blobs(200, 1)
     shuffled = truth[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
-    honest, other = linear_probe(train, y, test, truth), linear_probe(train, y, test, shuffled)
+    honest, other = fit_probe(train, y, test, truth), fit_probe(train, y, test, shuffled)
     assert (honest.c, honest.validation_accuracy) == (other.c, other.validation_accuracy)
 
 
@@ -57,3 +59,21 @@ def test_learning_rate_warms_up_and_falls_along_a_cosine():
     assert rates[55] == pytest.approx(0.25)
     assert rates[99] < 0.001
     assert all(a >= b for a, b in itertools.pairwise(rates[10:]))
+
+
+def test_what_a_run_shares_is_made_once_for_all_methods():
+    of_run, made = {}, []
+    features, labels = blobs(60, 0)
+    part = Features(labels, features)
+    for method in ("gmje", "simclr"):
+        subject = FeatureSubject(method, 0, ("a", "b", "c", "d"), part, part, of_run=of_run)
+        assert subject.shared("list", lambda: made.append(1) or made) is made
+        assert subject.probe is subject.probe, "fitted once"
+    assert made == [1]
+
+
+@pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
+def test_every_task_is_where_the_registry_says(task):
+    assert callable(task.load())
+    assert not task.section or callable(named(task.section))
+    assert bool(task.title) == bool(task.section)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -19,12 +20,8 @@ from gmje_bench.protocol import PROTOCOL
 from gmje_bench.runs import Record
 from gmje_bench.suite import Suite
 from gmje_bench.tasks import TASKS
-from gmje_bench.tasks.knn import weighted_knn
 from gmje_bench.tasks.latent import latent_map, neighbours
-from gmje_bench.tasks.linear_probe import LinearProbe, linear_probe
-from gmje_bench.tasks.sampling import Classifier, sampling, train_classifier
-from gmje_bench.tasks.subject import Embedded, Subject
-from gmje_bench.tasks.uncertainty import uncertainty
+from gmje_bench.tasks.subject import Embedded, Features, FeatureSubject, Subject
 from gmje_core import NonFiniteError, diagnostics
 
 __all__ = ["Clock", "evaluate"]
@@ -63,49 +60,53 @@ def evaluate(
         NonFiniteError: the features hold NaN or infinity.
     """
     clock = Clock(record.seconds)
-    views = any(TASKS[name].views for name in suite.tasks)
-    device, workers = accelerator.device, suite.training.workers
+    tasks = [TASKS[name] for name in suite.tasks]
+    views = any(task.views for task in tasks)
     with clock("features"):
-        if views:
-            splits = (data.train, data.test, _outliers(data))
-            embedded = [embed_split(module, split, data, device=device, workers=workers) for split in splits]
-            features = [part.features for part in embedded]
-        else:
-            embedded = []
-            features = [
-                extract_features(module, split, data, device=device, workers=workers)
-                for split in (data.train, data.test)
-            ]
+        embedded = _embedded(module, data, views=views, device=accelerator.device, workers=suite.training.workers)
     if not accelerator.is_main_process:
         return {}
-    _require_finite(embedded, features)
-    train, test = features[:2]
-    labels = data.train.labels, data.test.labels
-    probe: LinearProbe | None = None
-    if {"linear_probe", "uncertainty"} & set(suite.tasks):
-        with clock("linear_probe"):
-            probe = linear_probe(train, labels[0], test, labels[1])
-    if probe and "linear_probe" in suite.tasks:
-        record.metrics["linear_probe"] = probe.accuracy
-        record.choices |= {"probe_c": probe.c, "probe_validation_accuracy": probe.validation_accuracy}
-    if "knn" in suite.tasks:
-        with clock("knn"):
-            record.metrics["knn"] = weighted_knn(train, labels[0], test, labels[1], len(data.classes))
-    record.metrics["effective_rank"] = float(diagnostics.effective_rank(test))
+    _require_finite(embedded)
+    train, test, *outliers = embedded
+    of_run = shared_by_methods(data)
     artifacts: dict[str, Tensor] = {}
+    subject = FeatureSubject(record.method, record.seed, data.classes, train, test, of_run=of_run)
     if views:
-        seen, unseen, outliers = embedded
+        assert isinstance(train, Embedded)
+        assert isinstance(test, Embedded)
+        assert isinstance(outliers[0], Embedded)
         density = module.cpu().density()  # The embeddings are on the CPU.
-        subject = Subject(record.method, record.seed, data.classes, seen, unseen, outliers, density)
-        artifacts |= _tasks_on_views(record, subject, suite, probe, data, clock)
+        subject = Subject(record.method, record.seed, data.classes, train, test, outliers[0], density, of_run=of_run)
+        with clock("latent_map"):
+            artifacts |= _looked_at(subject)
+    for task in tasks:
+        run = task.load()
+        with clock(task.name):
+            result = run(subject)
+        record.metrics |= result.metrics
+        record.choices |= result.choices
+        artifacts |= result.artifacts
+    record.metrics["effective_rank"] = float(diagnostics.effective_rank(test.features))
     return artifacts
 
 
 @lru_cache(maxsize=1)
-def classifier_of(data: ImageData) -> Classifier:
-    """The classifier that pictures are compared by, trained once for all methods."""
-    rows = torch.arange(len(data.train))
-    return train_classifier(data.train.batch(rows), data.train.labels, len(data.classes))
+def shared_by_methods(data: ImageData) -> dict[str, Any]:
+    """What tasks make once for all methods on the same images, by name; see :meth:`FeatureSubject.shared`."""
+    return {}
+
+
+def _embedded(
+    module: JointEmbedding, data: ImageData, *, views: bool, device: torch.device, workers: int
+) -> list[Features]:
+    """The training and test images through the module and, for tasks on views, the outliers as well."""
+    if views:
+        splits = (data.train, data.test, _outliers(data))
+        return [embed_split(module, split, data, device=device, workers=workers) for split in splits]
+    return [
+        Features(split.labels, extract_features(module, split, data, device=device, workers=workers))
+        for split in (data.train, data.test)
+    ]
 
 
 def _outliers(data: ImageData) -> Split:
@@ -113,9 +114,12 @@ def _outliers(data: ImageData) -> Split:
     return Split.whole(ResidentImages(images), torch.full((len(images),), -1))
 
 
-def _require_finite(embedded: list[Embedded], features: list[Tensor]) -> None:
-    for part in [*features, *(z for e in embedded for z in (e.embeddings, e.context, e.target))]:
-        if not torch.isfinite(part).all():
+def _require_finite(splits: list[Features]) -> None:
+    for split in splits:
+        parts = [split.features]
+        if isinstance(split, Embedded):
+            parts += [split.embeddings, split.context, split.target]
+        if not all(torch.isfinite(part).all() for part in parts):
             raise NonFiniteError("the features hold NaN or infinity")
 
 
@@ -130,23 +134,3 @@ def _looked_at(subject: Subject) -> dict[str, Tensor]:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
             warnings.warn(f"{place}: {make.__name__} was not made ({reason}); no number is affected", stacklevel=2)
     return found
-
-
-def _tasks_on_views(
-    record: Record, subject: Subject, suite: Suite, probe: LinearProbe | None, data: ImageData, clock: Clock
-) -> dict[str, Tensor]:
-    artifacts: dict[str, Tensor] = {}
-    with clock("latent_map"):
-        artifacts |= _looked_at(subject)
-    if "uncertainty" in suite.tasks:
-        assert probe is not None
-        with clock("uncertainty"):
-            result = uncertainty(subject, probe.log_prob)
-        record.metrics |= result.metrics
-        artifacts |= result.artifacts
-    if "sampling" in suite.tasks:
-        with clock("sampling"):
-            result = sampling(subject, classifier_of(data))
-        record.metrics |= result.metrics
-        artifacts |= result.artifacts
-    return artifacts

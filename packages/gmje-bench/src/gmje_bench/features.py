@@ -102,7 +102,7 @@ def embed_split(
         return [images, *(z.float() for z in embedded)]
 
     images, features, embeddings, z_context, z_target = _Chunks(split, device, workers).apply(pass_through)
-    return Embedded(images, split.labels, features, embeddings, z_context, z_target)
+    return Embedded(split.labels, features, images, embeddings, z_context, z_target)
 
 
 @torch.no_grad()

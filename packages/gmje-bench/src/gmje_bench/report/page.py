@@ -6,16 +6,24 @@ A section whose inputs the run lacks is left out, and the page says which and wh
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jinja2
 from markupsafe import Markup
 
-from gmje_bench.report import sections
+from gmje_bench.report.blocks import Content
 from gmje_bench.report.embed import Drawer
 from gmje_bench.report.export import to_csv, to_parquet
+from gmje_bench.report.sections.curves import curves
+from gmje_bench.report.sections.latent import latent
+from gmje_bench.report.sections.leaderboard import leaderboard
+from gmje_bench.report.sections.neighbours import neighbours
+from gmje_bench.report.sections.synthetic import synthetic
+from gmje_bench.report.sections.verdicts import verdicts
+from gmje_bench.report.sections.what import what
 from gmje_bench.report.tables import caption, markdown
 from gmje_bench.runs.reading import Run
+from gmje_bench.tasks import TASKS, named
 
 __all__ = ["Paths", "render", "write_report"]
 
@@ -67,17 +75,45 @@ def write_report(run: Run, paths: Paths, *, reference: str | None = None) -> Non
         write_atomic(path, content)
 
 
-#: Sections in the page's order: identifier, title, and what makes it (nothing, where the run lacks its inputs).
-_SECTIONS: tuple[tuple[str, str, Callable[..., Any], str], ...] = (
-    ("verdicts", "Verdicts and failures", sections.verdicts, "no method has run"),
-    ("leaderboard", "Leaderboard", sections.leaderboard, "no method has finished all of its seeds"),
-    ("curves", "Learning curves", sections.curves, "no record holds a history of training"),
-    ("latent", "Latent map", sections.latent, "no artifact holds latent coordinates"),
-    ("neighbours", "Nearest neighbours", sections.neighbours, "no artifact holds neighbours"),
-    ("synthetic", "Synthetic tasks", sections.synthetic, "the run has no synthetic tasks"),
-    ("sampling", "Samples", sections.sampling, "the run has no measures and no pictures of samples"),
-    ("uncertainty", "Uncertainty", sections.uncertainty, "no artifact holds scores or ranks"),
-)
+class Section(NamedTuple):
+    """A section of the page.
+
+    Attributes:
+        name: Its identifier on the page.
+        title: Its heading.
+        make: A function from the run and a drawer to its blocks; nothing, where the run lacks its inputs.
+        missing: What to say then.
+    """
+
+    name: str
+    title: str
+    make: Callable[[Run, Drawer], Content]
+    missing: str
+
+
+def page_sections(reference: str | None) -> list[Section]:
+    """The sections in the page's order: those of every run, then those of the tasks.
+
+    Args:
+        reference: The method that the leaderboard tests against.
+    """
+
+    def ranked(run: Run, drawer: Drawer) -> Content:
+        return leaderboard(run, drawer, reference)
+
+    return [
+        Section("verdicts", "Verdicts and failures", verdicts, "no method has run"),
+        Section("leaderboard", "Leaderboard", ranked, "no method has finished all of its seeds"),
+        Section("curves", "Learning curves", curves, "no record holds a history of training"),
+        Section("latent", "Latent map", latent, "no artifact holds latent coordinates"),
+        Section("neighbours", "Nearest neighbours", neighbours, "no artifact holds neighbours"),
+        Section("synthetic", "Synthetic tasks", synthetic, "the run has no synthetic tasks"),
+        *(
+            Section(task.name, task.title, named(task.section), f"the run has nothing of the task {task.name}")
+            for task in TASKS.values()
+            if task.section
+        ),
+    ]
 
 
 def render(run: Run, *, reference: str | None = None) -> str:
@@ -93,12 +129,12 @@ def render(run: Run, *, reference: str | None = None) -> str:
     drawer = Drawer()
     shown, left_out = [], []
     with drawer.style():
-        for name, title, make, reason in _SECTIONS:
-            content = make(run, drawer, reference) if make is sections.leaderboard else make(run, drawer)
-            if content:
-                shown.append({"name": name, "title": title, "content": content})
+        for section in page_sections(reference):
+            blocks = section.make(run, drawer)
+            if blocks:
+                shown.append({"name": section.name, "title": section.title, "blocks": blocks})
             else:
-                left_out.append((title, reason))
+                left_out.append((section.title, section.missing))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("gmje_bench.report", "."),
         autoescape=True,
@@ -108,7 +144,7 @@ def render(run: Run, *, reference: str | None = None) -> str:
     )
     return environment.get_template("page.html.j2").render(
         results=run.results,
-        what=sections.what(run),
+        what=what(run),
         caption=caption(run.results),
         sections=shown,
         left_out=left_out,

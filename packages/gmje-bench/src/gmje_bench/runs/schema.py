@@ -43,7 +43,9 @@ class Record(ResultsModel):
     status: Literal["ok", "failed"]
     error: str | None = Field(default=None, description="Why it failed, in one line.")
     metrics: dict[str, float] = Field(default={}, description="Values by the names in 'metrics' of the results.")
-    choices: dict[str, float] = Field(default={}, description="What was chosen on validation data, and its score.")
+    choices: dict[str, float | str] = Field(
+        default={}, description="What was chosen on validation data, and its score."
+    )
     verdict: str | None = Field(
         default=None,
         description=f"Verdict of the diagnostics at the end of training; {PRETRAINED} for a model trained before.",

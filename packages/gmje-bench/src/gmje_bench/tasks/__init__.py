@@ -1,34 +1,81 @@
-"""Evaluation tasks on frozen encoders: what each is called, and where it is. Free of torch.
+"""The registry of evaluation tasks: what each is called, and where it is. Free of torch.
 
-A task is a function of a :class:`~gmje_bench.tasks.subject.Subject` in a module of this package of its own name.
+A task is a function ``task(subject) -> TaskResult`` of a :class:`~gmje_bench.tasks.subject.Subject`. Its metrics are
+declared in :data:`gmje_bench.runs.METRICS`; its section of the report, if it has one, is a function of the run.
 """
 
+import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["TASKS", "Task"]
+if TYPE_CHECKING:
+    from gmje_bench.tasks.subject import TaskResult
+
+__all__ = ["TASKS", "Task", "named"]
 
 
 @dataclass(frozen=True)
 class Task:
     """An entry of the registry.
 
-    Args:
-        name: What users type, and the name of the module.
+    Attributes:
+        name: What users type.
         summary: One line for ``list``.
+        run: ``module:function``, which is imported when the task runs; it takes a subject.
         views: Whether the task needs embeddings of views and of outliers, beside features.
+        section: ``module:function`` of its section of the report, which takes the run and a drawer; empty for none.
+        title: The title of that section.
     """
 
     name: str
     summary: str
+    run: str
     views: bool = False
+    section: str = ""
+    title: str = ""
+
+    def load(self) -> "Callable[[Any], TaskResult]":
+        """Import the function of the task."""
+        function: Callable[[Any], TaskResult] = named(self.run)
+        return function
+
+
+def named(place: str) -> Any:
+    """The object that ``module:name`` names.
+
+    Examples:
+        >>> named("math:floor")(2.5)
+        2
+    """
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)
 
 
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
-        Task("linear_probe", "logistic regression on frozen features, its strength chosen on a part of train"),
-        Task("knn", "weighted nearest neighbours by cosine of frozen features"),
-        Task("uncertainty", "out-of-distribution AUROC, risk against coverage, calibration of the conditional", True),
-        Task("sampling", "samples of latent densities: distances, precision and recall, pictures", True),
+        Task(
+            "linear_probe",
+            "logistic regression on frozen features, its strength chosen on a part of train",
+            "gmje_bench.tasks.linear_probe:linear_probe",
+        ),
+        Task("knn", "weighted nearest neighbours by cosine of frozen features", "gmje_bench.tasks.knn:knn"),
+        Task(
+            "uncertainty",
+            "out-of-distribution AUROC, risk against coverage, calibration of the conditional",
+            "gmje_bench.tasks.uncertainty:uncertainty",
+            views=True,
+            section="gmje_bench.report.sections.uncertainty:uncertainty",
+            title="Uncertainty",
+        ),
+        Task(
+            "sampling",
+            "samples of latent densities: distances, precision and recall, pictures",
+            "gmje_bench.tasks.sampling:sampling",
+            views=True,
+            section="gmje_bench.report.sections.sampling:sampling",
+            title="Samples",
+        ),
     )
 }

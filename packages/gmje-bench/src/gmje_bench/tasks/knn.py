@@ -5,11 +5,19 @@ from lightly.utils.benchmarking.knn import knn_predict
 from torch import Tensor
 
 from gmje_bench.protocol import PROTOCOL
+from gmje_bench.tasks.subject import FeatureSubject, TaskResult
 
-__all__ = ["weighted_knn"]
+__all__ = ["knn", "weighted_knn"]
 
 # So many test rows are compared with the whole bank at once.
 _CHUNK = 500
+
+
+def knn(subject: FeatureSubject) -> TaskResult:
+    """Top-1 accuracy in per cent of :func:`weighted_knn`."""
+    train, test = subject.train, subject.test
+    accuracy = weighted_knn(train.features, train.labels, test.features, test.labels, len(subject.classes))
+    return TaskResult({"knn": accuracy})
 
 
 def weighted_knn(

@@ -1,43 +1,58 @@
-"""What tasks see of a trained encoder: three splits with their features and embeddings, and the density.
+"""What tasks see of a trained encoder: its splits with their features and embeddings, and the density.
 
 Tasks are pure functions ``task(subject) -> TaskResult``; they neither know how the encoder was trained nor where
 results go.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
 
 from torch import Tensor
 
+from gmje_bench.tasks.probe import LinearProbe, fit_probe
 from gmje_core.densities.joint import JointDensity
 
-__all__ = ["Embedded", "Subject", "TaskResult"]
+__all__ = ["Embedded", "FeatureSubject", "Features", "Subject", "TaskResult"]
+
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, eq=False)
-class Embedded:
-    """Images of one split through a frozen encoder, on the CPU; float32 where not said otherwise.
+class Features:
+    """Features of one split by a frozen encoder, on the CPU.
+
+    Attributes:
+        labels: int64 ``(N,)``; -1 where there is no class.
+        features: float32 ``(N, F)``, features of the backbone for the images without augmentation.
+    """
+
+    labels: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded(Features):
+    """Images of one split with their embeddings, for the tasks that ask for views; float32 where not said otherwise.
 
     Attributes:
         images: uint8 ``(N, C, S, S)``.
-        labels: int64 ``(N,)``; -1 where there is no class.
-        features: ``(N, F)``, features of the backbone for the images without augmentation.
-        embeddings: ``(N, d)``, embeddings of the projection head for the same images.
+        embeddings: ``(N, d)``, embeddings of the projection head for the images without augmentation.
         context: ``(N, d)``, embeddings of a first random view of each image.
         target: ``(N, d)``, embeddings of a second view, by the momentum encoder where the method has one.
     """
 
     images: Tensor
-    labels: Tensor
-    features: Tensor
     embeddings: Tensor
     context: Tensor
     target: Tensor
 
 
 @dataclass(frozen=True, eq=False)
-class Subject:
-    """A trained encoder, as tasks see it.
+class FeatureSubject:
+    """A trained encoder, as tasks on features see it.
 
     Attributes:
         method: The name of the method.
@@ -45,26 +60,56 @@ class Subject:
         classes: Names of the classes.
         train: The images that it was trained on.
         test: The images that it is measured on.
-        outliers: Images of no class of the data.
-        density: The joint density that was learned in training; ``None`` for a method without one.
+        of_run: What is made once for all methods of a run; see :meth:`shared`.
     """
 
     method: str
     seed: int
     classes: tuple[str, ...]
+    train: Features
+    test: Features
+    of_run: dict[str, Any] = field(default_factory=dict, kw_only=True)
+
+    @cached_property
+    def probe(self) -> LinearProbe:
+        """The linear probe of the features, fitted when it is first asked for."""
+        return fit_probe(self.train.features, self.train.labels, self.test.features, self.test.labels)
+
+    def shared(self, name: str, make: Callable[[], Made]) -> Made:
+        """What is the same for all methods of a run, such as a classifier of the images: made once."""
+        if name not in self.of_run:
+            self.of_run[name] = make()
+        found: Made = self.of_run[name]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Subject(FeatureSubject):
+    """A trained encoder, as tasks on views see it.
+
+    Attributes:
+        train: The images that it was trained on.
+        test: The images that it is measured on.
+        outliers: Images of no class of the data.
+        density: The joint density that was learned in training; ``None`` for a method without one.
+    """
+
     train: Embedded
     test: Embedded
     outliers: Embedded
     density: JointDensity | None
 
 
-class TaskResult(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class TaskResult:
     """What a task found.
 
     Attributes:
         metrics: Values by the names of :data:`gmje_bench.runs.METRICS`.
-        artifacts: Tensors that figures are drawn from.
+        artifacts: Tensors that figures are drawn from, by names that begin with the task's.
+        choices: What was chosen on validation data, for the record.
     """
 
     metrics: dict[str, float]
-    artifacts: dict[str, Tensor]
+    artifacts: dict[str, Tensor] = field(default_factory=dict)
+    choices: dict[str, float | str] = field(default_factory=dict)

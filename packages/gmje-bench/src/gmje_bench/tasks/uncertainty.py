@@ -19,7 +19,7 @@ __all__ = ["area_under_risk_coverage", "calibration_error", "risk_coverage", "un
 _BINS = 20
 
 
-def uncertainty(subject: Subject, probe_log_prob: Tensor) -> TaskResult:
+def uncertainty(subject: Subject) -> TaskResult:
     r"""Out-of-distribution AUROC, area under the risk-coverage curve, and calibration of :math:`q(z_t \mid z_c)`.
 
     - ``ood_auroc``: probability that a test image has a higher log-density than an outlier; chance is 0.5.
@@ -31,12 +31,12 @@ def uncertainty(subject: Subject, probe_log_prob: Tensor) -> TaskResult:
 
     Args:
         subject: The encoder; embeddings of its clean images and of two views of each.
-        probe_log_prob: ``(N_test, classes)``, log-probabilities of the linear probe.
 
     Raises:
         CollapsedError: embeddings that are all the same.
     """
     train, test, outliers = subject.train, subject.test, subject.outliers
+    probe_log_prob = subject.probe.log_prob
     wrong = (probe_log_prob.argmax(dim=1) != test.labels).double()
     curve = risk_coverage(probe_log_prob.max(dim=1).values, wrong)
     metrics = {"aurc_softmax": area_under_risk_coverage(curve)}

@@ -1,6 +1,5 @@
 """Samples of latent densities: how near they are to real embeddings, and what they look like decoded."""
 
-from gmje_bench.tasks.sampling.pictures import Classifier, train_classifier
 from gmje_bench.tasks.sampling.task import sampling
 
-__all__ = ["Classifier", "sampling", "train_classifier"]
+__all__ = ["sampling"]

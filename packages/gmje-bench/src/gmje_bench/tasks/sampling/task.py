@@ -8,7 +8,7 @@ from torch import Tensor
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.densities import Scale
 from gmje_bench.tasks.sampling.measures import frechet_distance, manifold_measures, maximum_mean_discrepancy
-from gmje_bench.tasks.sampling.pictures import Classifier, decode, small, train_decoder
+from gmje_bench.tasks.sampling.pictures import Classifier, decode, small, train_classifier, train_decoder
 from gmje_bench.tasks.sampling.sources import Source, fit_gaussian, fit_kernel, fit_mixture, of_joint
 from gmje_bench.tasks.subject import Subject, TaskResult
 
@@ -17,7 +17,7 @@ __all__ = ["sampling"]
 _SHOWN = 16
 
 
-def sampling(subject: Subject, classifier: Classifier) -> TaskResult:
+def sampling(subject: Subject) -> TaskResult:
     """Quality of samples of the learned density, and of three densities fitted to the same embeddings.
 
     The embeddings are those of random views, which densities are learned on, brought to zero mean and unit mean
@@ -29,7 +29,6 @@ def sampling(subject: Subject, classifier: Classifier) -> TaskResult:
 
     Args:
         subject: The encoder.
-        classifier: From :func:`~gmje_bench.tasks.sampling.pictures.train_classifier`.
 
     Raises:
         CollapsedError: embeddings that are all the same.
@@ -47,6 +46,11 @@ def sampling(subject: Subject, classifier: Classifier) -> TaskResult:
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(subject.seed))[: len(test)]
     clouds = {"real": train[chosen]} | {name: s.sample(len(test), subject.seed) for name, s in sources.items()}
     channels = subject.test.images.shape[1]
+
+    def trained() -> Classifier:
+        return train_classifier(subject.train.images, subject.train.labels, len(subject.classes))
+
+    classifier = subject.shared("classifier", trained)
     decoder = train_decoder(train.float(), subject.train.images, subject.seed)
     originals = small(subject.test.images[: len(test)])
     reference = classifier.features(originals)

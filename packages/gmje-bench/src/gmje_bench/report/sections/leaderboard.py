@@ -1,0 +1,46 @@
+"""The section of the leaderboard: the headline metrics as dots, and the tables of all tasks."""
+
+from gmje_bench.report import charts
+from gmje_bench.report import leaderboard as boards
+from gmje_bench.report.blocks import Content, Figure, Figures, Heading, Table, Words
+from gmje_bench.report.embed import Drawer
+from gmje_bench.report.palette import method_styles
+from gmje_bench.report.tables import heading, headline_metrics, summarise
+from gmje_bench.runs.reading import Run
+
+__all__ = ["leaderboard"]
+
+
+def leaderboard(run: Run, drawer: Drawer, reference: str | None = None) -> Content:
+    """Tables by task, and the headline metrics as dots with their intervals."""
+    tables = boards.boards(run.results, reference)
+    if not any(row.estimates for row in summarise(run.results)):
+        return None
+    styles = method_styles(record.method for record in run.results.records)
+    rows = [row for row in summarise(run.results) if row.estimates]
+    figures = []
+    for name, metric in headline_metrics(run.results).items():
+        values = {
+            row.method: (row.estimates[name], [r.metrics[name] for r in run.results.records if r.method == row.method])
+            for row in rows
+            if name in row.estimates
+        }
+        if values:
+            ranked = sorted(values.items(), key=lambda item: (1, -1)[metric.higher_is_better] * item[1][0].mean)
+            figure = charts.draw_dots(dict(ranked), metric.title, metric.unit, styles)
+            words = f"{heading(metric)}, {'higher' if metric.higher_is_better else 'lower'} is better"
+            alt = f"{words}. " + "; ".join(f"{method} {estimate[0].text(3)}" for method, estimate in ranked)
+            figures.append(Figure(words, alt, drawer.svg(figure, alt)))
+    seeds = max(row.seeds for row in rows)
+    tests = "One seed: no interval and no test."
+    if seeds > 1:
+        tests = f"Mean ± half of the 95 % t-interval over {seeds} seeds."
+    marks = "★ the best mean; ≈ not told apart from it"
+    if reference:
+        marks = f"◆ the reference, {reference}; ≈ not told apart from it"
+    explained = Words(
+        f"{tests} ↑ higher is better, ↓ lower is better. {marks} (paired t-test over seeds, Holm, 5 %). A method with "
+        "a failed or unfinished seed has no mean."
+    )
+    below = [block for table in tables for block in (Heading(table.title), Table(table))]
+    return [explained, Figures(tuple(figures)), *below]
