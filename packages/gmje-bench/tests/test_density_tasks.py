@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from gmje_bench.tasks.sampling.pictures import decode, train_classifier, train_decoder
 from scipy import linalg, stats
 from torch import Tensor
 
@@ -14,7 +15,6 @@ from gmje_bench.tasks.densities import CollapsedError, Scale, conditional_log_pr
 from gmje_bench.tasks.latent import latent_map, neighbours
 from gmje_bench.tasks.sampling import sampling
 from gmje_bench.tasks.sampling.measures import frechet_distance, manifold_measures, maximum_mean_discrepancy
-from gmje_bench.tasks.sampling.pictures import decode, train_classifier, train_decoder
 from gmje_bench.tasks.sampling.sources import fit_gaussian, fit_kernel, fit_mixture
 from gmje_bench.tasks.subject import Embedded, Subject
 from gmje_bench.tasks.uncertainty import area_under_risk_coverage, calibration_error, risk_coverage, uncertainty

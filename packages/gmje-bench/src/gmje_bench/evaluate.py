@@ -76,7 +76,9 @@ def evaluate(
         assert isinstance(test, Embedded)
         assert isinstance(outliers[0], Embedded)
         density = module.cpu().density()  # The embeddings are on the CPU.
-        subject = Subject(record.method, record.seed, data.classes, train, test, outliers[0], density, of_run=of_run)
+        parts = train, test, outliers[0], density
+        views_of = module.views(data)
+        subject = Subject(record.method, record.seed, data.classes, *parts, views=views_of, of_run=of_run)
         with clock("latent_map"):
             artifacts |= _looked_at(subject)
     for task in tasks:

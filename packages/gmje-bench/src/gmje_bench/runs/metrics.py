@@ -44,7 +44,8 @@ def _sampling() -> dict[str, Metric]:
         "coverage": ("coverage", "", True),
         "mmd": ("MMD", "", False),
         "nll": ("NLL", "nats", False),
-        "image_frechet": ("Fréchet of pictures", "", False),
+        "image_frechet": ("Fréchet to images", "", False),
+        "decoded_frechet": ("Fréchet to decoded", "", False),
     }
     return {
         f"{measure}.{source}": Metric(

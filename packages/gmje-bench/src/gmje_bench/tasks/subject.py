@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from gmje_bench.tasks.probe import LinearProbe, fit_probe
+from gmje_bench.views import ViewConfig
 from gmje_core.densities.joint import JointDensity
 
 __all__ = ["Embedded", "FeatureSubject", "Features", "Subject", "TaskResult"]
@@ -92,12 +93,14 @@ class Subject(FeatureSubject):
         test: The images that it is measured on.
         outliers: Images of no class of the data.
         density: The joint density that was learned in training; ``None`` for a method without one.
+        views: How the views were drawn whose embeddings are held; ``None`` where that is not known.
     """
 
     train: Embedded
     test: Embedded
     outliers: Embedded
     density: JointDensity | None
+    views: ViewConfig | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
