@@ -106,7 +106,7 @@ class Page(HTMLParser):
         self.references += [values[key] or "" for key in ("src", "href", "xlink:href") if key in values]
 
 
-EVERY = ["verdicts", "leaderboard", "curves", "latent", "neighbours", "synthetic", "sampling", "uncertainty", "run"]
+EVERY = ["verdicts", "leaderboard", "curves", "latent", "neighbours", "synthetic", "uncertainty", "sampling", "run"]
 
 
 def test_the_page_is_whole_and_stands_alone(folder, capsys):
