@@ -11,7 +11,7 @@ __all__ = ["PROTOCOL", "Protocol"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Version 3 measures frozen backbone features after the last epoch; no choice is made on the test split.
+    """Version 4 measures frozen backbone features after the last epoch; no choice is made on the test split.
 
     Attributes:
         version: The version of the whole protocol.
@@ -36,7 +36,7 @@ class Protocol:
         mixture_components: Number of components of the full-covariance mixture that samples are drawn from.
         samples: Largest number of samples that are drawn from each source.
         neighbours: Number of neighbours that the reach of a point ends at, in precision, recall, density and coverage.
-        decoder_epochs: Epochs of the decoder that turns embeddings into pictures.
+        decoder_steps: Steps of training of the decoder that turns embeddings into pictures.
         classifier_epochs: Epochs of the classifier whose features compare pictures.
         consolidation_passes: How many pairs of views of each training image a density is fitted to at the end.
         consolidation_validation: Share of the training images that are set aside for the scales of that density.
@@ -44,7 +44,7 @@ class Protocol:
         feature_batch: Number of images in a chunk of feature extraction, the same for any number of processes.
     """
 
-    version: str = "3"
+    version: str = "4"
     knn_k: int = 20
     knn_temperature: float = 0.1
     probe_c: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -66,7 +66,7 @@ class Protocol:
     mixture_components: int = 10
     samples: int = 2000
     neighbours: int = 5
-    decoder_epochs: int = 6
+    decoder_steps: int = 600
     classifier_epochs: int = 3
     consolidation_passes: int = 4
     consolidation_validation: float = 0.1

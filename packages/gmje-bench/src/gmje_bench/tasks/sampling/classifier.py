@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gmje_bench.protocol import PROTOCOL
 
-__all__ = ["Classifier", "batches", "small", "train_classifier"]
+__all__ = ["Classifier", "small", "train_classifier"]
 
 _SIDE, _BATCH, _RATE = 32, 256, 2e-3
 
@@ -47,6 +47,16 @@ class Classifier(nn.Module):
         logits: Tensor = self.head(self.body(pixels))
         return logits
 
+    def maps(self, pixels: Tensor) -> Iterator[Tensor]:
+        """Yield the feature maps ``(n, c, h, w)`` after each convolution, from fine to coarse; they have a gradient."""
+        x = pixels
+        for layer in self.body:
+            if isinstance(layer, nn.AdaptiveAvgPool2d):
+                return
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                yield x
+
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
         """Features ``(n, 256)``."""
@@ -66,33 +76,16 @@ def train_classifier(images: Tensor, labels: Tensor, classes: int, seed: int = 0
         torch.manual_seed(seed)
         network = Classifier(images.shape[1], classes)
         optimizer = torch.optim.Adam(network.parameters(), lr=_RATE)
-        for rows in batches(len(images), PROTOCOL.classifier_epochs, _BATCH, seed):
+        for rows in _batches(len(images), PROTOCOL.classifier_epochs, seed):
             loss = F.cross_entropy(network(small(images[rows])), labels[rows])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return network.eval()
+    return network.eval().requires_grad_(False)
 
 
-def batches(count: int, epochs: int, size: int, seed: int) -> Iterator[Tensor]:
-    """Yield indices of whole batches, in a new order in every epoch; one batch of all where there are fewer.
-
-    Args:
-        count: Number of rows.
-        epochs: How often every row is drawn.
-        size: Rows of a batch.
-        seed: Seed of the orders.
-
-    Yields:
-        int64 ``(size,)``.
-
-    Examples:
-        >>> [len(rows) for rows in batches(5, epochs=2, size=2, seed=0)]
-        [2, 2, 2, 2]
-        >>> [len(rows) for rows in batches(5, epochs=1, size=9, seed=0)]
-        [5]
-    """
+def _batches(count: int, epochs: int, seed: int) -> Iterator[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     for _ in range(epochs):
         order = torch.randperm(count, generator=generator)
-        yield from order.split(size) if count < size else order[: count // size * size].split(size)
+        yield from order.split(_BATCH) if count < _BATCH else order[: count // _BATCH * _BATCH].split(_BATCH)

@@ -49,9 +49,8 @@ def conditional_pictures(subject: Subject, decoder: Decoder, scale: Scale) -> di
         samples, mean = F.normalize(samples, dim=-1), F.normalize(mean, dim=-1)
     every = torch.cat([test.target[rows, None], mean[:, None], samples], dim=1)
     drawn = torch.stack([decode(decoder, scale.apply(row), seed=0, same_noise=True) for row in every])
-    context, target = (
-        _pixels(view[rows], subject) for view in TwoViews(subject.views, PROTOCOL.view_seed)(first, epoch=0, step=0)
-    )
+    views = TwoViews(subject.views, PROTOCOL.view_seed)(first, epoch=0, step=0)
+    context, target = (_pixels(view[rows], subject.views) for view in views)
     found = {"context": context, "target": target, "real": drawn[:, 0], "mean": drawn[:, 1], "samples": drawn[:, 2:]}
     return {f"sampling.conditional.{name}": to_bytes(pixels) for name, pixels in found.items()}
 

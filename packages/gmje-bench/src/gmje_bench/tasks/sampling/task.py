@@ -17,7 +17,7 @@ from gmje_bench.tasks.subject import Subject, TaskResult
 __all__ = ["sampling"]
 
 _SHOWN = 16
-# At most this share of the training images is kept from the decoder, for the floor.
+# At most this share of the training images is kept from the decoder, for the floor; all sources have as many samples.
 _ASIDE = 0.2
 
 
@@ -25,9 +25,9 @@ def sampling(subject: Subject) -> TaskResult:
     """Quality of samples of the learned density, and of three densities fitted to the same embeddings.
 
     The embeddings are those of random views, which densities are learned on, brought to zero mean and unit mean
-    variance, so that methods of any scale compare. As many samples are drawn as there are test images (2,000 at most);
-    ``frechet``, ``precision``, ``recall``, ``density``, ``coverage`` and ``mmd`` compare them with the test embeddings;
-    ``nll`` is minus the mean log-density of the test embeddings, nats.
+    variance, so that methods of any scale compare. As many samples are drawn as there are test images, at most 2,000
+    and a fifth of the training images. ``frechet``, ``precision``, ``recall``, ``density``, ``coverage`` and ``mmd``
+    compare them with the test embeddings; ``nll`` is minus the mean log-density of the test embeddings, nats.
 
     A decoder draws the image, without augmentation, from the embedding of a view. In the features of a classifier,
     ``image_frechet`` compares decoded samples with the test images, and ``decoded_frechet`` with decoded embeddings of
@@ -51,15 +51,16 @@ def sampling(subject: Subject) -> TaskResult:
     order = torch.randperm(len(train), generator=torch.Generator().manual_seed(subject.seed))
     count = min(len(test), max(2, round(_ASIDE * len(train))))
     aside, seen = order[:count], order[count:]
-    clouds = {"real": train[aside]} | {name: s.sample(len(test), subject.seed) for name, s in sources.items()}
-    decoder = train_decoder(
-        torch.stack([train[seen], target[seen]]).float(), subject.train.images[seen], seed=subject.seed
-    )
+    clouds = {"real": train[aside]} | {name: s.sample(count, subject.seed) for name, s in sources.items()}
 
-    def trained() -> Classifier:
-        return train_classifier(subject.train.images, subject.train.labels, len(subject.classes))
+    def trained(seed: int) -> Classifier:
+        return train_classifier(subject.train.images, subject.train.labels, len(subject.classes), seed)
 
-    classifier = subject.shared("classifier", trained)
+    # The decoder must not be trained by the features that it is measured in.
+    teacher = subject.shared("sampling.teacher", lambda: trained(1))
+    views = torch.stack([train[seen], target[seen]]).float()
+    decoder = train_decoder(views, subject.train.images[seen], teacher.maps, subject.seed)
+    classifier = subject.shared("classifier", lambda: trained(0))
     originals = small(subject.test.images[: len(test)])
     of_images = classifier.features(originals)
     of_decoded = classifier.features(decode(decoder, test, subject.seed))
