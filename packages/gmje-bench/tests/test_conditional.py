@@ -27,7 +27,7 @@ class Plain(Decoder):
 def make_subject(variance: float) -> Subject:
     z = torch.rand(COUNT, DIM, generator=torch.Generator().manual_seed(0))
     images = torch.randint(0, 256, (COUNT, 1, 8, 8), generator=torch.Generator().manual_seed(1), dtype=torch.uint8)
-    part = Embedded(torch.zeros(COUNT).long(), z, images, z, z, z)
+    part = Embedded((torch.arange(COUNT) > 17).long(), z, images, z, z, z)
     eye = torch.eye(DIM)
     joint = torch.cat([torch.cat([(1 + variance) * eye, eye], 1), torch.cat([eye, (1 + variance) * eye], 1)])
     density = JointGaussianMixture.from_moments(torch.ones(1), torch.zeros(1, 2 * DIM), joint[None], DIM)
@@ -77,6 +77,14 @@ def test_embeddings_of_unit_norm_are_decoded_there():
     found = pictures(dataclasses.replace(subject, test=part))
     # The conditional mean is the context, shrunk to two thirds; on the circle it is the context itself.
     assert (found["mean"].int() - found["real"].int()).abs().max() <= 1
+
+
+def test_images_are_of_different_classes_as_far_as_there_are():
+    subject = make_subject(1.0)
+    shown = pictures(subject)["real"][:, 0, 0, 0]
+    values = to_bytes(subject.test.target[:, 0])
+    labels = [int(subject.test.labels[int((values == value).nonzero()[0, 0])]) for value in shown]
+    assert set(labels[:2]) == {0, 1}
 
 
 @pytest.mark.parametrize("missing", ["density", "views"])

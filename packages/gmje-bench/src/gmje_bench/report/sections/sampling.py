@@ -28,7 +28,8 @@ _VIEWS = {
 _MEASURES = (
     "Samples of each density against held-out embeddings. “Fréchet to images” compares decoded samples with the test "
     "images, “Fréchet to decoded” with decoded embeddings of the test images, which leaves out what the decoder lacks. "
-    "Real embeddings are the floor: no density can be expected below it."
+    "“Fréchet of nearest images” compares the training images nearest to the samples with the test images. Real "
+    "embeddings are the floor: no density can be expected below it."
 )
 _BESIDE = (
     "Each block is one method, drawn by a decoder of its own. Above the line: embeddings of real images, decoded. "
@@ -55,7 +56,7 @@ def sampling(run: Run, drawer: Drawer) -> Content:
         if (figures := tuple(_expected(method, tensors)))
     )
     if expected:
-        blocks += [Heading("The other view, given one"), Words(_EXPECTED), Groups(expected, "views", beside=True)]
+        blocks += [Heading("The other view, given one"), Words(_EXPECTED), Groups(expected, "views")]
     every = tuple(
         Group(method, figures, seed_note(run, method, seed))
         for method, seed, tensors in firsts

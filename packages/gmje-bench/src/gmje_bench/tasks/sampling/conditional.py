@@ -20,7 +20,7 @@ _TOLERANCE = 1e-3
 
 @torch.no_grad()
 def conditional_pictures(subject: Subject, decoder: Decoder, scale: Scale) -> dict[str, Tensor]:
-    """Decoded samples of the target given the context, for three test images chosen by a fixed seed.
+    """Decoded samples of the target given the context, for three test images chosen by a fixed seed, of other classes.
 
     All pictures of one image are decoded with the same noise, so that they differ by what the density says alone. Where
     embeddings have unit norm, samples and means are brought to it.
@@ -39,7 +39,7 @@ def conditional_pictures(subject: Subject, decoder: Decoder, scale: Scale) -> di
     if density is None or subject.views is None:
         return {}
     first = test.images[: PROTOCOL.feature_batch]  # The embeddings of these were computed in one batch of views.
-    rows = torch.randperm(len(first), generator=torch.Generator().manual_seed(0))[:_CONTEXTS]
+    rows = _of_different_classes(test.labels[: len(first)])
     posterior = density.condition(test.context[rows].to(density.context.mean.dtype))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(subject.seed)  # PyTorch's distributions take no generator.
@@ -53,6 +53,13 @@ def conditional_pictures(subject: Subject, decoder: Decoder, scale: Scale) -> di
     context, target = (_pixels(view[rows], subject.views) for view in views)
     found = {"context": context, "target": target, "real": drawn[:, 0], "mean": drawn[:, 1], "samples": drawn[:, 2:]}
     return {f"sampling.conditional.{name}": to_bytes(pixels) for name, pixels in found.items()}
+
+
+def _of_different_classes(labels: Tensor) -> Tensor:
+    """Indices of images chosen by a fixed seed, of as many classes as there are."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist()
+    firsts = list({int(labels[row]): row for row in reversed(order)}.values())
+    return torch.tensor([*firsts, *(row for row in order if row not in firsts)][:_CONTEXTS])
 
 
 def _pixels(views: Tensor, config: ViewConfig) -> Tensor:

@@ -11,6 +11,7 @@ from gmje_bench.tasks.sampling.classifier import Classifier, small, train_classi
 from gmje_bench.tasks.sampling.conditional import conditional_pictures, to_bytes
 from gmje_bench.tasks.sampling.decoder import decode, train_decoder
 from gmje_bench.tasks.sampling.measures import frechet_distance, manifold_measures, maximum_mean_discrepancy
+from gmje_bench.tasks.sampling.nearest import nearest_images
 from gmje_bench.tasks.sampling.sources import FITTED, Source, of_joint
 from gmje_bench.tasks.subject import Subject, TaskResult
 
@@ -31,7 +32,8 @@ def sampling(subject: Subject) -> TaskResult:
 
     A decoder draws the image, without augmentation, from the embedding of a view. In the features of a classifier,
     ``image_frechet`` compares decoded samples with the test images, and ``decoded_frechet`` with decoded embeddings of
-    the views of the test images, which leaves out what the decoder lacks.
+    the views of the test images, which leaves out what the decoder lacks. ``nearest_frechet`` compares training images
+    whose views are nearest to the samples with the test images: its floor is that of real images.
 
     The source ``real`` holds embeddings of training images that the decoder was not trained on: what a perfect density
     would reach.
@@ -70,12 +72,15 @@ def sampling(subject: Subject) -> TaskResult:
         pictures = decode(decoder, cloud, subject.seed + 1)
         artifacts[f"sampling.pictures.{name}"] = to_bytes(pictures[:_SHOWN])
         features = classifier.features(pictures)
+        nearest = seen[nearest_images(cloud, views, subject.seed)]
+        of_nearest = classifier.features(small(subject.train.images[nearest]))
         covered = manifold_measures(test, cloud, min(PROTOCOL.neighbours, len(cloud) - 1))
         found = covered._asdict() | {
             "frechet": frechet_distance(test, cloud),
             "mmd": maximum_mean_discrepancy(test, cloud),
             "image_frechet": frechet_distance(of_images, features),
             "decoded_frechet": frechet_distance(of_decoded, features),
+            "nearest_frechet": frechet_distance(of_images, of_nearest),
         }
         metrics |= {f"{measure}.{name}": value for measure, value in found.items()}
     return TaskResult(metrics, artifacts | conditional_pictures(subject, decoder, scale))
