@@ -109,7 +109,7 @@ def train_decoder(embeddings: Tensor, images: Tensor, maps: Callable[[Tensor], I
             drawn = decoder(z, torch.randn(len(z), _NOISE))
             loss = torch.stack(list(_scores(*_moved(drawn, pixels[rows]), maps))).sum()
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             rate.step()
     return decoder.eval()
@@ -137,7 +137,8 @@ def _scores(drawn: Tensor, truth: Tensor, maps: Callable[[Tensor], Iterable[Tens
 def _in_units_of_spread(drawn: Tensor, truth: Tensor) -> Tensor:
     truth = truth.detach()
     spread = _length(truth - truth.mean(dim=0)).mean().clamp_min(1e-6)
-    return energy_score(*drawn.chunk(2), truth) / spread
+    first, second = drawn.chunk(2)
+    return energy_score(first, second, truth) / spread
 
 
 @torch.no_grad()
