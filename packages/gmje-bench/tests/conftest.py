@@ -24,7 +24,7 @@ SMALL_PROTOCOL = {
     "conditional_pairs": 20,
     "conditional_samples": 5,
     "outliers": 40,
-    "decoder_epochs": 1,
+    "decoder_steps": 2,
     "classifier_epochs": 1,
     "fitted_components": 2,
     "fitted_rounds": 3,

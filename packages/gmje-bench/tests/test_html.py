@@ -51,6 +51,9 @@ def artifacts(seed: int) -> dict[str, torch.Tensor]:
         tensors[f"uncertainty.reliability.{of}.learned"] = curve
     for source in ("learned", "real", "original"):
         tensors[f"sampling.pictures.{source}"] = pictures(16)
+    for part in ("context", "target", "real", "mean"):
+        tensors[f"sampling.conditional.{part}"] = pictures(3)
+    tensors["sampling.conditional.samples"] = pictures(3, 8)
     return tensors
 
 
@@ -133,7 +136,7 @@ def test_the_page_is_whole_and_stands_alone(folder, capsys):
 
 
 def test_text_of_a_run_is_never_markup(folder):
-    text = render(read_run(folder))
+    text = render(read_run(folder)).text
     assert "script" not in Page(text).tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "&lt;b&gt;" in text
@@ -156,7 +159,7 @@ def test_reliability_says_what_regions_hold(folder):
 
 
 def test_a_failed_method_is_a_failure_and_no_mean(folder):
-    text = render(read_run(folder))
+    text = render(read_run(folder)).text
     lines = [line for line in text.splitlines() if "vicreg" in line]
     assert any("failed" in line and "▲" in line for line in lines)
     board = text[text.index('id="leaderboard"') : text.index('id="curves"')]
@@ -177,9 +180,40 @@ def test_sections_without_inputs_are_left_out_and_named(folder, prefix, section)
         for name in ("frechet.learned", *OUTLIER_METRICS):
             record["metrics"].pop(name, None)
     (folder / "results.json").write_text(json.dumps(results))
-    page = Page(text := render(read_run(folder)))
-    assert page.sections == [name for name in EVERY if name != section] + ["left-out"]
+    seen = Page(text := render(read_run(folder)).text)
+    assert seen.sections == [name for name in EVERY if name != section] + ["left-out"]
     assert "Not on this page" in text
+
+
+def test_samples_stand_side_by_side(folder):
+    text = render(read_run(folder)).text
+    section = text[text.index('id="sampling"') : text.index('id="run"')]
+    images = [image["alt"] or "" for image in Page(section).images]
+    beside = images[: images.index(next(alt for alt in images if "context" in alt))]
+    assert [alt.partition(":")[0] for alt in beside] == ["16 test images", "gmje", "simclr"]
+    assert all("8 decoded embeddings of real images" in alt for alt in beside[1:])
+    assert sum("eight samples" in alt for alt in images) == 2
+    assert sum("other view, of 3 test images" in alt for alt in images) == 2
+
+
+@pytest.fixture
+def broken_section(monkeypatch):
+    def fail(run, drawer):
+        raise ValueError("no <b>such</b>\nnumber")
+
+    monkeypatch.setattr("gmje_bench.report.page.latent", fail)
+
+
+@pytest.mark.usefixtures("broken_section")
+def test_a_section_that_fails_is_one_line_and_the_rest_is_written(folder, capsys):
+    assert main(["report", str(folder)]) == 1
+    out, error = capsys.readouterr()
+    assert "report.html" in out
+    assert error == "left out of report.html: Latent map (ValueError: no <b>such</b> number)\n"
+    text = (folder / "report.html").read_text()
+    assert Page(text).sections == EVERY, "the place of the section is kept"
+    assert "This section cannot be shown (ValueError: no &lt;b&gt;such&lt;/b&gt; number)." in text
+    assert all((folder / f"results.{kind}").is_file() for kind in ("md", "csv", "parquet"))
 
 
 def test_tables_hold_every_number(folder):
@@ -211,6 +245,12 @@ def break_shape(folder):
     save_file({"latent.pca": torch.zeros(5, 3)}, folder / "artifacts" / "gmje-seed0.safetensors")
 
 
+def break_samples(folder):
+    views = {f"sampling.conditional.{part}": torch.zeros(count, 1, 8, 8, dtype=torch.uint8)
+             for part, count in (("context", 3), ("mean", 2))}  # fmt: skip
+    save_file(views, folder / "artifacts" / "gmje-seed0.safetensors")
+
+
 def break_path(folder):
     text = (folder / "results.json").read_text().replace("artifacts/gmje-seed0", "../gmje-seed0")
     (folder / "results.json").write_text(text)
@@ -221,6 +261,7 @@ def break_path(folder):
     (break_results, "is not a results file"),
     (break_picture, "is not a whole PNG file"),
     (break_shape, "latent.pca must have 2 columns"),
+    (break_samples, "different sizes: sampling.conditional.context (3, 1, 8, 8), sampling.conditional.mean (2"),
     (break_path, "outside the run folder"),
 ])  # fmt: skip
 def test_damaged_folders_are_one_line_and_nothing_is_written(folder, change, words, capsys):

@@ -92,6 +92,7 @@ def evaluate(
             module.density(),
             critic=module.critic_density(),
             pairs=pairs,
+            views=module.views(data),
             of_run=of_run,
         )
         with clock("latent_map"):

@@ -37,7 +37,7 @@ class Protocol:
         mixture_components: Number of components of the full-covariance mixture that samples are drawn from.
         samples: Largest number of samples that are drawn from each source.
         neighbours: Number of neighbours that the reach of a point ends at, in precision, recall, density and coverage.
-        decoder_epochs: Epochs of the decoder that turns embeddings into pictures.
+        decoder_steps: Steps of training of the decoder that turns embeddings into pictures.
         classifier_epochs: Epochs of the classifier whose features compare pictures.
         consolidation_passes: How many pairs of views of each training image a density is fitted to at the end.
         consolidation_validation: Share of the training images that are set aside for the scales of that density.
@@ -75,7 +75,7 @@ class Protocol:
     mixture_components: int = 10
     samples: int = 2000
     neighbours: int = 5
-    decoder_epochs: int = 6
+    decoder_steps: int = 600
     classifier_epochs: int = 3
     consolidation_passes: int = 4
     consolidation_validation: float = 0.1

@@ -75,13 +75,15 @@ def _sampling() -> dict[str, Metric]:
     """Every measure of samples, for every source of them."""
     measures = {
         "frechet": ("Fréchet", "", False),
+        "image_frechet": ("Fréchet to images", "", False),
+        "decoded_frechet": ("Fréchet to decoded", "", False),
+        "nearest_frechet": ("Fréchet of nearest images", "", False),
         "precision": ("precision", "", True),
         "recall": ("recall", "", True),
         "density": ("density", "", True),
         "coverage": ("coverage", "", True),
         "mmd": ("MMD", "", False),
         "nll": ("NLL", "nats", False),
-        "image_frechet": ("Fréchet of pictures", "", False),
     }
     return {
         f"{measure}.{source}": Metric(

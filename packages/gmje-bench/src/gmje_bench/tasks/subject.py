@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from gmje_bench.tasks.probe import LinearProbe, fit_probe
+from gmje_bench.views import ViewConfig
 from gmje_core.densities.joint import JointDensity
 
 __all__ = ["Embedded", "FeatureSubject", "Features", "Subject", "TaskResult", "TrainingPairs"]
@@ -113,6 +114,7 @@ class Subject(FeatureSubject):
         density: The joint density that was learned in training; ``None`` for a method without one.
         critic: The density that the encoder was trained by, where a closing stage fitted another one.
         pairs: What densities may be fitted to, for the tasks that ask for it.
+        views: How the views were drawn whose embeddings are held; ``None`` where that is not known.
     """
 
     train: Embedded
@@ -121,6 +123,7 @@ class Subject(FeatureSubject):
     density: JointDensity | None
     critic: JointDensity | None = field(default=None, kw_only=True)
     pairs: TrainingPairs | None = field(default=None, kw_only=True)
+    views: ViewConfig | None = field(default=None, kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
