@@ -4,6 +4,7 @@ import os
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ FETCHED = {
 }
 #: What is taken for images that cannot be looked at: the shape of ImageNet.
 UNKNOWN_SIDE, UNKNOWN_CLASSES = 224, 1000
+ASSUMED = "what follows is for images like ImageNet's"
+PUBLISHED = "a dry run fetches nothing; the numbers are those that were published"
 
 
 @dataclass(frozen=True)
@@ -75,34 +78,21 @@ def shape_of(suite: Suite, *, required: bool) -> DataShape:
         OptionError: the image size or the limit is out of range.
     """
     name = suite.dataset or EMBEDDED
-    side = suite.image_size or UNKNOWN_SIDE
+    unknown = partial(DataShape, 3, UNKNOWN_CLASSES, suite.image_size or UNKNOWN_SIDE)
     if name in FETCHED:
-        channels, classes, own_side, train, test = FETCHED[name]
+        channels, classes, side, train, test = FETCHED[name]
         if suite.limit is not None and suite.limit < train:
             train, test = suite.limit, round(test * suite.limit / train)
-        return DataShape(
-            channels,
-            classes,
-            suite.image_size or own_side,
-            train,
-            test,
-            "the numbers are those that were published; a dry run fetches nothing",
-        )
+        return DataShape(channels, classes, suite.image_size or side, train, test, PUBLISHED)
     if name.startswith("hf:"):
-        return DataShape(
-            3, UNKNOWN_CLASSES, side, note="a dry run fetches nothing; what follows is for images like ImageNet's"
-        )
+        return unknown(note=f"a dry run fetches nothing; {ASSUMED}")
     try:
         return DataShape.of(load_dataset(name, image_size=suite.image_size, limit=suite.limit))
     except DatasetError as error:
         if required:
             raise
-        return DataShape(
-            3,
-            UNKNOWN_CLASSES,
-            side,
-            note=f"{str(error).partition(' (choose')[0]}; what follows is for images like ImageNet's",
-        )
+        reason = str(error).partition(" (choose")[0]
+        return unknown(note=f"{reason}; {ASSUMED}")
 
 
 def precision(suite: Suite) -> str:

@@ -50,8 +50,13 @@ def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
 class World(Protocol):
     """What a plan depends on of the processes; Accelerate's object has it."""
 
-    num_processes: int
-    gradient_accumulation_steps: int
+    @property
+    def num_processes(self) -> int:
+        """Number of processes that the batch is divided over."""
+
+    @property
+    def gradient_accumulation_steps(self) -> int:
+        """Number of batches whose gradients are added up."""
 
 
 def plan(images: int, training: Training, accelerator: World) -> Schedule:
