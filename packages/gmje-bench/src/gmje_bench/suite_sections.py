@@ -133,8 +133,8 @@ class Training(Strict):
         batch_size: Number of images in a global batch, over all processes.
         optimizer: ``adamw``, ``sgd`` or ``lars`` (both with momentum 0.9).
         learning_rate: Learning rate at the end of the warm-up; a cosine takes it to zero.
-        learning_rate_scaling: ``none``: the rate is used as it is. ``linear``: it is for 256 images and grows with the
-            batch. ``sqrt``: it grows with the square root of the batch.
+        learning_rate_scaling: ``constant``: the rate is used as it is. ``linear``: it is for 256 images and grows
+            with the batch. ``sqrt``: it grows with the square root of the batch.
         criterion_learning_rate: Learning rate of the criterion's own parameters (density networks, predictors,
             prototypes), which is not scaled; missing, they have the encoder's.
         weight_decay: Weight decay of all parameters but biases and those of normalisation and criterion.
@@ -154,7 +154,7 @@ class Training(Strict):
     batch_size: Annotated[int, Field(ge=2)] = 256
     optimizer: Literal["adamw", "sgd", "lars"] = "adamw"
     learning_rate: Rate = 1e-3
-    learning_rate_scaling: Literal["none", "linear", "sqrt"] = "none"
+    learning_rate_scaling: Literal["constant", "linear", "sqrt"] = "constant"
     criterion_learning_rate: Rate | None = None
     weight_decay: Strength = 1e-4
     warmup_steps: Annotated[int, Field(ge=0)] = 100
@@ -180,7 +180,7 @@ class Training(Strict):
             >>> Training(learning_rate=0.3, batch_size=4096, learning_rate_scaling="linear").peak_rate
             4.8
         """
-        if self.learning_rate_scaling == "none":
+        if self.learning_rate_scaling == "constant":
             return self.learning_rate
         ratio = self.batch_size / BASE_BATCH
         return self.learning_rate * (ratio if self.learning_rate_scaling == "linear" else ratio**0.5)
