@@ -151,7 +151,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
     for parameter, values in optimizer.state.items():
         for key, value in values.items():
             if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
-                values[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+                same = torch.empty_strided(value.shape, parameter.stride(), dtype=value.dtype, device=value.device)
+                values[key] = same.copy_(value)
 
 
 def _random_state() -> dict[str, Tensor]:
