@@ -202,11 +202,12 @@ def test_the_optimiser_comes_back_in_the_order_of_its_parameters(optimizer, tmp_
     module, after = started()
     file.restore(module, after)
     compared = 0
-    for one, two in zip(before.state.values(), after.state.values(), strict=True):
+    for one, (parameter, two) in zip(before.state.values(), after.state.items(), strict=True):
         for key, value in one.items():
             assert torch.equal(value, two[key])
-            assert value.stride() == two[key].stride()
-            compared += value.ndim == 4
+            if value.shape == parameter.shape:
+                assert two[key].stride() == parameter.stride()
+                compared += value.ndim == 4 and not value.is_contiguous()
     assert compared
 
 
