@@ -193,21 +193,23 @@ def test_the_optimiser_comes_back_in_the_order_of_its_parameters(optimizer, tmp_
         module.backbone.to(memory_format=torch.channels_last)
         return module, build_optimizer(module, training)
 
-    module, before = started()
-    for parameter in module.parameters():
+    first, before = started()
+    for parameter in first.parameters():
         parameter.grad = torch.rand_like(parameter)
     before.step()
     file = Checkpoint(tmp_path / "checkpoint", {})
-    file.save(module, before, Progress(1))
-    module, after = started()
-    file.restore(module, after)
+    file.save(first, before, Progress(1))
+    second, after = started()
+    file.restore(second, after)
     compared = 0
-    for one, (parameter, two) in zip(before.state.values(), after.state.items(), strict=True):
-        for key, value in one.items():
-            assert torch.equal(value, two[key])
-            if value.shape == parameter.shape:
-                assert two[key].stride() == parameter.stride()
-                compared += value.ndim == 4 and not value.is_contiguous()
+    for one, two in zip(first.parameters(), second.parameters(), strict=True):
+        assert before.state[one].keys() == after.state[two].keys()
+        for key, value in before.state[one].items():
+            restored = after.state[two][key]
+            assert torch.equal(value, restored)
+            if value.shape == two.shape:
+                assert restored.stride() == two.stride()
+                compared += value.ndim == 4 and not restored.is_contiguous()
     assert compared
 
 
