@@ -110,6 +110,10 @@ def run(
         if _is_main():
             from gmje_bench.dry_run import describe
 
+            if track is not None:
+                from gmje_bench.profiling import check_trackers
+
+                check_trackers(track)
             required = chosen.dataset != loaded.dataset
             typer.echo(describe(chosen, name=name, folder=folder, processes=processes, required=required))
         return

@@ -48,7 +48,7 @@ def describe(suite: Suite, *, name: str, folder: Path, processes: int | None, re
     values["method"] = {key: table for key, table in values["method"].items() if key in suite.methods}
     if suite.dataset is None:
         values = {key: values[key] for key in ("summary", "seeds", "synthetic")}
-    return "\n".join([*(f"# {line}" for line in lines), "", to_toml(values)])
+    return "\n".join([*(f"# {' '.join(line.splitlines())}" for line in lines), "", to_toml(values)])
 
 
 def _images(suite: Suite, processes: int, required: bool) -> tuple[Suite, list[str]]:
@@ -66,6 +66,9 @@ def _images(suite: Suite, processes: int, required: bool) -> tuple[Suite, list[s
         warmup = training.warmup(schedule.steps_per_epoch)
         steps = f"{schedule.steps_per_epoch:,} an epoch, {schedule.total:,} a run, of which {warmup:,} of warm-up"
     runs = sum(1 if METHODS[method].pretrained else len(suite.seeds) for method in suite.methods)
+    stem = ""
+    if suite.network.backbone.startswith("resnet"):
+        stem = f" with the stem for {'small' if suite.network.small_images else 'large'} images"
     found: dict[str, Memory] = {}
     check_builds(suite, shape, lambda method, module: found.update({method: memory(module, suite, shape, processes)}))
     return suite, [
@@ -75,8 +78,7 @@ def _images(suite: Suite, processes: int, required: bool) -> tuple[Suite, list[s
         f"steps      {steps}",
         f"batch      {batch} images, {batch // processes} in each of {processes} process(es)",
         f"rate       {training.optimizer} with {training.peak_rate:g} at the end of the warm-up",
-        f"network    {suite.network.backbone}, stem for {'small' if suite.network.small_images else 'large'} images, "
-        f"embeddings of size {suite.network.dim}; mixed precision: {training.mixed_precision}",
+        f"network    {suite.network.backbone}{stem}, embeddings of size {suite.network.dim}; mixed precision: {training.mixed_precision}",
         "memory     of training in each process; weights, gradients and optimiser are counted, activations of one",
         "           forward pass are measured on the meta device; views and loss come on top",
         *(f"  {method:<12} {_memory_line(entry)}" for method, entry in found.items()),
