@@ -78,7 +78,8 @@ def _images(suite: Suite, processes: int, required: bool) -> tuple[Suite, list[s
         f"steps      {steps}",
         f"batch      {batch} images, {batch // processes} in each of {processes} process(es)",
         f"rate       {training.optimizer} with {training.peak_rate:g} at the end of the warm-up",
-        f"network    {suite.network.backbone}{stem}, embeddings of size {suite.network.dim}; mixed precision: {training.mixed_precision}",
+        f"network    {suite.network.backbone}{stem}, embeddings of size {suite.network.dim}; "
+        f"mixed precision: {training.mixed_precision}",
         "memory     of training in each process; weights, gradients and optimiser are counted, activations of one",
         "           forward pass are measured on the meta device; views and loss come on top",
         *(f"  {method:<12} {_memory_line(entry)}" for method, entry in found.items()),
