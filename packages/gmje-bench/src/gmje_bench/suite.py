@@ -32,7 +32,7 @@ Positive = Annotated[int, Field(ge=1)]
 BACKBONES = ("smallconv", "resnet18", "resnet34", "resnet50")
 #: The names of the tasks and rivals in ``gmje_bench.alignment``, written out for the same reason.
 SYNTHETIC_TASKS = ("mixture", "inverse-sine", "crossing", "two-moons", "pinwheel", "ring", "band", "robot-arm")
-RIVALS = ("mse", "gje", "gmje", "mdn")
+RIVALS = ("mse", "gje", "gmje", "mdn", "flow")
 
 
 class _Strict(BaseModel):
@@ -106,7 +106,7 @@ class Synthetic(_Strict):
     """
 
     tasks: Annotated[list[str], Field(min_length=1)] = list(SYNTHETIC_TASKS)
-    methods: Annotated[list[str], Field(min_length=1)] = list(RIVALS)
+    methods: Annotated[list[str], Field(min_length=1)] = ["mse", "gje", "gmje", "mdn"]
     dims: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     samples: Annotated[int, Field(ge=100)] = 20_000
     epochs: Positive = 20
