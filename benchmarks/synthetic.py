@@ -1,10 +1,10 @@
 """KL of every method to the known truth of the synthetic tasks, lifted to 16 dimensions, over seeds.
 
-    python benchmarks/synthetic.py runs/synthetic.jsonl --methods gmje,mdn,flow --seeds 0,1,2
+    python benchmarks/synthetic.py synthetic.jsonl --methods gmje,mdn,flow --seeds 0,1,2
 
-It measures what ``gmje_bench run --suite synthetic-16`` does, but the KL and the seconds of the processor alone: a flow
-samples too slowly for the other measures over several seeds. A line is appended for each fit, and a fit that the file has
-is not done again; ``--table`` prints the table of a file.
+It measures what ``gmje_bench run --suite synthetic-flow`` does, but the KL and the seconds of the processor alone: a
+flow samples too slowly for the other measures over several seeds. A line is appended for each fit, and what the file has
+is not done again. ``--table`` prints the table of a file.
 """
 
 import argparse

@@ -108,3 +108,18 @@ def test_narrowing_keeps_the_directions_of_most_information():
         assert narrowed.size == 2
         assert angle(narrowed.axes, torch.eye(3).double()[:, [0, 2]]) < 1e-9
     assert space.narrowed(0 * information, 0.1).size == 1
+
+
+def test_views_hold_their_part_of_the_joint_directions():
+    g = generator(4)
+    frames = [torch.linalg.qr(torch.randn(d, d, generator=g, dtype=torch.float64)).Q for d in (3, 4)]
+    frame = torch.block_diag(*frames)
+    # The signal takes one direction of the context and two of the target, whose noise is small and correlated.
+    covariance = frame @ torch.diag(torch.tensor([1.0, 0.1, 0.2, 1.0, 2.0, 0.1, 0.3]).double()) @ frame.T
+    whole = Subspace.whole(torch.arange(7.0).double(), covariance)
+    signal = torch.linalg.qr(torch.linalg.solve_triangular(whole.factor, frame[:, [0, 3, 4]], upper=False)).Q
+    context, target = Subspace(whole.mean, whole.factor, signal).views(3)
+    assert (context.size, target.size) == (1, 2)
+    torch.testing.assert_close(torch.cat([context.mean, target.mean]), whole.mean)
+    for space, expected in ((context, frames[0][:, :1]), (target, frames[1][:, :2])):
+        assert angle(torch.linalg.qr(space.factor @ space.axes).Q, expected) < 1e-9

@@ -218,7 +218,7 @@ def suite_names() -> list[str]:
 
     Examples:
         >>> suite_names()
-        ['all', 'sampling', 'smoke', 'synthetic', 'vision']
+        ['all', 'sampling', 'smoke', 'synthetic', 'synthetic-flow', 'vision']
     """
     folder = resources.files("gmje_bench") / "suites"
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))

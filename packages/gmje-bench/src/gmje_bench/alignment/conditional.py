@@ -7,7 +7,6 @@ import torch
 from torch import Generator, Tensor
 
 from gmje_bench.alignment.truths import seeded
-from gmje_core import JointGaussianMixture
 
 __all__ = ["Conditional", "Posterior", "principal_axes", "whiten"]
 
@@ -43,9 +42,7 @@ class Conditional:
         tensor([-0.9189, -0.9189, -0.9189])
     """
 
-    def __init__(
-        self, posterior: Callable[[Tensor], Posterior], affine: tuple[Tensor, Tensor] | None = None
-    ) -> None:
+    def __init__(self, posterior: Callable[[Tensor], Posterior], affine: tuple[Tensor, Tensor] | None = None) -> None:
         self._posterior, self._affine = posterior, affine
 
     @torch.no_grad()

@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Generator, Tensor
 
+from gmje_bench.alignment.conditional import Conditional
 from gmje_bench.alignment.metrics import (
     conditional_kl,
     energy_distance,
@@ -24,7 +25,6 @@ from gmje_bench.alignment.metrics import (
     uniformity_error,
     weight_error,
 )
-from gmje_bench.alignment.conditional import Conditional
 from gmje_bench.alignment.rivals import get_rival
 from gmje_bench.alignment.tasks import TASKS, make_truth
 from gmje_bench.alignment.truths import Truth

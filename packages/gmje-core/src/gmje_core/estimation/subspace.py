@@ -20,6 +20,8 @@ __all__ = ["Subspace", "excess_information", "mixture_score", "subspace_paramete
 
 # Damping of a turn, in units of the information of a whitened direction.
 _DAMPING = 1e-2
+# Share of its variance from which on a direction of one view takes part in the joint directions.
+_LEAST_SHARE = 0.1
 
 
 def mixture_score(mixture: GaussianMixture, z: Tensor) -> Tensor:
@@ -108,6 +110,27 @@ class Subspace:
         outside = float(whitened.trace() - (self.axes.T @ whitened @ self.axes).trace())
         beyond = len(self.mean) - self.size
         return value - 0.5 * (outside + beyond * math.log(2 * math.pi)) - float(half_log_det(self.factor))
+
+    def views(self, context_dim: int) -> tuple["Subspace", "Subspace"]:
+        """The directions within each view that take part in those of the joint rows.
+
+        Args:
+            context_dim: Size of the context, whose columns come first.
+
+        Returns:
+            Subspaces of the context and of the target. A direction of a whitened view takes part where at least a tenth
+            of its variance lies in the joint directions; each view keeps one at least.
+        """
+        embedding = self.factor @ self.axes
+        found = []
+        for rows in (slice(None, context_dim), slice(context_dim, None)):
+            whole = Subspace.whole(self.mean[rows], self.factor[rows] @ self.factor[rows].T)
+            left, values, _ = torch.linalg.svd(
+                torch.linalg.solve_triangular(whole.factor, embedding[rows], upper=False)
+            )
+            count = max(1, int((values.square() >= _LEAST_SHARE).sum()))
+            found.append(Subspace(whole.mean, whole.factor, left[:, :count].contiguous()))
+        return found[0], found[1]
 
     def turned(self, mixture: GaussianMixture, blocks: Iterable[Tensor]) -> "Subspace":
         r"""The subspace after one step of Fisher scoring on the likelihood of all rows.

@@ -177,7 +177,7 @@ def fit_whole(pairs: Pairs, settings: Settings, total: tuple[Tensor, Tensor], ge
             max_iter=settings.max_iter,
             tol=settings.tol,
         )
-        return Run(fitted.mixture, fitted.lower_bounds, fitted.converged, None, len(pairs), fitted.size)
+        return Run(fitted.mixture, fitted.lower_bounds, fitted.converged, None, len(pairs), fitted.space.size)
     mixture = _start(pairs, settings, generator)
     bounds: list[float] = []
     converged = False

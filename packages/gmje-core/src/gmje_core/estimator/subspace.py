@@ -32,13 +32,13 @@ class FitInSubspace(NamedTuple):
 
     Attributes:
         mixture: The mixture of the rows, with full covariances.
-        size: Number of directions in which its components differ.
+        space: The directions in which its components differ.
         lower_bounds: Mean log-density of a row in each round, before its update.
         converged: Whether the last round changed that by less than the tolerance.
     """
 
     mixture: GaussianMixture
-    size: int
+    space: Subspace
     lower_bounds: list[float]
     converged: bool
 
@@ -126,7 +126,7 @@ def fit_in_subspace(
         bounds.append(space.lifted_log_density(bound, covariance))
         # Until they have turned for the first time, the directions are those of the coarse mixture.
         converged = len(bounds) > max(1, _TURNS[0]) and abs(bounds[-1] - bounds[-2]) < tol
-    return FitInSubspace(space.lift(mixture), space.size, bounds, converged)
+    return FitInSubspace(space.lift(mixture), space, bounds, converged)
 
 
 def _project(pairs: Pairs, space: Subspace) -> Pairs:
