@@ -3,7 +3,7 @@
     python benchmarks/synthetic.py synthetic.jsonl --methods gmje,mdn,flow --seeds 0,1,2
 
 It measures what ``gmje_bench run --suite synthetic-flow`` does, but the KL and the seconds of the processor alone: a
-flow samples too slowly for the other measures over several seeds. A line is appended for each fit, and what the file has
+flow samples too slowly for the other measures over several seeds. A line is appended for each fit; a fit that is there
 is not done again. ``--table`` prints the table of a file.
 """
 
