@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from gmje_bench.alignment import rivals
+from gmje_bench.alignment.conditional import Conditional
 from gmje_bench.alignment.engine import TRUTH, Picture, run, units
 from gmje_bench.alignment.figure import draw_alignment
-from gmje_bench.alignment.conditional import Conditional
 from gmje_bench.alignment.rivals import Rival
 from gmje_bench.alignment.tasks import make_truth
 from gmje_bench.cli import main

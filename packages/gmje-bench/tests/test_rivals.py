@@ -10,8 +10,8 @@ from torch import Tensor
 from truth_factories import ALL, KOLMOGOROV, generator, pairs
 
 from gmje_bench.alignment import engine
-from gmje_bench.alignment.engine import theory
 from gmje_bench.alignment.conditional import Conditional
+from gmje_bench.alignment.engine import theory
 from gmje_bench.alignment.networks import fit_mdn, fit_mse
 from gmje_bench.alignment.rivals import RIVALS, fit_gje, fit_gmje
 from gmje_bench.alignment.tasks import make_truth

@@ -37,6 +37,7 @@ class Conditional:
             targets.
 
     Examples:
+        >>> from gmje_core import JointGaussianMixture
         >>> joint = JointGaussianMixture.from_moments(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None], 1)
         >>> Conditional(joint.condition).log_prob(torch.zeros(3, 1), torch.zeros(3, 1))
         tensor([-0.9189, -0.9189, -0.9189])

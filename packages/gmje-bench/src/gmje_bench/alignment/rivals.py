@@ -22,8 +22,8 @@ from gmje_core.estimator import JointEmbeddingMixture
 
 __all__ = ["RIVALS", "Rival", "fit_gje", "fit_gmje", "fit_mdn", "fit_mse", "get_rival"]
 
-#: Numbers of components that GMJE tries, upwards, as long as pairs set aside gain so many nats; each has so many rows.
-_GMJE_COMPONENTS, _GAIN, _GMJE_ROWS = (4, 16, 48), 1e-3, 20
+# Numbers of components that GMJE tries, upwards; each has so many pairs at least.
+_GMJE_COMPONENTS, _GMJE_ROWS = (4, 16, 48), 20
 
 
 class Rival(NamedTuple):
@@ -69,13 +69,14 @@ def fit_gje(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditio
 def fit_gmje(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditional:
     """A joint mixture with full covariances in the directions that matter, by EM.
 
-    The number of components grows as long as the pairs set aside, which EM does not see, become likelier given their
-    contexts.
+    The number of components grows as long as the targets set aside, which EM does not see, become likelier given their
+    contexts, by more than the standard error of that gain.
 
     Arguments and result are those of :func:`fit_mse`; EM runs until it converges, whatever the epochs.
     """
     aside, rest = split(len(context), torch.Generator().manual_seed(seed))
-    best, least = None, math.inf
+    best: Conditional | None = None
+    highest = torch.empty(0)
     for components in _GMJE_COMPONENTS:
         if components * _GMJE_ROWS > len(rest):
             break
@@ -87,10 +88,11 @@ def fit_gmje(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditi
             warnings.simplefilter("ignore", ConvergenceWarning)
             density.fit(context[rest], target[rest])
         fitted = Conditional(density.density_.condition)
-        nll = -float(fitted.log_prob(target[aside], context[aside]).mean())
-        if nll >= least - _GAIN:
+        log_prob = fitted.log_prob(target[aside], context[aside]).double()
+        gain = log_prob - highest if best is not None else torch.ones(2)
+        if float(gain.mean()) <= float(gain.std()) / math.sqrt(len(gain)):
             break
-        best, least = fitted, nll
+        best, highest = fitted, log_prob
     assert best is not None
     return best
 
