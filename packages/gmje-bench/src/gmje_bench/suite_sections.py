@@ -31,7 +31,7 @@ Range = Annotated[list[Rate], Field(min_length=2, max_length=2)]
 BACKBONES = ("smallconv", "resnet18", "resnet34", "resnet50")
 #: The names of the tasks and rivals in ``gmje_bench.alignment``, written out for the same reason.
 SYNTHETIC_TASKS = ("mixture", "inverse-sine", "crossing", "two-moons", "pinwheel", "ring", "band", "robot-arm")
-RIVALS = ("mse", "gje", "gmje", "mdn")
+RIVALS = ("mse", "gje", "gmje", "mdn", "flow")
 #: Images up to this side, in pixels, get a ResNet's stem for small images.
 SMALL_SIDE = 64
 #: Learning rates that are scaled with the batch are given for so many images.
@@ -221,7 +221,7 @@ class Synthetic(Strict):
     """
 
     tasks: Annotated[list[str], Field(min_length=1)] = list(SYNTHETIC_TASKS)
-    methods: Annotated[list[str], Field(min_length=1)] = list(RIVALS)
+    methods: Annotated[list[str], Field(min_length=1)] = ["mse", "gje", "gmje", "mdn"]
     dims: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
     samples: Annotated[int, Field(ge=100)] = 20_000
     epochs: Positive = 20

@@ -21,6 +21,7 @@ from gmje_core.estimator.options import Settings, check_options, read_device, re
 from gmje_core.estimator.questions import DensityQuestions
 from gmje_core.estimator.saving import read_fit, write_fit
 from gmje_core.estimator.starts import InitMethod
+from gmje_core.estimator.subspace import SubspaceSize
 from gmje_core.linalg import full_precision
 
 __all__ = ["JointEmbeddingMixture"]
@@ -61,6 +62,10 @@ class JointEmbeddingMixture(DensityQuestions):
         means_init: Means ``(K, d_c + d_t)`` to start from.
         precisions_init: Inverse covariances to start from, of the shape of ``covariances_``.
         batch_size: Rows of a minibatch; ``None`` for EM over all rows.
+        subspace: Number of directions in which the components differ, or ``"auto"`` to find it: along all others the
+            density is one Gaussian, independent of them after whitening. Many components then follow a curved density
+            in many dimensions of noise at the price of a few parameters each. For full covariances and EM over all
+            rows; ``reg_covar`` counts relative to the mean variance within. ``None`` lets components differ in all.
         random_state: Seed of every draw; ``None`` takes one from torch's global generator.
         device: Device of the computation; ``None`` for that of the embeddings.
         dtype: Dtype of the densities, ``"float64"`` or ``"float32"`` (faster on accelerators); statistics are
@@ -74,6 +79,7 @@ class JointEmbeddingMixture(DensityQuestions):
             ``spherical``; without ``K`` where tied.
         converged_: Whether the last round changed the lower bound by less than ``tol``.
         n_iter_: Rounds of EM, or calls of :meth:`partial_fit`.
+        subspace_: Number of directions in which the components differ; ``None`` without the option ``subspace``.
         lower_bound_: Mean log-density of a row in nats in the last round, before its update; in EM over all rows with
             the log-density of ``covariance_prior`` divided by ``N``.
         lower_bounds_: The lower bounds of all rounds; after :meth:`partial_fit` of the last batch alone.
@@ -117,6 +123,7 @@ class JointEmbeddingMixture(DensityQuestions):
         means_init: Embeddings | None = None,
         precisions_init: Embeddings | None = None,
         batch_size: int | None = None,
+        subspace: SubspaceSize | None = None,
         random_state: int | None = None,
         device: torch.device | str | None = None,
         dtype: Literal["float32", "float64"] | torch.dtype = "float64",
@@ -136,6 +143,7 @@ class JointEmbeddingMixture(DensityQuestions):
         self.means_init = means_init
         self.precisions_init = precisions_init
         self.batch_size = batch_size
+        self.subspace = subspace
         self.random_state = random_state
         self.device = device
         self.dtype = dtype
@@ -187,6 +195,8 @@ class JointEmbeddingMixture(DensityQuestions):
             InputTypeError, ShapeError, NonFiniteError: as in :meth:`fit`; also where the sizes are other than before.
         """
         settings, seed = check_options(self.get_params()), self._seed()
+        if settings.subspace is not None:
+            raise ConfigError(f"partial_fit knows no subspace, but subspace={settings.subspace!r}: set it to None")
         pairs = self._pairs_to_fit(Z_context, Z_target, settings)
         with full_precision(pairs.device.type):
             if not hasattr(self, "density_"):
@@ -296,6 +306,7 @@ class JointEmbeddingMixture(DensityQuestions):
     def _pairs_to_fit(self, Z_context: Embeddings, Z_target: Embeddings, settings: Settings) -> Pairs:
         pairs = Pairs({"Z_context": Z_context, "Z_target": Z_target}, settings.dtype, settings.device)
         fitting.require_rank(pairs, settings.form)
+        fitting.require_directions(pairs, settings.subspace)
         return pairs
 
     def _run_to_continue(self, pairs: Pairs, settings: Settings) -> fitting.Run:

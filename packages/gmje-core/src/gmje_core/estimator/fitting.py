@@ -23,6 +23,7 @@ from gmje_core.estimation.seeding import dead_components, step_generator
 from gmje_core.estimation.shrinkage import CovariancePrior, isotropic_target, shrink_covariances
 from gmje_core.estimator.options import Settings
 from gmje_core.estimator.starts import covariance_about_nearest, fill_up_rows, starting_mixture, subsample
+from gmje_core.estimator.subspace import fit_in_subspace
 from gmje_core.linalg import full_precision
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "fit_online",
     "fit_whole",
     "online_step",
+    "require_directions",
     "require_rank",
     "require_rows",
     "start_online",
@@ -55,6 +57,7 @@ class Run:
         converged: Whether the last round changed that by less than the tolerance.
         online: Running statistics of online EM; ``None`` after EM over all rows.
         seen: Number of rows, counted as often as they were seen.
+        subspace: Number of directions in which the components differ, where they differ in few; else ``None``.
     """
 
     mixture: GaussianMixture
@@ -62,6 +65,7 @@ class Run:
     converged: bool
     online: OnlineMixture | None
     seen: int
+    subspace: int | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ class Fit:
         n_iter: Rounds of EM, or steps of online EM by ``partial_fit``.
         lower_bounds: Mean log-density of a row in each round, before its update.
         n_samples_seen: Number of rows, counted as often as they were seen.
+        subspace: Number of directions in which the components differ, where they differ in few; else ``None``.
     """
 
     density: JointGaussianMixture
@@ -87,6 +92,7 @@ class Fit:
     n_iter: int
     lower_bounds: list[float]
     n_samples_seen: int
+    subspace: int | None = None
 
     @classmethod
     def of_run(cls, run: Run, pairs: Pairs, settings: Settings, n_iter: int) -> Self:
@@ -109,7 +115,9 @@ class Fit:
         )
         density = JointGaussianMixture.from_mixture(mixture, pairs.dims[0])
         tied = settings.form.tied
-        return cls(density, pairs.kind, tied, run.online, run.converged, n_iter, run.lower_bounds, run.seen)
+        return cls(
+            density, pairs.kind, tied, run.online, run.converged, n_iter, run.lower_bounds, run.seen, run.subspace
+        )
 
 
 def fit_best(pairs: Pairs, settings: Settings, seed: int) -> Run:
@@ -160,6 +168,18 @@ def fit_whole(pairs: Pairs, settings: Settings, total: tuple[Tensor, Tensor], ge
         total: Mean and covariance of all rows, or their variances where the form does not need more.
         generator: CPU generator of the start.
     """
+    if settings.subspace is not None:
+        fitted = fit_in_subspace(
+            pairs,
+            settings.form,
+            settings.n_components,
+            settings.subspace,
+            settings.init_params,
+            generator,
+            max_iter=settings.max_iter,
+            tol=settings.tol,
+        )
+        return Run(fitted.mixture, fitted.lower_bounds, fitted.converged, None, len(pairs), fitted.space.size)
     mixture = _start(pairs, settings, generator)
     prior = _prior(mixture, pairs, settings)
     bounds: list[float] = []
@@ -260,6 +280,12 @@ def require_rank(pairs: Pairs, form: CovarianceForm) -> None:
     """Raise :class:`ConfigError` where a low-rank factor would have more columns than the pairs."""
     if form.covariance_type == "low_rank" and form.rank > pairs.dim:
         raise ConfigError(f"rank must lie between 1 and d_c + d_t = {pairs.dim}, got {form.rank}")
+
+
+def require_directions(pairs: Pairs, subspace: int | str | None) -> None:
+    """Raise :class:`ConfigError` where components would differ in more directions than the pairs have."""
+    if isinstance(subspace, int) and subspace > pairs.dim:
+        raise ConfigError(f"subspace must lie between 1 and d_c + d_t = {pairs.dim}, got {subspace}")
 
 
 def warn_of_small_variance(variance: Tensor, reg_covar: float) -> None:

@@ -13,6 +13,7 @@ from gmje_core.errors import ConfigError, unknown_name
 from gmje_core.estimation.em import CovarianceForm
 from gmje_core.estimation.shrinkage import TargetKind
 from gmje_core.estimator.starts import GivenParameters, InitMethod
+from gmje_core.estimator.subspace import SubspaceSize
 
 __all__ = ["DTYPES", "EstimatorOptions", "Settings", "check_options", "read_device", "read_seed"]
 
@@ -87,6 +88,7 @@ class Settings:
     batch_size: int | None
     device: torch.device | None
     dtype: torch.dtype
+    subspace: SubspaceSize | None
 
 
 def check_options(options: dict[str, Any]) -> Settings:
@@ -122,6 +124,7 @@ def check_options(options: dict[str, Any]) -> Settings:
         batch_size=batch_size,
         device=read_device(options["device"]),
         dtype=_read_dtype(options["dtype"]),
+        subspace=_read_subspace(options),
     )
 
 
@@ -161,6 +164,23 @@ def read_device(device: object) -> torch.device | None:
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     return place  # type: ignore[no-any-return]
+
+
+def _read_subspace(options: dict[str, Any]) -> SubspaceSize | None:
+    """Read the number of directions in which components differ; it goes with EM of full covariances over all rows."""
+    subspace = options["subspace"]
+    if subspace is None:
+        return None
+    if subspace != "auto":
+        subspace = as_integer('subspace (or None or "auto")', subspace)
+        check_counts(subspace=subspace)
+    needed = {"covariance_type": "full", "tied": False, "batch_size": None}
+    needed |= dict.fromkeys(("weights_init", "means_init", "precisions_init"))
+    for name, value in needed.items():
+        given = options[name]
+        if given is not value and (value is None or given != value):
+            raise ConfigError(f"subspace={subspace!r} needs {name}={value!r}, got {given!r}")
+    return subspace  # type: ignore[no-any-return]
 
 
 def _read_dtype(dtype: object) -> torch.dtype:
