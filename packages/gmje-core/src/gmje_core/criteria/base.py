@@ -25,9 +25,10 @@ from gmje_core.errors import (
     NotPositiveDefiniteError,
     ShapeError,
 )
+from gmje_core.estimation.calibration import calibrate_conditional, refit_scales
 from gmje_core.estimation.consolidated import ConsolidatedDensity
 from gmje_core.estimation.matching import match_moments
-from gmje_core.estimation.scaled import ScaledFit, calibrate_conditional, fit_scaled_mixture, refit_scales
+from gmje_core.estimation.scaled import ScaledFit, fit_scaled_mixture
 from gmje_core.estimation.trainable import TrainableDensity
 from gmje_core.linalg import LOG_2PI, full_precision
 from gmje_core.transfer import copy_to_host
@@ -166,8 +167,8 @@ class Criterion(CountingModule, ABC):
         *,
         passes: int = 1,
         exchangeable: bool = False,
-        shrinkage: float = 64.0,
-        rounds: int = 14,
+        shrinkage: float | None = None,
+        rounds: int = 24,
         seed: int = 0,
     ) -> ScaledFit:
         """Fit the density that answers users to pairs of a frozen encoder: the closing stage of training.
@@ -183,7 +184,8 @@ class Criterion(CountingModule, ABC):
             validation: Pairs of items that are not among those, ``(M, d_c)`` and ``(M, d_t)``.
             passes: The training pairs are so many blocks of the same items in the same order.
             exchangeable: Whether one encoder gives both views and either may be the context.
-            shrinkage: Pseudo-observations of the pooled covariance in each component's.
+            shrinkage: Pseudo-observations of the pooled covariance in each component's; ``None`` to choose them on the
+                validation pairs. The number of components is always chosen there, at most ``density_components``.
             rounds: Rounds of EM.
             seed: Seed of the start.
 
@@ -192,7 +194,7 @@ class Criterion(CountingModule, ABC):
 
         Raises:
             ShapeError, NonFiniteError: pairs that do not fit.
-        BatchSizeError: fewer than two pairs for training or for validation.
+            BatchSizeError: fewer than two pairs for training or for validation.
         """
         for pair in ((context, target), validation):
             self._check_shapes(*pair)
