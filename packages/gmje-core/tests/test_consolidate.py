@@ -8,6 +8,7 @@ from gmje_core.criteria import GJE, GMJE, build_criterion
 from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, NotFittedError, ShapeError
 from gmje_core.estimation.consolidated import ConsolidatedDensity
+from gmje_core.estimation.scaled import SHRINKAGES
 
 MAKERS = [
     pytest.param(lambda **o: GJE(3, **o), id="gje"),
@@ -55,6 +56,16 @@ def test_room_is_made_before():
     before = {name: tensor.shape for name, tensor in criterion.state_dict().items()}
     consolidated(settle(criterion, steps=3))
     assert {name: tensor.shape for name, tensor in criterion.state_dict().items()} == before
+
+
+def test_room_that_is_not_filled_answers_nothing():
+    """Fewer components than there is room for, where fewer are likelier or pairs are few."""
+    criterion = GMJE(3, 6, density_components=40)
+    fit = criterion.consolidate(*pairs(200, seed=10), pairs(100, seed=11))
+    assert fit.components <= 10
+    assert criterion.consolidated.gain.shape[0] == 40
+    assert len(criterion.density().log_weights) == fit.components
+    assert fit.shrinkage in SHRINKAGES
 
 
 def test_none_is_held_at_first():

@@ -79,7 +79,10 @@ def test_components_that_are_no_candidates_change_nothing_where_they_do_not_matt
     assert little.sum() > 20, "the third component must be far from most rows"
     torch.testing.assert_close(near.log_prob[little], whole.log_prob[little])
     torch.testing.assert_close(
-        entries(near, near.responsibilities)[little], entries(whole, whole.responsibilities)[little], rtol=1e-4, atol=1e-6
+        entries(near, near.responsibilities)[little],
+        entries(whole, whole.responsibilities)[little],
+        rtol=1e-4,
+        atol=1e-6,
     )
     assert mean_log_prob(p, x, y, nearest) == pytest.approx(float(near.log_prob.mean()), abs=1e-4)
 

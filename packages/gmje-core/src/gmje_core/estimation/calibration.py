@@ -15,7 +15,7 @@ __all__ = ["calibrate_conditional", "refit_scales"]
 _TABLE_ROUNDS, _TABLE_PRIOR, _LIKELIEST = 30, 5.0, 4
 # Factors of the conditional covariances that are tried; held-out pairs, samples of each and pairs at a time for it.
 _FACTORS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7)
-_RANKED, _RANKS, _RANKED_ROWS = 1000, 8, 50
+_RANKED, _RANKS, _RANKED_ROWS = 600, 8, 50
 # Held-out pairs that are scored under all factors at a time.
 _ROWS = 512
 
@@ -34,9 +34,7 @@ def refit_scales(density: ScaledJointMixture, context: Tensor, target: Tensor) -
     """
     weights = density.log_weights.exp()
     share, prior = weights.sum(dim=(1, 2)), weights.sum(dim=0)
-    parts = [
-        _likeliest(density, *block) for block in zip(context.split(_ROWS), target.split(_ROWS), strict=True)
-    ]
+    parts = [_likeliest(density, *block) for block in zip(context.split(_ROWS), target.split(_ROWS), strict=True)]
     component, likelihood = (torch.cat(part) for part in zip(*parts, strict=True))
     for _ in range(_TABLE_ROUNDS):
         joint = likelihood * weights[component]
@@ -49,9 +47,12 @@ def refit_scales(density: ScaledJointMixture, context: Tensor, target: Tensor) -
 def _likeliest(density: ScaledJointMixture, context: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The likeliest factors ``(M, 4)`` of pairs, and likelihoods ``(M, 4, A, B)`` up to a number for each pair."""
     scores_context, scores_target = density.view_scores(context, target)
-    most = (scores_context.amax(dim=2) + scores_target.amax(dim=2)).topk(min(_LIKELIEST, scores_context.shape[1])).indices
+    most = (
+        (scores_context.amax(dim=2) + scores_target.amax(dim=2)).topk(min(_LIKELIEST, scores_context.shape[1])).indices
+    )
     scores_context, scores_target = (
-        scores.gather(1, most.unsqueeze(2).expand(-1, -1, scores.shape[2])) for scores in (scores_context, scores_target)
+        scores.gather(1, most.unsqueeze(2).expand(-1, -1, scores.shape[2]))
+        for scores in (scores_context, scores_target)
     )
     both = scores_context.unsqueeze(3) + scores_target.unsqueeze(2)
     return most, (both - both.amax(dim=(1, 2, 3), keepdim=True)).exp()
@@ -68,7 +69,7 @@ def calibrate_conditional(
 
     Args:
         density: The density.
-        context: ``(M, d_c)`` pairs that it was not fitted to, of which at most a thousand are used.
+        context: ``(M, d_c)`` pairs that it was not fitted to, of which at most 600 are used.
         target: ``(M, d_t)``.
         seed: Seed of the samples.
     """

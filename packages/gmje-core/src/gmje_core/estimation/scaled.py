@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.errors import BatchSizeError
+from gmje_core.estimation.calibration import refit_scales
 from gmje_core.estimation.scaled_em import (
     Components,
     Expectation,
@@ -115,7 +116,8 @@ def fit_scaled_mixture(
     Student's distribution (Peel and McLachlan, 2000). Context covariances and the moments of the pairs are shrunk
     toward the pooled ones of all components by ``shrinkage`` pseudo-observations (inverse-Wishart). After a third of
     the rounds, ``components`` are compared with half of them, and values of the shrinkage with each other, by the mean
-    log-density of validation pairs.
+    log-density of validation pairs. The table of scales is fitted once more to these pairs in the end: distances of
+    training pairs are a little small.
 
     Args:
         context: ``(N, d_c)`` training pairs.
@@ -167,13 +169,9 @@ def fit_scaled_mixture(
     fitted.shrinkage = max(tried, key=lambda value: mean_log_prob(fitted.at(value), *some, candidates))
     fitted.advance(max(0, rounds - _CHOICE))
     volume = -float(whiten_context.tril.diagonal().log().sum() + whiten_target.tril.diagonal().log().sum())
-    return ScaledFit(
-        _in_units(fitted.model, whiten_context, whiten_target, unit_norm),
-        fitted.log_prob + volume,
-        mean_log_prob(fitted.model, *held_out, likeliest(fitted.model, *held_out, _HELD_OUT)) + volume,
-        fitted.components,
-        fitted.shrinkage,
-    )
+    density = refit_scales(_in_units(fitted.model, whiten_context, whiten_target, unit_norm), *validation)
+    validation_log_prob = float(density.log_prob(*validation).double().mean())
+    return ScaledFit(density, fitted.log_prob + volume, validation_log_prob, fitted.components, fitted.shrinkage)
 
 
 def _best_start(

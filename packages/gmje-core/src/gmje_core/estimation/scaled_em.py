@@ -239,7 +239,9 @@ def _distances(model: Components, x: Tensor, y: Tensor, sizes: list[int]) -> tup
     whiten_context, whiten_target = triangular_inverse(model.context_tril), triangular_inverse(model.target_tril)
     predict = whiten_target @ model.gain
     offset_context = (whiten_context @ model.context_means.unsqueeze(2)).squeeze(2)
-    offset_target = (whiten_target @ model.target_means.unsqueeze(2) - predict @ model.context_means.unsqueeze(2))[..., 0]
+    offset_target = (whiten_target @ model.target_means.unsqueeze(2) - predict @ model.context_means.unsqueeze(2))[
+        ..., 0
+    ]
     context, target = [], []
     for k, (a, b) in enumerate(zip(x.split(sizes), y.split(sizes), strict=True)):
         context.append(torch.addmm(-offset_context[k], a, whiten_context[k].T).square_().sum(dim=1))
