@@ -28,8 +28,8 @@ def consolidate(
 ) -> ScaledFit | None:
     """Fit the density of a trained module's criterion to views of the training images, in place.
 
-    Nine tenths of the images give the pairs that it is fitted to, several views of each; the rest choose its number of
-    components, its shrinkage and its scales.
+    Nine tenths of the images give the pairs that it is fitted to, several views of each; the rest choose its shrinkage
+    and its scales.
     The test images play no part. All processes embed, and the main one fits: it is the one that evaluates and saves.
 
     Args:

@@ -185,7 +185,7 @@ class Criterion(CountingModule, ABC):
             passes: The training pairs are so many blocks of the same items in the same order.
             exchangeable: Whether one encoder gives both views and either may be the context.
             shrinkage: Pseudo-observations of the pooled covariance in each component's; ``None`` to choose them on the
-                validation pairs. The number of components is always chosen there, at most ``density_components``.
+                validation pairs.
             rounds: Rounds of EM.
             seed: Seed of the start.
 

@@ -5,8 +5,8 @@ with decreasing steps, so that several views of an item cost no more than one. A
 components. For ``n`` items of ``P`` pairs of views, with ``D = d_c + d_t``, a step costs about ``10 n D^2`` operations
 for products and ``K D^3`` for factors; each of the searches of all components costs ``2 K n D^2``. Memory is
 ``4 P n D`` bytes for the whitened views, about ``100 K D^2`` for sums and factors while an M-step makes them, and at
-most 60 MB for the scores of a step. With 9,000 items of 4 pairs, ``K = 60`` and ``D = 256``, a fit with its choices
-took 19 seconds of one core that had other work beside it.
+most 60 MB for the scores of a step. With 9,000 items of 4 pairs, ``K = 60`` and ``D = 256``, a fit with its choice
+of the shrinkage took 14 seconds of one core that had other work beside it.
 
 Rows are whitened first, so that float32 suffices for products and float64 holds the sums.
 """
@@ -45,7 +45,7 @@ _TRIALS = 4
 _CANDIDATES, _HELD_OUT, _SEARCHES = 3, 5, (4, 12)
 # Most rows of one step.
 _ROWS = 16384
-# Rounds after which the number of components and the shrinkage are chosen, and the held-out pairs for it.
+# Rounds after which the shrinkage is chosen, and the held-out pairs for it.
 _CHOICE, _CHOICE_ROWS = 8, 2000
 # Step t of averaging is (t + 2) ** -_DECAY.
 _DECAY = 0.7
@@ -85,7 +85,7 @@ class ScaledFit:
         density: The density, in the units of the embeddings.
         log_prob: Mean joint log-density of the training pairs of the last round, in nats, before that round.
         validation_log_prob: The same of the validation pairs, after it.
-        components: Factors, chosen on the validation pairs.
+        components: Factors.
         shrinkage: Pseudo-observations of the pooled covariance, given or chosen on the validation pairs.
     """
 
@@ -116,15 +116,14 @@ def fit_scaled_mixture(
     its conditional, :math:`E[1/\alpha]` and :math:`E[1/\beta]`, which weigh the row in the M-step as in EM for
     Student's distribution (Peel and McLachlan, 2000). Context covariances and the moments of the pairs are shrunk
     toward the pooled ones of all components by ``shrinkage`` pseudo-observations (inverse-Wishart). After a third of
-    the rounds, ``components`` are compared with half of them, and values of the shrinkage with each other, by the mean
-    log-density of validation pairs. The table of scales is fitted once more to these pairs in the end: distances of
+    the rounds, the shrinkage is chosen by the mean log-density of validation pairs. The table of scales is fitted once more to these pairs in the end: distances of
     training pairs are a little small.
 
     Args:
         context: ``(N, d_c)`` training pairs.
         target: ``(N, d_t)``.
         validation: Pairs of other items, ``(M, d_c)`` and ``(M, d_t)``.
-        components: ``K``, the largest number of factors.
+        components: ``K``, the number of factors.
         shrinkage: Pseudo-observations of the pooled covariance; ``None`` to choose one of :data:`SHRINKAGES`.
         rounds: Rounds of EM; in each of them every item shows one pair of views.
         passes: The pairs are so many blocks of the same items in the same order; each round then pairs a context of
@@ -164,7 +163,8 @@ def fit_scaled_mixture(
     # One point an item, so that its pairs begin together.
     items = torch.cat([context, target], dim=1).float().unflatten(0, (passes, -1)).mean(dim=0)
     tried = SHRINKAGES if shrinkage is None else (shrinkage,)
-    fitted = _best_start(views, items, components, tried[len(tried) // 2], min(_CHOICE, rounds), held_out, seed)
+    fitted = StepwiseEM(views, items, min(components, len(items)), tried[len(tried) // 2], seed)
+    fitted.advance(min(_CHOICE, rounds))
     some = held_out[0][:_CHOICE_ROWS], held_out[1][:_CHOICE_ROWS]
     candidates = likeliest(fitted.model, *some, _HELD_OUT)
     fitted.shrinkage = max(tried, key=lambda value: mean_log_prob(fitted.at(value), *some, candidates))
@@ -173,30 +173,6 @@ def fit_scaled_mixture(
     density = refit_scales(_in_units(fitted.model, whiten_context, whiten_target, unit_norm), *validation)
     validation_log_prob = float(density.log_prob(*validation).double().mean())
     return ScaledFit(density, fitted.log_prob + volume, validation_log_prob, fitted.components, fitted.shrinkage)
-
-
-def _best_start(
-    views: "Views",
-    items: Tensor,
-    components: int,
-    shrinkage: float,
-    rounds: int,
-    held_out: tuple[Tensor, Tensor],
-    seed: int,
-) -> "StepwiseEM":
-    """The better, on held-out pairs, of fits of a few rounds with half of the components and with all of them."""
-    most = min(components, len(items))
-    fits = [StepwiseEM(views, items, count, shrinkage, seed) for count in sorted({max(1, most // 2), most})]
-    if len(fits) == 1:
-        fits[0].advance(rounds)
-        return fits[0]
-
-    def score(fit: StepwiseEM) -> float:
-        fit.advance(rounds)
-        some = held_out[0][:_CHOICE_ROWS], held_out[1][:_CHOICE_ROWS]
-        return mean_log_prob(fit.model, *some, likeliest(fit.model, *some, _HELD_OUT))
-
-    return max(fits, key=score)
 
 
 class Views:
