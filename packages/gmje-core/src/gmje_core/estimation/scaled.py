@@ -6,7 +6,7 @@ components. For ``n`` items of ``P`` pairs of views, with ``D = d_c + d_t``, a s
 for products and ``K D^3`` for factors; each of the searches of all components costs ``2 K n D^2``. Memory is
 ``4 P n D`` bytes for the whitened views, about ``100 K D^2`` for sums and factors while an M-step makes them, and at
 most 60 MB for the scores of a step. With 9,000 items of 4 pairs, ``K = 60`` and ``D = 256``, a fit with its choice
-of the shrinkage took 14 seconds of one core that had other work beside it.
+of the shrinkage takes about 15 seconds of one core (an estimate from the profile of a longer one, on a busy machine).
 
 Rows are whitened first, so that float32 suffices for products and float64 holds the sums.
 """
