@@ -9,6 +9,7 @@ from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, NotFittedError, ShapeError
 from gmje_core.estimation import consolidation
 from gmje_core.estimation.consolidated import ConsolidatedDensity
+from gmje_core.estimation.scaled import SHRINKAGES
 
 MAKERS = [
     pytest.param(lambda **o: GJE(3, **o), id="gje"),
@@ -67,6 +68,16 @@ def test_the_factor_of_the_conditional_is_told(monkeypatch):
     assert criterion.consolidate(*pairs(300, seed=10), pairs(300, seed=11)).conditional_factor == 1.3
     monkeypatch.setattr(consolidation, "calibrate_conditional", lambda density, *_, seed: density)
     assert criterion.consolidate(*pairs(300, seed=10), pairs(300, seed=11)).conditional_factor == 1.0
+
+
+def test_room_that_is_not_filled_answers_nothing():
+    """Fewer components than there is room for, where fewer are likelier or pairs are few."""
+    criterion = GMJE(3, 6, density_components=40)
+    fit = criterion.consolidate(*pairs(200, seed=10), pairs(100, seed=11))
+    assert fit.components <= 10
+    assert criterion.consolidated.gain.shape[0] == 40
+    assert len(criterion.density().log_weights) == fit.components
+    assert fit.shrinkage in SHRINKAGES
 
 
 def test_none_is_held_at_first():

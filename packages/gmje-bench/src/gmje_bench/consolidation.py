@@ -1,4 +1,8 @@
-"""The closing stage of training: a criterion's density is fitted to pairs of views of the frozen encoder."""
+"""The closing stage of training: a criterion's density is fitted to pairs of views of the frozen encoder.
+
+In the default vision suite (10,000 images, four passes of views, 128 dimensions a view) the embeddings take 8 seconds
+of one core and 41 MB, and the fit takes what :mod:`gmje_core.estimation.scaled` says.
+"""
 
 import torch
 from torch import Tensor
@@ -25,7 +29,8 @@ def consolidate(
 ) -> ScaledFit | None:
     """Fit the density of a trained module's criterion to views of the training images, in place.
 
-    It is fitted to the :func:`training_pairs`; those of the images that are set aside choose its scales. All processes
+    It is fitted to the :func:`training_pairs`; those of the images that are set aside choose its
+    shrinkage and its scales. All processes
     embed, and the main one fits: it is the one that evaluates and saves.
 
     Args:

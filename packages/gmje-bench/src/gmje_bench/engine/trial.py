@@ -96,8 +96,12 @@ def train_and_evaluate(
             with Clock(record.seconds)("consolidate"):
                 fit = consolidate(module, data, seed=seed, device=accelerator.device, workers=suite.training.workers)
             if fit is not None:
-                record.choices["consolidated_validation_log_prob"] = fit.validation_log_prob
-                record.choices["conditional_factor"] = fit.conditional_factor
+                record.choices |= {
+                    "consolidated_components": fit.components,
+                    "consolidated_shrinkage": fit.shrinkage,
+                    "consolidated_validation_log_prob": fit.validation_log_prob,
+                    "conditional_factor": fit.conditional_factor,
+                }
     elif METHODS[method].pretrained:
         record.verdict = PRETRAINED
     reporter.stage(f"{method} seed {seed}: evaluating")

@@ -159,8 +159,8 @@ class Criterion(CountingModule, ABC):
         *,
         passes: int = 1,
         exchangeable: bool = False,
-        shrinkage: float = 64.0,
-        rounds: int = 14,
+        shrinkage: float | None = None,
+        rounds: int = 24,
         seed: int = 0,
     ) -> ScaledFit:
         """Fit the density that answers users to pairs of a frozen encoder: the closing stage of training.
@@ -176,7 +176,8 @@ class Criterion(CountingModule, ABC):
             validation: Pairs of items that are not among those, ``(M, d_c)`` and ``(M, d_t)``.
             passes: The training pairs are so many blocks of the same items in the same order.
             exchangeable: Whether one encoder gives both views and either may be the context.
-            shrinkage: Pseudo-observations of the pooled covariance in each component's.
+            shrinkage: Pseudo-observations of the pooled covariance in each component's; ``None`` to choose them on the
+                validation pairs.
             rounds: Rounds of EM.
             seed: Seed of the start.
 

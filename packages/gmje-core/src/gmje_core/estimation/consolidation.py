@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from gmje_core.errors import BatchSizeError, NonFiniteError, ShapeError
+from gmje_core.estimation.calibration import calibrate_conditional, refit_scales
 from gmje_core.estimation.matching import match_moments
-from gmje_core.estimation.scaled import ScaledFit, calibrate_conditional, fit_scaled_mixture, refit_scales
+from gmje_core.estimation.scaled import ScaledFit, fit_scaled_mixture
 
 __all__ = ["DENSITY_COMPONENTS", "fit_density"]
 
@@ -29,8 +30,8 @@ def fit_density(
     validation: tuple[Tensor, Tensor],
     *,
     components: int = DENSITY_COMPONENTS,
-    shrinkage: float = 64.0,
-    rounds: int = 14,
+    shrinkage: float | None = None,
+    rounds: int = 24,
     passes: int = 1,
     exchangeable: bool = False,
     seed: int = 0,
@@ -46,8 +47,9 @@ def fit_density(
         target: ``(N, d_t)``.
         validation: Pairs of items that are not among those, ``(M, d_c)`` and ``(M, d_t)``.
         components: Factors of the mixture; fewer where there are less than 20 pairs for each.
-        shrinkage: Pseudo-observations of the pooled covariance in each component's.
-        rounds: Rounds of EM.
+        shrinkage: Pseudo-observations of the pooled covariance in each component's; ``None`` to choose them on the
+            validation pairs.
+        rounds: Rounds of EM; in each of them every item shows one pair of views.
         passes: The training pairs are so many blocks of the same items in the same order.
         exchangeable: Whether one encoder gives both views and either may be the context.
         seed: Seed of the start.

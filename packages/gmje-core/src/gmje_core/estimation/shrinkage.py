@@ -81,7 +81,8 @@ def shrink_covariances(second: Tensor, counts: Tensor, target: Tensor, prior_cou
     counts = counts.view(shape)
     if isinstance(prior_count, Tensor):
         prior_count = prior_count.view(shape)
-    return (counts * second + prior_count * target) / (counts + prior_count)
+    share = prior_count / (counts + prior_count)
+    return (1 - share) * second + share * target
 
 
 def isotropic_target(covariance: Tensor, *, diagonal: bool) -> Tensor:

@@ -174,7 +174,7 @@ def _read_subspace(options: dict[str, Any]) -> SubspaceSize | None:
     if subspace != "auto":
         subspace = as_integer('subspace (or None or "auto")', subspace)
         check_counts(subspace=subspace)
-    needed = {"covariance_type": "full", "tied": False, "batch_size": None}
+    needed = {"covariance_type": "full", "tied": False, "batch_size": None, "covariance_prior": 0}
     needed |= dict.fromkeys(("weights_init", "means_init", "precisions_init"))
     for name, value in needed.items():
         given = options[name]
