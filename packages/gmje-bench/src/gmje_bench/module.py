@@ -17,7 +17,7 @@ from gmje_core.models.backbones import build_backbone
 from gmje_core.models.heads import ProjectionHead
 from gmje_core.models.momentum import MomentumEncoder
 
-__all__ = ["JointEmbedding", "build_module"]
+__all__ = ["JointEmbedding", "build_module", "of_model"]
 
 
 class JointEmbedding(nn.Module):
@@ -129,7 +129,7 @@ def build_module(
     )
     objective = build_objective(method, Setting(network.dim, classes), suite.method.get(method, {}))
     if objective.model is not None:
-        return _of_model(objective, method, channels, image_size)
+        return of_model(objective, method, channels, image_size)
     torch.manual_seed(seed + 1)
     projector = ProjectionHead(
         int(backbone.num_features),  # type: ignore[arg-type]
@@ -157,7 +157,7 @@ def build_module(
     return JointEmbedding(backbone, projector, objective, method, config)
 
 
-def _of_model(objective: Objective, method: str, channels: int, image_size: int | None) -> JointEmbedding:
+def of_model(objective: Objective, method: str, channels: int, image_size: int | None) -> JointEmbedding:
     """The module of a model that was trained before; it takes the images that the model was trained for."""
     model = objective.model
     assert model is not None

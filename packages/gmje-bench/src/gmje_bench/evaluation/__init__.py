@@ -1,0 +1,1 @@
+"""Evaluation of any model by the tasks, without training it again."""
