@@ -9,6 +9,8 @@ from gmje_bench.datasets import load_dataset
 from gmje_bench.errors import OptionError
 from gmje_bench.evaluation.models import open_model, weights_hash
 from gmje_bench.features import extract_features
+from gmje_bench.runs import read_results
+from gmje_bench.tasks.knn import weighted_knn
 
 
 @pytest.fixture(scope="module")
@@ -64,23 +66,11 @@ def test_torchvision_loses_its_classifier_only():
 
 @pytest.mark.parametrize("method", ["gje", "simclr", "random"])
 def test_a_method_of_a_run_gives_its_features_again(run, data, method):
-    from safetensors.torch import load_file
-
-    from gmje_bench.runs import read_results
-
     folder = run / "models" / f"{method}-seed0"
     whole = load_dataset("embedded", limit=200)
     opened = open_model(folder, whole)
-    saved = load_file(folder / "model.safetensors")
-    assert torch.equal(
-        next(opened.module.backbone.parameters()),
-        saved["backbone." + next(iter(dict(opened.module.backbone.named_parameters())))],
-    )
-    from gmje_bench.tasks.knn import weighted_knn
-
-    train, test = (
-        extract_features(opened.module, split, whole, device=torch.device("cpu")) for split in (whole.train, whole.test)
-    )
+    cpu = torch.device("cpu")
+    train, test = (extract_features(opened.module, split, whole, device=cpu) for split in (whole.train, whole.test))
     accuracy = weighted_knn(train, whole.train.labels, test, whole.test.labels, 10)
     record = next(record for record in read_results(run).records if record.method == method)
     assert accuracy == record.metrics["knn"]

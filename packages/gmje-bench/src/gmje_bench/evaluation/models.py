@@ -170,6 +170,7 @@ def of_folder(folder: Path, data: ImageData) -> OpenedModel:
 
 def of_run(folder: Path, data: ImageData) -> OpenedModel:
     """A method of a run, built again from the run's options, with the weights in ``RUN/models/METHOD-seedN``."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     from gmje_bench.runs import read_results
@@ -194,7 +195,7 @@ def of_run(folder: Path, data: ImageData) -> OpenedModel:
     )
     try:
         module.load_state_dict(load_file(weights))
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"{weights} does not fit {method} on images of {data.channels} channels: {reason}") from error
     return OpenedModel(folder.resolve().name, module.eval(), weights_hash(module))
