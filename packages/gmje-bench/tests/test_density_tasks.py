@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from scipy import linalg, stats
+from subject_factories import CLASSES, DIM, collapse, embedded, generator, make_subject, parts, randn, true_density
 from torch import Tensor
 
-from gmje_bench.datasets.outliers import outlier_images
 from gmje_bench.runs import METRICS, SOURCES
 from gmje_bench.tasks.densities import CollapsedError, Scale, conditional_log_prob, embedding_log_prob, fit_joint
 from gmje_bench.tasks.latent import latent_map, neighbours
@@ -16,41 +16,8 @@ from gmje_bench.tasks.sampling import sampling
 from gmje_bench.tasks.sampling.measures import frechet_distance, manifold_measures, maximum_mean_discrepancy
 from gmje_bench.tasks.sampling.pictures import decode, train_classifier, train_decoder
 from gmje_bench.tasks.sampling.sources import fit_gaussian, fit_kernel, fit_mixture
-from gmje_bench.tasks.subject import Embedded, Subject
-from gmje_bench.tasks.uncertainty import area_under_risk_coverage, calibration_error, risk_coverage, uncertainty
-from gmje_core import JointGaussianMixture
-
-DIM, CLASSES = 6, 3
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def randn(*size: int, seed: int = 0) -> Tensor:
-    return torch.randn(*size, generator=generator(seed), dtype=torch.float64)
-
-
-def embedded(count: int, seed: int, apart: float = 4.0, shift: float = 0.0, noise: float = 1.0) -> Embedded:
-    """Classes at corners; two views that differ by noise; images whose brightness is the first coordinate."""
-    labels = torch.arange(count) % CLASSES
-    z = apart * torch.eye(DIM, dtype=torch.float64)[labels] + randn(count, DIM, seed=seed) + shift
-    first, second = (z + noise * randn(count, DIM, seed=seed + offset) for offset in (1000, 2000))
-    images = (40 * z[:, :1] + 60).clamp(0, 255).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
-    return Embedded(labels, z.float(), images, z.float(), first.float(), second.float())
-
-
-def true_density(apart: float = 4.0, noise: float = 1.0) -> JointGaussianMixture:
-    means = apart * torch.eye(DIM, dtype=torch.float64)[:CLASSES].repeat(1, 2)
-    block = torch.eye(DIM, dtype=torch.float64)
-    joint = torch.cat([torch.cat([(1 + noise**2) * block, block], 1), torch.cat([block, (1 + noise**2) * block], 1)])
-    return JointGaussianMixture.from_moments(torch.ones(CLASSES).double(), means, joint.expand(CLASSES, -1, -1), DIM)
-
-
-def make_subject(density: JointGaussianMixture | None = None, **changes: Embedded) -> Subject:
-    parts = {"train": embedded(600, 1), "test": embedded(300, 2), "outliers": embedded(200, 3, shift=6.0)} | changes
-    return Subject("gmje", 0, ("a", "b", "c"), **parts, density=density)
-
+from gmje_bench.tasks.subject import Embedded
+from gmje_bench.tasks.uncertainty import area_under_risk_coverage, risk_coverage, uncertainty
 
 # Measures
 
@@ -107,12 +74,6 @@ def test_risk_coverage_of_known_rankings():
     assert torch.equal(curve[:, 0], torch.arange(1, 101).double() / 100)
 
 
-def test_calibration_error_of_a_shifted_rank():
-    ranks = torch.rand(4000, generator=generator()).double()
-    assert calibration_error(ranks) < 0.02
-    assert calibration_error(ranks / 2) == pytest.approx(0.25, abs=0.03)
-
-
 # Densities
 
 
@@ -166,10 +127,14 @@ def test_the_true_density_is_calibrated_and_the_fitted_one_nearly():
     assert result.metrics["conditional_hpd"] < limit
     assert result.metrics["conditional_hpd_fitted"] < limit + 0.05
     assert result.metrics["conditional_ece"] < 0.06
+    assert result.metrics["marginal_ece_context"] < 0.06
+    assert result.metrics["marginal_ece_target"] < 0.06
     assert result.metrics["ood_auroc"] > 0.99
     assert result.metrics["ood_auroc_fitted"] > 0.99
     for kind in ("learned", "fitted"):
         assert result.artifacts[f"uncertainty.hpd_histogram.{kind}"].sum() == 300
+        for of in ("conditional", "context", "target"):
+            assert result.artifacts[f"uncertainty.reliability.{of}.{kind}"].shape == (19, 4)
         assert len(result.artifacts[f"uncertainty.ood_scores.{kind}.outside"]) == 200
     assert all(value.dtype == torch.float32 for value in result.artifacts.values())
 
@@ -182,7 +147,7 @@ def test_a_density_that_is_too_sure_is_not_calibrated():
 
 
 def test_chance_levels():
-    subject = make_subject(true_density(), outliers=embedded(300, 9))
+    subject = make_subject(true_density(), digits=embedded(300, 9))
     result = uncertainty(subject)
     assert result.metrics["ood_auroc"] == pytest.approx(0.5, abs=0.1)
     risk = float((subject.probe.log_prob.argmax(1) != subject.test.labels).double().mean())
@@ -204,19 +169,14 @@ def test_scale_changes_no_fitted_number():
         z = (1e-4 * getattr(part, name) + 3 for name in ("embeddings", "context", "target"))
         return Embedded(part.labels, part.features, part.images, *(x.double() for x in z))
 
-    small = make_subject(**{name: shrunk(getattr(plain, name)) for name in ("train", "test", "outliers")})
+    small = make_subject(**{name: shrunk(part) for name, part in parts(plain).items()})
     one, two = (uncertainty(subject).metrics for subject in (plain, small))
     assert one == pytest.approx(two, abs=0.02)
 
 
-def collapse(part: Embedded) -> Embedded:
-    point = torch.ones_like(part.context)
-    return Embedded(part.labels, part.features, part.images, point, point, point)
-
-
 def test_collapsed_embeddings_are_an_error_by_name():
     plain = make_subject()
-    subject = make_subject(**{name: collapse(getattr(plain, name)) for name in ("train", "test", "outliers")})
+    subject = make_subject(**{name: collapse(part) for name, part in parts(plain).items()})
     with pytest.raises(CollapsedError, match="all the same"):
         uncertainty(subject)
     with pytest.raises(CollapsedError, match="all the same"):
@@ -268,7 +228,7 @@ def test_the_classifier_learns_and_large_images_shrink():
     assert decode(train_decoder(randn(300, 4).float(), large, 0), randn(2, 4).float(), 3).shape == (2, 3, 32, 32)
 
 
-# Maps and outliers
+# Maps
 
 
 def test_maps_and_neighbours_have_the_promised_form():
@@ -282,16 +242,6 @@ def test_maps_and_neighbours_have_the_promised_form():
     assert near["neighbours.images"].shape == (CLASSES, 8, 1, 8, 8)
     assert near["neighbours.query_label"].tolist() == [0, 1, 2]
     assert (near["neighbours.label"] == near["neighbours.query_label"][:, None]).double().mean() > 0.8
-
-
-@pytest.mark.parametrize(("channels", "size"), [(1, 28), (3, 32), (3, 224)])
-def test_outliers_are_digits_of_the_datas_size(channels, size):
-    images = outlier_images(channels, size, 50, seed=0)
-    assert (images.shape, images.dtype) == ((50, channels, size, size), torch.uint8)
-    assert images.float().std() > 40
-    assert torch.equal(images, outlier_images(channels, size, 50, seed=0))
-    assert not torch.equal(images, outlier_images(channels, size, 50, seed=1))
-    assert len(outlier_images(1, 8, 5000, seed=0)) == 1797
 
 
 def test_the_fitted_joint_depends_on_the_seed_alone():

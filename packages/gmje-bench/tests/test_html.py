@@ -43,6 +43,12 @@ def artifacts(seed: int) -> dict[str, torch.Tensor]:
         tensors[f"uncertainty.risk_coverage.{kind}"] = torch.stack([coverage, coverage / 5], dim=1)
     for side in ("inside", "outside"):
         tensors[f"uncertainty.ood_scores.learned.{side}"] = rand(50)
+    for kind in ("test", "held_out", "digits"):
+        tensors[f"outliers.density.{kind}"] = rand(50)
+    levels = torch.arange(1, 20) / 20
+    for of in ("conditional", "context"):
+        curve = torch.stack([levels, levels.square(), levels - 0.02, levels + 0.02], dim=1)
+        tensors[f"uncertainty.reliability.{of}.learned"] = curve
     for source in ("learned", "real", "original"):
         tensors[f"sampling.pictures.{source}"] = pictures(16)
     return tensors
@@ -59,6 +65,7 @@ def folder(tmp_path, make_results):
         for seed in (0, 1, 2):
             metrics = {"linear_probe": level + 0.1 * seed, "knn": 80.0 + seed, "frechet.learned": 1.5, "nll.real": 0.0}
             metrics.pop("nll.real")
+            metrics |= {"auroc.digits.density": 0.9 + 0.01 * seed, "fpr95.digits.density": 0.2, "auroc.digits.knn": 0.8}
             name = f"artifacts/{method}-seed{seed}.safetensors"
             (tmp_path / "artifacts").mkdir(exist_ok=True)
             save_file(artifacts(seed), tmp_path / name)

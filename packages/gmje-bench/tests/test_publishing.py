@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from gmje_bench.publishing import evaluation_of, write_evaluations
+from gmje_bench.publishing import calibration_of, evaluation_of, write_evaluations
 from gmje_bench.report import summarise
 from gmje_bench.runs import Record, Results
 from gmje_core import GMJEConfig, Preprocessing
@@ -84,6 +86,34 @@ def test_an_evaluation_has_the_numbers_of_the_tables(three_seeds):
     assert evaluation.diagnostics == {"effective_rank": 80.25, "loss": -2.5, "verdict": "healthy"}
     assert evaluation.training == {"epochs": 2, "batch size": 256, "optimizer": "adamw", "learning rate": 0.002}
     assert evaluation.protocol == "gmje-bench protocol version 1"
+
+
+def test_the_calibration_is_that_of_the_artifacts(three_seeds, tmp_path):
+    found = three_seeds.records[1]
+    assert calibration_of(tmp_path, found) is None
+    levels = torch.arange(1, 20) / 20
+    curve = torch.stack([levels, 0.5 * levels, levels, levels], dim=1)
+    save_file(
+        {
+            "uncertainty.reliability.conditional.learned": curve,
+            "uncertainty.hpd_histogram.learned": torch.full((20,), 15.0),
+        },
+        tmp_path / "a.safetensors",
+    )
+    found.artifacts = "a.safetensors"
+    found.choices = {"conditional_factor": 1.1}
+    calibration = calibration_of(tmp_path, found)
+    assert (calibration.level, calibration.pairs, calibration.error, calibration.factor) == (0.9, 300, 0.25, 1.1)
+    assert calibration.coverage == pytest.approx(0.45)
+    (row,) = (row for row in summarise(three_seeds) if row.method == "gmje")
+    assert evaluation_of(three_seeds, found, row, calibration).calibration == calibration
+
+
+def test_data_without_some_classes_are_not_the_hubs(three_seeds):
+    three_seeds.dataset.name = "cifar10"
+    assert evaluate(three_seeds).dataset.hub_id == "uoft-cs/cifar10"
+    three_seeds.options["held_out_classes"] = ["cat"]
+    assert evaluate(three_seeds).dataset.hub_id == "gmje-bench/cifar10"
 
 
 def test_one_seed_has_no_interval(three_seeds):

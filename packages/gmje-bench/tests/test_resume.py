@@ -160,7 +160,8 @@ def test_methods_and_seeds_may_be_added(whole, tmp_path):
 
 @pytest.mark.parametrize(("changes", "words"), [
     (["--epochs", "2"], "option training is not this run's (epochs: 1 there, 2 here)"),
-    (["--limit", "200"], "its dataset is not this run's"),
+    (["--limit", "200"], "option limit is not this run's (300 there, 200 here)"),
+    (["--held-out-classes", "Bag"], "option held_out_classes is not this run's ([] there, ['Bag'] here)"),
     (["--methods", "gje"], "without its methods random"),
     (["--seeds", "1"], "without its seeds 0"),
 ])  # fmt: skip
@@ -204,7 +205,7 @@ def test_a_failed_method_is_tried_again(whole, tmp_path):
 @pytest.mark.parametrize("victim", ["models/gje-seed0/model.safetensors", "results.json"])
 def test_validate_names_what_is_damaged(victim, whole, tmp_path, capsys):
     assert main(["validate", str(whole)]) == 0
-    assert "is valid: suite smoke, protocol v3" in capsys.readouterr().out
+    assert "is valid: suite smoke, protocol v4" in capsys.readouterr().out
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     (folder / victim).write_bytes((folder / victim).read_bytes()[:-9])

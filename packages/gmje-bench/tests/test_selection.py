@@ -5,6 +5,7 @@ import torch
 from dataset_factories import everything, fails, folder_of
 
 from gmje_bench.datasets import ResidentImages, Split, load_dataset, validation_split
+from gmje_bench.datasets.selection import without_classes
 from gmje_bench.errors import OptionError
 
 pytestmark = pytest.mark.usefixtures("own_cache")
@@ -99,3 +100,54 @@ def test_a_limit_takes_all_of_small_classes(tmp_path):
     data = load_dataset(f"imagefolder:{tmp_path / 'd'}", limit=16)
     assert data.train.labels.bincount().tolist() == [3, 7, 6]
     assert data.test.labels.bincount().tolist() == [1, 5, 2]
+
+
+def pixels(split):
+    return {image.numpy().tobytes() for image in everything(split)[0]}
+
+
+def test_held_out_classes_leave_train_and_test():
+    whole = load_dataset("embedded")
+    data = load_dataset("embedded", held_out_classes=["Trouser", "Bag"])
+    assert data.classes == tuple(name for name in whole.classes if name not in ("Trouser", "Bag"))
+    assert data.train.labels.bincount().tolist() == [1000] * 8
+    assert data.held_out.n == 400
+    assert data.held_out.labels.unique().tolist() == [-1]
+    gone = torch.isin(whole.train.labels, torch.tensor([1, 8])).nonzero().flatten()
+    assert not pixels(whole.train.select(gone)) & pixels(data.train)
+    assert not pixels(data.held_out) & (pixels(data.test) | pixels(data.train))
+    assert pixels(data.held_out) | pixels(data.test) == pixels(whole.test)
+    for split, full in ((data.train, whole.train), (data.test, whole.test)):
+        names = [data.classes[label] for label in split.labels]
+        assert names == [whole.classes[label] for label in full.labels[split.positions]]
+
+
+def test_the_fingerprint_covers_the_held_out_classes_and_not_their_order():
+    one, two, other = (load_dataset("embedded", held_out_classes=names) for names in (
+        ["Bag", "Coat"], ["Coat", "Bag"], ["Bag"]
+    ))  # fmt: skip
+    assert one.fingerprint == two.fingerprint
+    assert len({one.fingerprint, other.fingerprint, load_dataset("embedded").fingerprint}) == 3
+    assert load_dataset("embedded", held_out_classes=[]).fingerprint == load_dataset("embedded").fingerprint
+
+
+def test_a_limit_counts_what_is_left():
+    data = load_dataset("embedded", limit=90, held_out_classes=["Bag"])
+    assert data.train.labels.bincount().tolist() == [10] * 9
+    assert data.held_out.n == 200
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["Bagg"], "has no class 'Bagg'; did you mean Bag?"),
+        (["Bag", "Bag"], "must not repeat, got Bag, Bag"),
+        (
+            ["T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag"],
+            "leaves 1 of the 10 classes; two are needed",
+        ),
+    ],
+)
+def test_classes_that_cannot_be_held_out_are_named(names, words):
+    with pytest.raises(OptionError, match=f"--held-out-classes.*{words.replace('?', '[?]')}"):
+        without_classes(load_dataset("embedded"), names)

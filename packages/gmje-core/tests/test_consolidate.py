@@ -4,7 +4,7 @@ import pytest
 import torch
 from criterion_cases import GNGS, MDNS, SMCS, pairs, settle
 
-from gmje_core.criteria import GJE, GMJE, build_criterion
+from gmje_core.criteria import GJE, GMJE, base, build_criterion
 from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, NotFittedError, ShapeError
 from gmje_core.estimation.consolidated import ConsolidatedDensity
@@ -55,6 +55,14 @@ def test_room_is_made_before():
     before = {name: tensor.shape for name, tensor in criterion.state_dict().items()}
     consolidated(settle(criterion, steps=3))
     assert {name: tensor.shape for name, tensor in criterion.state_dict().items()} == before
+
+
+def test_the_factor_of_the_conditional_is_told(monkeypatch):
+    monkeypatch.setattr(base, "calibrate_conditional", lambda density, *_, seed: density.with_conditional_factor(1.3))
+    criterion = settle(GMJE(3, 6, density_components=8), steps=3)
+    assert criterion.consolidate(*pairs(300, seed=10), pairs(300, seed=11)).conditional_factor == 1.3
+    monkeypatch.setattr(base, "calibrate_conditional", lambda density, *_, seed: density)
+    assert criterion.consolidate(*pairs(300, seed=10), pairs(300, seed=11)).conditional_factor == 1.0
 
 
 def test_none_is_held_at_first():

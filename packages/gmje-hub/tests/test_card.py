@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard
 from gmje_core import GMJEConfig, Preprocessing
 from gmje_hub import GMJEModel
 from gmje_hub.card import EVAL_RESULTS, documents, is_generated, model_card
-from gmje_hub.evaluation import SCORES, Evaluation
+from gmje_hub.evaluation import SCORES, Calibration, Evaluation
 from gmje_hub.folder import README
 
 
@@ -25,6 +25,16 @@ def test_a_card_of_three_seeds(evaluation):
     assert "```\npython -m gmje_bench run\n```" in card
     assert "\nbatch size: 256; epochs: 6; learning rate: 0.002; optimizer: adamw.\n" in card
     assert "\ngmje-core 0.1.0.\n" in card
+
+
+def test_a_card_says_how_calibrated_the_density_is(evaluation):
+    calibration = Calibration(level=0.9, coverage=0.8945, pairs=1000, error=0.0221, factor=1.05)
+    card = model_card(GMJEConfig(), "org/name", None, replace(evaluation, calibration=calibration))
+    assert (
+        "Of the 90 % regions of q(z_t | z_c), 89.5 % hold the other view (1000 test pairs); calibration error .022, "
+        "after its covariances were multiplied by 1.05 on a part of the training images." in card
+    )
+    assert "regions of q" not in model_card(GMJEConfig(), "org/name", None, evaluation)
 
 
 def test_the_hub_reads_its_metadata(evaluation):

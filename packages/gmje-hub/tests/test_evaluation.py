@@ -8,7 +8,7 @@ import pytest
 
 from gmje_core import ConfigError
 from gmje_hub import CorruptModelError
-from gmje_hub.evaluation import SCORES, Evaluation, Score, read_evaluation, write_evaluation
+from gmje_hub.evaluation import SCORES, Calibration, Evaluation, Score, read_evaluation, write_evaluation
 
 
 def test_the_json_form_comes_back(evaluation):
@@ -156,3 +156,30 @@ def test_links_are_refused(tmp_path, evaluation, pictures, name):
 
 def test_what_a_card_does_not_know_is_plain_json(evaluation):
     assert json.loads(evaluation.to_json())["scores"][0]["kind"] == "accuracy"
+
+
+CALIBRATION = {"level": 0.9, "coverage": 0.894, "pairs": 1000, "error": 0.022, "factor": 1.05}
+
+
+def test_a_calibration_comes_back(evaluation):
+    measured = replace(evaluation, calibration=Calibration(**CALIBRATION))
+    assert Evaluation.from_json(measured.to_json()) == measured
+    older = json.loads(evaluation.to_json())
+    del older["calibration"]
+    assert Evaluation.from_dict(older).calibration is None, "files without it are read"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"coverage": 1.1}, "coverage must be between 0 and 1, got 1.1"),
+        ({"coverage": float("nan")}, "coverage must be finite, got nan"),
+        ({"error": 0.6}, "error must be between 0 and 0.5, got 0.6"),
+        ({"pairs": 0}, "pairs must be at least 1, got 0"),
+        ({"pairs": 10.0}, "pairs must be of type int"),
+        ({"factor": 0.0}, "factor must be above 0, got 0.0"),
+    ],
+)
+def test_what_is_no_calibration_is_named(change, words):
+    with pytest.raises(ConfigError, match=words):
+        Calibration(**CALIBRATION | change)

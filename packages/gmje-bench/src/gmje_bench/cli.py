@@ -41,6 +41,9 @@ def run(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of --output.")] = False,
     limit: Annotated[int | None, typer.Option(help="At most so many training images, or pairs.")] = None,
+    held_out_classes: Annotated[
+        str | None, typer.Option(help="Classes kept from training, separated by commas, as outliers.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see.")] = None,
     mixed_precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16; densities stay in float32.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
@@ -78,6 +81,7 @@ def run(
         batch_size=batch_size,
         seeds=None if seeds is None else _integers("--seeds", seeds),
         limit=limit,
+        held_out_classes=None if held_out_classes is None else _names(held_out_classes),
         image_size=image_size,
         mixed_precision=mixed_precision,
         workers=workers,
@@ -259,11 +263,15 @@ def _chosen(text: str | None, kind: str, *, synthetic: bool) -> list[str] | None
     from gmje_bench.suite import RIVALS, SYNTHETIC_TASKS
     from gmje_bench.tasks import TASKS
 
-    names = [name.strip() for name in text.split(",") if name.strip()]
+    names = _names(text)
     if names != ["all"]:
         return names
     images = {"methods": list(METHODS), "tasks": list(TASKS)}
     return {"methods": list(RIVALS), "tasks": list(SYNTHETIC_TASKS)}[kind] if synthetic else images[kind]
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _register(files: list[Path] | None) -> None:
@@ -357,7 +365,9 @@ def _describe(name: str, options: dict[str, Any], folder: Path) -> str:
     lines = [f"suite      {name}", seeds]
     if options["dataset"]:
         lines += [
-            f"dataset    {options['dataset']}" + (f", at most {options['limit']} images" if options["limit"] else ""),
+            f"dataset    {options['dataset']}"
+            + (f", at most {options['limit']} images" if options["limit"] else "")
+            + (f", without {', '.join(options['held_out_classes'])}" if options["held_out_classes"] else ""),
             f"methods    {', '.join(options['methods'])} ({len(options['methods']) * len(options['seeds'])} runs)",
             f"tasks      {', '.join(options['tasks'])}",
             *settings_lines(options),

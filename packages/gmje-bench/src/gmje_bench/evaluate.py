@@ -2,7 +2,7 @@
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -12,8 +12,8 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from gmje_bench.datasets.base import ImageData, ResidentImages, Split
-from gmje_bench.datasets.outliers import outlier_images
+from gmje_bench.datasets.base import ImageData
+from gmje_bench.datasets.outliers import outlier_splits
 from gmje_bench.features import embed_split, extract_features
 from gmje_bench.module import JointEmbedding
 from gmje_bench.protocol import PROTOCOL
@@ -66,17 +66,17 @@ def evaluate(
         embedded = _embedded(module, data, views=views, device=accelerator.device, workers=suite.training.workers)
     if not accelerator.is_main_process:
         return {}
-    _require_finite(embedded)
-    train, test, *outliers = embedded
+    _require_finite(embedded.values())
+    train, test = embedded.pop("train"), embedded.pop("test")
     of_run = shared_by_methods(data)
     artifacts: dict[str, Tensor] = {}
     subject = FeatureSubject(record.method, record.seed, data.classes, train, test, of_run=of_run)
     if views:
         assert isinstance(train, Embedded)
         assert isinstance(test, Embedded)
-        assert isinstance(outliers[0], Embedded)
+        outliers = {name: part for name, part in embedded.items() if isinstance(part, Embedded)}
         density = module.cpu().density()  # The embeddings are on the CPU.
-        subject = Subject(record.method, record.seed, data.classes, train, test, outliers[0], density, of_run=of_run)
+        subject = Subject(record.method, record.seed, data.classes, train, test, outliers, density, of_run=of_run)
         with clock("latent_map"):
             artifacts |= _looked_at(subject)
     for task in tasks:
@@ -98,23 +98,21 @@ def shared_by_methods(data: ImageData) -> dict[str, Any]:
 
 def _embedded(
     module: JointEmbedding, data: ImageData, *, views: bool, device: torch.device, workers: int
-) -> list[Features]:
-    """The training and test images through the module and, for tasks on views, the outliers as well."""
+) -> dict[str, Features]:
+    """The training and test images through the module and, for tasks on views, every kind of outliers as well."""
+    splits = {"train": data.train, "test": data.test}
     if views:
-        splits = (data.train, data.test, _outliers(data))
-        return [embed_split(module, split, data, device=device, workers=workers) for split in splits]
-    return [
-        Features(split.labels, extract_features(module, split, data, device=device, workers=workers))
-        for split in (data.train, data.test)
-    ]
+        splits |= outlier_splits(data, PROTOCOL.outliers)
+        return {
+            name: embed_split(module, split, data, device=device, workers=workers) for name, split in splits.items()
+        }
+    return {
+        name: Features(split.labels, extract_features(module, split, data, device=device, workers=workers))
+        for name, split in splits.items()
+    }
 
 
-def _outliers(data: ImageData) -> Split:
-    images = outlier_images(data.channels, data.image_size, PROTOCOL.outliers, seed=0)
-    return Split.whole(ResidentImages(images), torch.full((len(images),), -1))
-
-
-def _require_finite(splits: list[Features]) -> None:
+def _require_finite(splits: Iterable[Features]) -> None:
     for split in splits:
         parts = [split.features]
         if isinstance(split, Embedded):

@@ -11,7 +11,7 @@ __all__ = ["PROTOCOL", "Protocol"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Version 3 measures frozen backbone features after the last epoch; no choice is made on the test split.
+    """Version 4 measures frozen backbone features after the last epoch; no choice is made on the test split.
 
     Attributes:
         version: The version of the whole protocol.
@@ -21,7 +21,8 @@ class Protocol:
         probe_max_iter: Largest number of L-BFGS iterations of the linear probe.
         validation_fraction: Share of train, stratified, that the probe's choice is made on.
         view_seed: Seed of the random views that densities are evaluated on.
-        outliers: Number of images of no class whose density is compared with that of test images.
+        outliers: Largest number of images of each kind of outliers.
+        outlier_knn_k: Which neighbour's distance is the kNN score of an image.
         held_out_pairs: Number of pairs that the KL of synthetic tasks is measured on.
         distance_pairs: Number of pairs in each sample that distances of synthetic tasks compare.
         mode_contexts: Number of contexts at which the modes of synthetic tasks are counted.
@@ -44,7 +45,7 @@ class Protocol:
         feature_batch: Number of images in a chunk of feature extraction, the same for any number of processes.
     """
 
-    version: str = "3"
+    version: str = "4"
     knn_k: int = 20
     knn_temperature: float = 0.1
     probe_c: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -52,13 +53,14 @@ class Protocol:
     validation_fraction: float = 0.1
     view_seed: int = 2**20
     outliers: int = 1000
+    outlier_knn_k: int = 1
     held_out_pairs: int = 10_000
     distance_pairs: int = 2000
     mode_contexts: int = 256
     mode_samples: int = 2000
     calibration_pairs: int = 1000
     calibration_samples: int = 100
-    conditional_pairs: int = 400
+    conditional_pairs: int = 1000
     conditional_samples: int = 40
     fitted_components: int = 10
     fitted_reg_covar: float = 1e-3

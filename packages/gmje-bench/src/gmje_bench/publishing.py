@@ -16,7 +16,7 @@ from gmje_bench.report.tables import Estimate, Row, summarise
 from gmje_bench.runs import Record, Results, finite
 
 if TYPE_CHECKING:
-    from gmje_hub.evaluation import Evaluation
+    from gmje_hub.evaluation import Calibration, Evaluation
 
 __all__ = ["FIGURES", "PublishError", "evaluation_of", "publish_models", "write_evaluations"]
 
@@ -40,6 +40,8 @@ TRAINING_OPTIONS = {
     "optimizer": "optimizer",
     "learning_rate": "learning rate",
 }
+#: The level of the regions that a card speaks of.
+REGION = 0.9
 # Options of a run that change where its results go, and nothing in them, with the number of values that they take.
 _ELSEWHERE = {"--output": 1, "--publish": 1, "--track": 1, "--jobs": 1, "--resume": 0, "--overwrite": 0, "--profile": 0}
 
@@ -102,7 +104,8 @@ def write_evaluations(folder: Path, results: Results) -> None:
     for record in results.records:
         place = model_folder(folder, record.method, record.seed)
         if record.status == "ok" and results.dataset is not None and (place / "config.json").exists():
-            write_evaluation(place, evaluation_of(results, record, rows[record.method]), pictures)
+            calibration = calibration_of(folder, record)
+            write_evaluation(place, evaluation_of(results, record, rows[record.method], calibration), pictures)
 
 
 def model_folder(folder: Path, method: str, seed: int) -> Path:
@@ -110,13 +113,41 @@ def model_folder(folder: Path, method: str, seed: int) -> Path:
     return folder / "models" / f"{method}-seed{seed}"
 
 
-def evaluation_of(results: Results, record: Record, row: Row) -> "Evaluation":
+def calibration_of(folder: Path, record: Record) -> "Calibration | None":
+    """How well the regions of a model's density hold the other view, where the task ``uncertainty`` has measured it.
+
+    Args:
+        folder: The run folder, whose artifacts have the curve of reliability.
+        record: The record of the model's method and seed.
+    """
+    from safetensors import safe_open
+
+    from gmje_hub.evaluation import Calibration
+
+    error = record.metrics.get("conditional_ece")
+    if error is None or record.artifacts is None or not (folder / record.artifacts).is_file():
+        return None
+    with safe_open(folder / record.artifacts, "np") as tensors:
+        curve = tensors.get_tensor("uncertainty.reliability.conditional.learned")
+        pairs = tensors.get_tensor("uncertainty.hpd_histogram.learned").sum()
+    nominal, actual = min(curve[:, :2].tolist(), key=lambda row: abs(row[0] - REGION))
+    return Calibration(
+        level=round(nominal, 2),
+        coverage=float(actual),
+        pairs=int(pairs),
+        error=float(error),
+        factor=float(record.choices.get("conditional_factor", 1.0)),
+    )
+
+
+def evaluation_of(results: Results, record: Record, row: Row, calibration: "Calibration | None" = None) -> "Evaluation":
     """What a run measured of one model, for its card.
 
     Args:
         results: The results of the run, which trained on images.
         record: The record of the model's method and seed.
         row: The summary of the method over its seeds; without estimates where a seed failed or has not run.
+        calibration: Whether the regions of its density hold what they say, where that was measured.
     """
     from gmje_hub.evaluation import Dataset, Evaluation, Score
 
@@ -143,6 +174,7 @@ def evaluation_of(results: Results, record: Record, row: Row) -> "Evaluation":
                 headline=metric.headline,
             )
         )
+    whole = results.options.get("limit") is None and not results.options.get("held_out_classes")
     training = results.options.get("training", {})
     complete = bool(row.estimates) or not record.metrics
     gauges = finite(record.history[-1]) if record.history else {}
@@ -152,7 +184,7 @@ def evaluation_of(results: Results, record: Record, row: Row) -> "Evaluation":
         seed=record.seed,
         dataset=Dataset(
             name=name,
-            hub_id=dataset_id(name, whole=results.options.get("limit") is None),
+            hub_id=dataset_id(name, whole=whole),
             fingerprint=dataset.fingerprint,
             train=dataset.train,
             test=dataset.test,
@@ -160,6 +192,7 @@ def evaluation_of(results: Results, record: Record, row: Row) -> "Evaluation":
         ),
         protocol=f"gmje-bench protocol version {results.protocol['version']}",
         scores=tuple(scores),
+        calibration=calibration,
         command=one_line(published_command(results.command)),
         date=results.started,
         note="" if complete else one_line(f"There is no mean over seeds: {record.method} {row.verdict}"),

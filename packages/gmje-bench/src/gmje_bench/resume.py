@@ -34,7 +34,6 @@ def _check_same(before: Results, now: Results, folder: Path) -> None:
         "suite": (before.suite, now.suite),
         "protocol": (before.protocol, now.protocol),
         "versions": (before.versions, now.versions),
-        "dataset": (before.dataset, now.dataset),
         "world size": (before.world_size, now.world_size),
         "method sources": ({**now.sources, **before.sources}, {**before.sources, **now.sources}),
     }
@@ -43,6 +42,8 @@ def _check_same(before: Results, now: Results, folder: Path) -> None:
         for key, value in now.options.items()
         if key not in ("methods", "seeds", "method")
     }
+    # The data come last: options such as a limit change them, and the option is what the user has to see.
+    pairs["dataset"] = (before.dataset, now.dataset)
     for what, (old, new) in pairs.items():
         if old != new:
             raise RunFolderError(

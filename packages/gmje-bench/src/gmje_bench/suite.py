@@ -140,6 +140,8 @@ class Suite(_Strict):
         tasks: What trained encoders are measured by.
         seeds: The seeds; every method is trained once with each.
         limit: Largest number of training images.
+        held_out_classes: Names of classes that nothing is trained, fitted or probed on; the task ``outliers`` takes
+            their test images as outliers.
         image_size: Side in pixels of the images that networks see; where missing, the side of the dataset's images.
         network: See :class:`Network`.
         training: See :class:`Training`.
@@ -154,6 +156,7 @@ class Suite(_Strict):
     tasks: list[str] = ["linear_probe", "knn"]
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
     limit: Positive | None = None
+    held_out_classes: list[str] = []
     image_size: Positive | None = None
     network: Network = Network()
     training: Training = Training()
@@ -171,6 +174,8 @@ class Suite(_Strict):
             raise ValueError("a suite needs a dataset or a [synthetic] section")
         if self.dataset is None and self.methods:
             raise ValueError("methods are trained on a dataset, and there is none")
+        if self.dataset is None and self.held_out_classes:
+            raise ValueError("held_out_classes are classes of a dataset, and there is none")
         return self
 
     def replace(self, **changes: Any) -> "Suite":
@@ -266,13 +271,15 @@ def _validated(values: dict[str, Any], source: str | None) -> Suite:
     for key in ("methods", "tasks"):
         if suite.dataset is not None and not getattr(suite, key):
             raise kind(f"{prefix}{key if source else '--' + key}: at least one is needed")
-    lists: dict[str, list[Any]] = {"methods": suite.methods, "tasks": suite.tasks, "seeds": suite.seeds}
+    lists: dict[str, list[Any]] = {
+        key: getattr(suite, key) for key in ("methods", "tasks", "seeds", "held_out_classes")
+    }
     if suite.synthetic:
         lists |= {f"synthetic.{key}": getattr(suite.synthetic, key) for key in ("methods", "tasks", "dims")}
     for key, chosen in lists.items():
         if len(set(chosen)) < len(chosen):
             key = key if source else key.removeprefix("synthetic.")
-            key = f"--{key}" if source is None else key
+            key = f"--{key.replace('_', '-')}" if source is None else key
             raise kind(f"{prefix}{key} must not repeat, got {', '.join(map(str, chosen))}")
     return suite if suite.dataset is None else suite.model_copy(update={"method": with_settings(suite.method)})
 

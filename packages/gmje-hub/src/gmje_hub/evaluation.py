@@ -21,6 +21,7 @@ from gmje_hub.folder import LARGEST_DOCUMENT, parse_file, read_bounded
 __all__ = [
     "EVALUATION",
     "SCORES",
+    "Calibration",
     "Dataset",
     "Evaluation",
     "Score",
@@ -126,6 +127,56 @@ class Dataset(StrictForm):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Calibration(StrictForm):
+    """Whether the regions of a model's conditional density hold what they say.
+
+    Args:
+        level: Share of its own samples that a region of highest density holds.
+        coverage: Share of the test pairs whose other view lies in that region; equal to ``level`` where the density is
+            calibrated.
+        pairs: Number of test pairs.
+        error: Mean gap between nominal and actual coverage over all levels, between 0 and 0.5.
+        factor: Factor that the conditional's covariances were multiplied by, chosen on a part of the training images.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of range.
+
+    Examples:
+        >>> Calibration(level=0.9, coverage=0.894, pairs=1000, error=0.022).sentence
+        'Of the 90 % regions of q(z_t | z_c), 89.4 % hold the other view (1000 test pairs); calibration error .022.'
+    """
+
+    level: float
+    coverage: float
+    pairs: int
+    error: float
+    factor: float = 1.0
+    what: ClassVar[str] = "a calibration"
+
+    def __post_init__(self) -> None:
+        self.check_types()
+        check_values(self)
+        for name, low, high in (("level", 0, 1), ("coverage", 0, 1), ("error", 0, 0.5)):
+            if not low <= getattr(self, name) <= high:
+                raise ConfigError(f"{name} must be between {low} and {high}, got {getattr(self, name)}")
+        if self.pairs < 1:
+            raise ConfigError(f"pairs must be at least 1, got {self.pairs}")
+        if self.factor <= 0:
+            raise ConfigError(f"factor must be above 0, got {self.factor}")
+
+    @property
+    def sentence(self) -> str:
+        """What a card says of it."""
+        words = (
+            f"Of the {100 * self.level:.0f} % regions of q(z_t | z_c), {100 * self.coverage:.1f} % hold the other view "
+            f"({self.pairs} test pairs); calibration error {self.error:.3f}".replace("error 0.", "error .")
+        )
+        if self.factor == 1:
+            return f"{words}."
+        return f"{words}, after its covariances were multiplied by {self.factor:g} on a part of the training images."
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluation(StrictForm):
     """What was measured of one model, and how it was trained.
 
@@ -137,6 +188,7 @@ class Evaluation(StrictForm):
         scores: One entry for each metric.
         command: The command line that trained it.
         date: When it was measured, ISO 8601.
+        calibration: Whether the conditional density is as sure as it is right; ``None`` where this was not measured.
         note: A sentence that a reader must know of the numbers; empty where there is none.
         training: Options of the training, by their names for people.
         diagnostics: Gauges of the density after the training.
@@ -162,6 +214,7 @@ class Evaluation(StrictForm):
     scores: tuple[Score, ...]
     command: str = ""
     date: str = ""
+    calibration: Calibration | None = None
     note: str = ""
     training: dict[str, str | int | float | bool] = field(default_factory=dict)
     diagnostics: dict[str, str | float] = field(default_factory=dict)
@@ -206,6 +259,8 @@ class Evaluation(StrictForm):
             values = dict(values)
             if "dataset" in values:
                 values["dataset"] = Dataset.from_dict(values["dataset"])
+            if values.get("calibration") is not None:
+                values["calibration"] = Calibration.from_dict(values["calibration"])
             if isinstance(values.get("scores"), list):
                 values["scores"] = [Score.from_dict(score) for score in values["scores"]]
         return super().from_dict(values)

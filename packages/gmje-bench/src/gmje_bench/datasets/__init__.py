@@ -4,6 +4,7 @@ Listing and checking names imports nothing heavy; loading does.
 """
 
 import os
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -102,7 +103,12 @@ def default_root() -> Path:
 
 
 def load_dataset(
-    spec: str, *, image_size: int | None = None, limit: int | None = None, root: Path | None = None
+    spec: str,
+    *,
+    image_size: int | None = None,
+    limit: int | None = None,
+    root: Path | None = None,
+    held_out_classes: Sequence[str] = (),
 ) -> "ImageData":
     """Load a dataset by its name.
 
@@ -117,10 +123,12 @@ def load_dataset(
             tables of large images.
         limit: Largest number of training images, balanced over classes; the same share of the test images is kept.
         root: Folder of downloaded sets; ``None`` for :func:`default_root`.
+        held_out_classes: Names of classes whose images are kept from both splits; their test images become
+            ``held_out``.
 
     Raises:
         DatasetError: unknown, missing, unreadable, or of a form that cannot be used; the text says what to do.
-        OptionError: an image size below 8 pixels, or a limit below two images for each class.
+        OptionError: an image size below 8 pixels, a limit below two images for each class, or no such class.
 
     Examples:
         >>> data = load_dataset("fashion_mnist_12k", limit=100)
@@ -135,9 +143,9 @@ def load_dataset(
     if image_size is not None and image_size < _SMALLEST_SIDE:
         raise OptionError(f"the image size must be at least {_SMALLEST_SIDE} pixels, got {image_size}")
     from gmje_bench.datasets.decoding import resident
-    from gmje_bench.datasets.selection import limited
+    from gmje_bench.datasets.selection import limited, without_classes
 
-    data = _load(spec, image_size, root or default_root())
+    data = without_classes(_load(spec, image_size, root or default_root()), held_out_classes)
     return resident(data if limit is None else limited(data, limit))
 
 

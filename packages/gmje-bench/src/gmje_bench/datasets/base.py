@@ -135,9 +135,12 @@ class ImageData:
         classes: Names, in label order.
         channels: 1 or 3.
         image_size: Side in pixels that networks see; stored images may be larger, or smaller.
-        fingerprint: SHA-256 in hexadecimal over what ``fingerprint_of`` says, the labels and the choice of ``limit``.
+        fingerprint: SHA-256 in hexadecimal over what ``fingerprint_of`` says, the labels and the choices of ``limit``
+            and of classes held out.
         fingerprint_of: ``content`` (every pixel or encoded byte), ``names and sizes`` (of files, in order) or ``sizes``
             (encoded length of every row of a large table).
+        held_out: Test images of classes that were left out of ``train``, ``test`` and ``classes``, labelled -1;
+            ``None`` where no class was.
     """
 
     name: str
@@ -148,6 +151,7 @@ class ImageData:
     image_size: int
     fingerprint: str
     fingerprint_of: FingerprintKind
+    held_out: Split | None = None
 
 
 def fingerprint(*parts: bytes | str | Tensor) -> str:

@@ -1,17 +1,18 @@
-"""Deterministic, stratified choices of images: a validation part of train, and the subset that ``limit`` asks for.
+"""Choices of images: a validation part of train, the subset that ``limit`` asks for, and classes that are held out.
 
 Which images are taken depends on the labels and a seed alone.
 """
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from gmje_bench.datasets.base import ImageData, fingerprint
-from gmje_bench.errors import OptionError
+from gmje_bench.datasets.base import ImageData, Split, fingerprint
+from gmje_bench.errors import OptionError, did_you_mean
 
-__all__ = ["limited", "validation_split"]
+__all__ = ["limited", "validation_split", "without_classes"]
 
 
 def validation_split(labels: Tensor, fraction: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -74,6 +75,58 @@ def limited(data: ImageData, limit: int) -> ImageData:
     test = data.test.select((_turns(labels, 0) < quota[labels]).nonzero().flatten())
     return replace(
         data, train=train, test=test, fingerprint=fingerprint(data.fingerprint, train.positions, test.positions)
+    )
+
+
+def without_classes(data: ImageData, names: Sequence[str]) -> ImageData:
+    """Leave classes out of the data, so that nothing is trained, fitted or probed on them.
+
+    The other classes keep their order and are numbered anew from 0. The test images of the classes that are left out
+    become ``held_out``; their training images are not used at all. The fingerprint covers the choice.
+
+    Args:
+        data: The whole dataset.
+        names: Names of the classes to leave out; the dataset itself is returned where there are none.
+
+    Raises:
+        OptionError: a name that is no class of the data or stands twice, or fewer than two classes would be left.
+
+    Examples:
+        >>> from gmje_bench.datasets import load_dataset
+        >>> data = without_classes(load_dataset("fashion_mnist_12k"), ["Bag"])
+        >>> len(data.classes), data.train.n, data.test.n, data.held_out.n
+        (9, 9000, 1800, 200)
+        >>> without_classes(load_dataset("fashion_mnist_12k"), ["bags"])
+        Traceback (most recent call last):
+        ...
+        gmje_bench.errors.OptionError: --held-out-classes: fashion_mnist_12k has no class 'bags'; did you mean Bag? ...
+    """
+    if not names:
+        return data
+    for name in names:
+        if name not in data.classes:
+            raise OptionError(
+                f"--held-out-classes: {data.name} has no class {name!r}{did_you_mean(name, data.classes)}"
+            )
+    if len(set(names)) < len(names):
+        raise OptionError(f"--held-out-classes must not repeat, got {', '.join(names)}")
+    kept = torch.tensor([name not in names for name in data.classes])
+    if int(kept.sum()) < 2:
+        raise OptionError(f"--held-out-classes leaves {int(kept.sum())} of the {len(kept)} classes; two are needed")
+    numbers = kept.long().cumsum(dim=0) - 1
+
+    def left(split: Split) -> Split:
+        rest = split.select(kept[split.labels].nonzero().flatten())
+        return replace(rest, labels=numbers[rest.labels])
+
+    held_out = data.test.select((~kept[data.test.labels]).nonzero().flatten())
+    return replace(
+        data,
+        train=left(data.train),
+        test=left(data.test),
+        classes=tuple(name for name in data.classes if name not in names),
+        fingerprint=fingerprint(data.fingerprint, "held out", *sorted(names)),
+        held_out=replace(held_out, labels=torch.full_like(held_out.labels, -1)),
     )
 
 

@@ -73,7 +73,12 @@ def prepare_data(suite: Suite, accelerator: Accelerator) -> ImageData | None:
     if suite.dataset is None:
         return None
     with accelerator.local_main_process_first():  # One process of a machine downloads, not all of them.
-        data = load_dataset(suite.dataset, image_size=suite.image_size, limit=suite.limit)
+        data = load_dataset(
+            suite.dataset,
+            image_size=suite.image_size,
+            limit=suite.limit,
+            held_out_classes=suite.held_out_classes,
+        )
     plan(len(data.train), suite.training, accelerator)
     for method in suite.methods:
         with warnings.catch_warnings():

@@ -87,7 +87,7 @@ class RunState:
         """What must be the same for the training of a method to go on from a checkpoint."""
         r = self.results
         assert r.dataset is not None
-        options = {key: r.options[key] for key in ("image_size", "limit", "network", "training")}
+        options = {key: r.options[key] for key in ("held_out_classes", "image_size", "limit", "network", "training")}
         return {
             "method": method,
             "options": r.options["method"].get(method, {}),

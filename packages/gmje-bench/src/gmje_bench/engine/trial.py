@@ -106,6 +106,7 @@ def train_and_evaluate(
                 fit = consolidate(module, data, seed=seed, device=accelerator.device, workers=suite.training.workers)
             if fit is not None:
                 record.choices["consolidated_validation_log_prob"] = fit.validation_log_prob
+                record.choices["conditional_factor"] = fit.conditional_factor
     elif METHODS[method].pretrained:
         record.verdict = PRETRAINED
     reporter.stage(f"{method} seed {seed}: evaluating")

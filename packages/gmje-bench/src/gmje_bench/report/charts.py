@@ -22,6 +22,7 @@ __all__ = [
     "draw_dots",
     "draw_hpd",
     "draw_map",
+    "draw_reliability",
     "draw_scores",
 ]
 
@@ -185,6 +186,30 @@ def draw_hpd(counts: Floats, title: str) -> Figure:
     axes.set_ylabel("pairs")
     axes.set_title(title)
     _plain(axes)
+    return figure
+
+
+def draw_reliability(curves: Sequence[tuple[Style, Floats]], title: str) -> Figure:
+    """Draw actual against nominal coverage of a density's regions, with the 95 % band of a calibrated one.
+
+    Args:
+        curves: Styles with ``(levels, 4)``: nominal coverage, actual coverage, and the ends of the band, all between 0
+            and 1. The band of the first is drawn.
+        title: The title above the panel.
+    """
+    figure, axes = _panel(2.9, 2.75)
+    nominal, _, low, high = 100 * curves[0][1].T
+    axes.fill_between(nominal, low, high, color=GREY, alpha=0.35, linewidth=0)
+    axes.plot([0, 100], [0, 100], color=INK, linewidth=0.9, linestyle=(0, (3, 2)))
+    for style, curve in curves:
+        axes.plot(100 * curve[:, 0], 100 * curve[:, 1], style.mark, color=style.color, markersize=3.2, linestyle="-")
+    axes.set_xlim(0, 100)
+    axes.set_ylim(0, 100)
+    axes.set_xlabel("nominal coverage [%]")
+    axes.set_ylabel("actual coverage [%]")
+    axes.set_title(title)
+    _plain(axes)
+    _grid(axes)
     return figure
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gmje_bench.errors import OptionError, did_you_mean
 from gmje_bench.report.significance import PairedTests, paired_tests
 from gmje_bench.report.tables import AlignmentRow, Row, alignment_rows, decimals, heading, run_metrics, summarise
-from gmje_bench.runs import SOURCES, Metric, Results
+from gmje_bench.runs import OUTLIER_KINDS, OUTLIER_SCORES, SOURCES, Metric, Results
 
 __all__ = [
     "Board",
@@ -20,6 +20,7 @@ __all__ = [
     "alignment_boards",
     "boards",
     "method_title",
+    "outlier_boards",
     "sampling_board",
     "source_title",
     "task_title",
@@ -33,6 +34,8 @@ _TASKS = {
     "sampling": "sampling",
 }
 _TITLES = {"accuracy": "Representation", "uncertainty": "Uncertainty", "sampling": "Sampling"}
+# Their metrics are too many for columns of one table; their sections have tables with a row for each source or score.
+_OWN_TABLES = ("sampling", "outliers")
 _ARROWS = {True: "↑", False: "↓"}
 
 
@@ -123,7 +126,7 @@ class _Scores:
 
 
 def boards(results: Results, reference: str | None = None) -> list[Board]:
-    """A board for every task that the run measured, except sampling's table by source.
+    """A board for every task that the run measured, except the tables of sampling and outliers by source and score.
 
     Args:
         results: The results of a run.
@@ -135,7 +138,7 @@ def boards(results: Results, reference: str | None = None) -> list[Board]:
     scores = _Scores(results, reference)
     groups: dict[str, dict[str, Metric]] = {}
     for name, metric in scores.metrics.items():
-        if metric.task != "sampling":
+        if metric.task not in _OWN_TABLES:
             groups.setdefault(_TASKS.get(metric.task, metric.task), {})[name] = metric
     made = []
     for group, metrics in groups.items():
@@ -178,6 +181,33 @@ def sampling_board(results: Results, reference: str | None = None) -> Board | No
         for metric in heads
     )
     return Board(_TITLES["sampling"], ("method", "density"), columns, tuple(lines), scores.tested(names))
+
+
+def outlier_boards(results: Results, reference: str | None = None) -> list[Board]:
+    """AUROC and false positive rate by method and score, a column for each kind of outliers; nothing without them.
+
+    Args:
+        results: The results of a run.
+        reference: The same as in :func:`boards`; a cell is tested against the same score of other methods.
+    """
+    scores = _Scores(results, reference)
+    names = [name.split(".") for name, metric in scores.metrics.items() if metric.task == "outliers"]
+    kinds = [kind for kind in OUTLIER_KINDS if any(parts[1] == kind for parts in names)]
+    made = []
+    for measure, title in (("auroc", "AUROC"), ("fpr95", "False positive rate at 95 %")):
+        lines = []
+        for row in scores.rows:
+            if not row.estimates:
+                lines.append(Line((row.method, ""), (), row.verdict))
+            for score, words in OUTLIER_SCORES.items():
+                keys = [f"{measure}.{kind}.{score}" for kind in kinds]
+                if any(key in row.estimates for key in keys):
+                    lines.append(Line((row.method, words), tuple(scores.cell(row, key) for key in keys)))
+        mine = [".".join(parts) for parts in names if parts[0] == measure]
+        if mine:
+            columns = tuple(Column(OUTLIER_KINDS[kind], _ARROWS[measure == "auroc"]) for kind in kinds)
+            made.append(Board(title, ("method", "score"), columns, tuple(lines), scores.tested(mine)))
+    return made
 
 
 def source_title(source: str) -> str:

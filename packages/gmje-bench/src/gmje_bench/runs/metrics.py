@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["METRICS", "SOURCES", "Metric"]
+__all__ = ["METRICS", "OUTLIER_KINDS", "OUTLIER_SCORES", "SOURCES", "Metric"]
 
 
 class Metric(BaseModel):
@@ -32,6 +32,42 @@ SOURCES = {
     "kde": "a kernel density, fitted afterwards",
     "mixture": "a full-covariance mixture, fitted afterwards",
 }
+
+
+#: Kinds of outliers, the nearest first.
+OUTLIER_KINDS = {
+    "held_out": "classes held out of training",
+    "corrupted": "corrupted test images",
+    "mixed": "means of two test images",
+    "digits": "handwritten digits",
+    "noise": "noise",
+}
+#: Scores that outliers are told from test images by.
+OUTLIER_SCORES = {
+    "density": "learned density",
+    "fitted": "mixture fitted afterwards",
+    "mahalanobis": "Mahalanobis, features",
+    "class_mahalanobis": "Mahalanobis by class, features",
+    "knn": "kNN, features",
+    "embedding_mahalanobis": "Mahalanobis, embeddings",
+    "embedding_knn": "kNN, embeddings",
+}
+
+
+def _outliers() -> dict[str, Metric]:
+    """Both measures of detection, for every kind of outliers and every score."""
+    measures = {"auroc": ("AUROC", True), "fpr95": ("FPR at 95 %", False)}
+    return {
+        f"{measure}.{kind}.{score}": Metric(
+            title=f"{title}, {kind_title}, {score_title}",
+            higher_is_better=higher,
+            task="outliers",
+            headline=(measure, score) == ("auroc", "density") and kind in ("held_out", "corrupted"),
+        )
+        for measure, (title, higher) in measures.items()
+        for kind, kind_title in OUTLIER_KINDS.items()
+        for score, score_title in OUTLIER_SCORES.items()
+    }
 
 
 def _sampling() -> dict[str, Metric]:
@@ -76,8 +112,13 @@ METRICS: dict[str, Metric] = {
         conditional_hpd_fitted=("HPD error, fitted", "", False, False),
         conditional_ece=("calibration error", "", False, True),
         conditional_ece_fitted=("calibration error, fitted", "", False, False),
+        marginal_ece_context=("calibration error of contexts", "", False, False),
+        marginal_ece_context_fitted=("calibration error of contexts, fitted", "", False, False),
+        marginal_ece_target=("calibration error of targets", "", False, False),
+        marginal_ece_target_fitted=("calibration error of targets, fitted", "", False, False),
     ),
     **_sampling(),
+    **_outliers(),
     **_metrics(
         "synthetic",
         kl=("KL to truth", "nats", False, True),

@@ -70,6 +70,14 @@ TASKS: dict[str, Task] = {
             title="Uncertainty",
         ),
         Task(
+            "outliers",
+            "outliers near and far, told from test images by densities, Mahalanobis and kNN: AUROC and FPR at 95 %",
+            "gmje_bench.tasks.outliers:outliers",
+            views=True,
+            section="gmje_bench.report.sections.outliers:outliers",
+            title="Outliers",
+        ),
+        Task(
             "sampling",
             "samples of latent densities: distances, precision and recall, pictures",
             "gmje_bench.tasks.sampling:sampling",

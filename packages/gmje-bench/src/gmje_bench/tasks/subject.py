@@ -4,7 +4,7 @@ Tasks are pure functions ``task(subject) -> TaskResult``; they neither know how 
 results go.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
@@ -90,13 +90,13 @@ class Subject(FeatureSubject):
     Attributes:
         train: The images that it was trained on.
         test: The images that it is measured on.
-        outliers: Images of no class of the data.
+        outliers: Images that are not like the data, by kind; see :func:`gmje_bench.datasets.outliers.outlier_splits`.
         density: The joint density that was learned in training; ``None`` for a method without one.
     """
 
     train: Embedded
     test: Embedded
-    outliers: Embedded
+    outliers: Mapping[str, Embedded]
     density: JointDensity | None
 
 

@@ -6,6 +6,7 @@ under it.
 
 import warnings
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -213,8 +214,10 @@ class Criterion(CountingModule, ABC):
         both = torch.cat([context, target]) if exchangeable else None
         matched = match_moments(fit.density, context if both is None else both, both)
         density = refit_scales(matched, *validation)
-        self.consolidated.hold(calibrate_conditional(density, *validation, seed=seed))
-        return fit
+        calibrated = calibrate_conditional(density, *validation, seed=seed)
+        self.consolidated.hold(calibrated)
+        roots = [float(found.parameters[-1][0, 0, 0]) for found in (calibrated, density)]
+        return replace(fit, conditional_factor=round((roots[0] / roots[1]) ** 2, 4))
 
     def diagnostics(self) -> dict[str, float | str]:
         """Report the gauges of the last batch, with the name of the verdict and its advice.

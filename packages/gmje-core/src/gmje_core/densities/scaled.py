@@ -128,6 +128,11 @@ class ScaledJointMixture:
         return self._log_weights, self._context_means, self._target_means, *factors
 
     @property
+    def scales(self) -> tuple[Tensor, Tensor]:
+        """Scales ``(A,)`` of the context's covariances and ``(B,)`` of the conditional's."""
+        return self._context_covariance.scales, self._target_covariance.scales
+
+    @property
     def log_weights(self) -> Tensor:
         """``(K, A, B)``, normalised."""
         return self._log_weights

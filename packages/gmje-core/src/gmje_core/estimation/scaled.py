@@ -67,11 +67,14 @@ class ScaledFit:
         density: The density, in the units of the embeddings.
         log_prob: Mean joint log-density of the training pairs in nats, before the last round.
         validation_log_prob: The same of the validation pairs, after it.
+        conditional_factor: Factor that the covariances of the conditional were enlarged by to be calibrated; see
+            :func:`calibrate_conditional`.
     """
 
     density: ScaledJointMixture
     log_prob: float
     validation_log_prob: float
+    conditional_factor: float = 1.0
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from gmje_bench.report import charts
 from gmje_bench.report.blocks import Block, Content, Figure, Figures, Group, Groups, Heading, Key, Legend, Words
 from gmje_bench.report.embed import Drawer
-from gmje_bench.report.palette import Style, method_styles
+from gmje_bench.report.palette import Style, group_style, method_styles
 from gmje_bench.report.sections.common import first_seeds, method_legend, seed_note
 from gmje_bench.runs.reading import Artifacts, Run
 
@@ -33,6 +33,15 @@ SCORES = Legend(
                 'stroke-width="1.5"/><path d="M4 11 12 1M13 11 21 1M22 11 30 1" stroke="#D55E00"/>'
             ),
         ),
+    )
+)
+
+
+RELIABLE = {"conditional": "the other view, given one", "context": "contexts", "target": "targets"}
+RELIABILITY = Legend(
+    tuple(
+        Key(words, group_style(index).color, mark=group_style(index).mark)
+        for index, words in enumerate(RELIABLE.values())
     )
 )
 
@@ -76,6 +85,14 @@ def uncertainty(run: Run, drawer: Drawer) -> Content:
             "calibrated counts). Too many low ranks: too wide. Too many high ranks: too narrow."
         )
         blocks += [Heading("Calibration of the conditional"), Words(words), Groups(tuple(ranks), "small")]
+    diagrams = [group for first in firsts if (group := reliability_group(run, drawer, *first)) is not None]
+    if diagrams:
+        words = (
+            "Regions of highest density that should hold the nominal share of the data, and the share that they hold "
+            "(dashed: a calibrated density; grey: where it lies with probability 95 % for the conditional's pairs). "
+            "Above the line: too wide. Below: too narrow."
+        )
+        blocks += [Heading("Reliability"), RELIABILITY, Words(words), Groups(tuple(diagrams), "small")]
     return blocks or None
 
 
@@ -119,4 +136,19 @@ def rank_group(run: Run, drawer: Drawer, method: str, seed: int, tensors: Artifa
             f"{counts.min():.0f} to {counts.max():.0f} where {counts.sum() / len(counts):.0f} are expected"
         )
         figures.append(Figure("", alt, drawer.svg(charts.draw_hpd(counts, words), alt)))
+    return Group(method, tuple(figures), seed_note(run, method, seed)) if figures else None
+
+
+def reliability_group(run: Run, drawer: Drawer, method: str, seed: int, tensors: Artifacts) -> Group | None:
+    figures = []
+    for kind, words in KINDS.items():
+        found = {of: tensors.get(f"uncertainty.reliability.{of}.{kind}") for of in RELIABLE}
+        curves = {of: curve for of, curve in found.items() if curve is not None and np.isfinite(curve).all()}
+        if "conditional" not in curves:
+            continue
+        alt = f"{method}, {words}: share of the data in regions of 90 %: " + ", ".join(
+            f"{RELIABLE[of]} {100 * curve[np.abs(curve[:, 0] - 0.9).argmin(), 1]:.1f} %" for of, curve in curves.items()
+        )
+        styled = [(group_style(list(RELIABLE).index(of)), curve) for of, curve in curves.items()]
+        figures.append(Figure("", alt, drawer.svg(charts.draw_reliability(styled, words), alt)))
     return Group(method, tuple(figures), seed_note(run, method, seed)) if figures else None

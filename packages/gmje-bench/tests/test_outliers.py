@@ -1,0 +1,130 @@
+"""The task of outliers: identities of its measures and scores, and a subject whose answers are known."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.spatial.distance import cdist
+from sklearn.covariance import EmpiricalCovariance
+from sklearn.metrics import roc_auc_score, roc_curve
+from sklearn.neighbors import NearestNeighbors
+from subject_factories import collapse, embedded, generator, make_subject, parts, randn, true_density
+
+from gmje_bench.runs import METRICS, OUTLIER_KINDS, OUTLIER_SCORES
+from gmje_bench.tasks.densities import CollapsedError
+from gmje_bench.tasks.outliers import outliers
+from gmje_bench.tasks.outliers.measures import auroc, false_positive_rate
+from gmje_bench.tasks.outliers.scores import knn_score, mahalanobis_score
+
+
+def test_perfect_separation_and_its_opposite():
+    low, high = torch.arange(100.0), torch.arange(200.0, 260.0)
+    assert (auroc(high, low), false_positive_rate(high, low)) == (1.0, 0.0)
+    assert (auroc(low, high), false_positive_rate(low, high)) == (0.0, 1.0)
+
+
+def test_equal_distributions_are_at_chance():
+    inside, outside = randn(20_000, seed=0), randn(20_000, seed=1)
+    assert auroc(inside, outside) == pytest.approx(0.5, abs=0.01)
+    assert false_positive_rate(inside, outside) == pytest.approx(0.95, abs=0.01)
+    same = torch.zeros(50)
+    assert (auroc(same, same), false_positive_rate(same, same)) == (0.5, 1.0)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_measures_are_those_of_the_curve(ties):
+    inside, outside = randn(137, seed=2) + 1, randn(91, seed=3)
+    if ties:
+        inside, outside = inside.round(), outside.round()
+    truth = np.r_[np.ones(137), np.zeros(91)]
+    scores = torch.cat([inside, outside]).numpy()
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
+    assert false_positive_rate(inside, outside) == pytest.approx(false[true >= 0.95].min())
+    assert auroc(inside, outside) == pytest.approx(roc_auc_score(truth, scores))
+    assert auroc(inside, outside) == pytest.approx(float(np.trapezoid(true, false)))
+
+
+def test_measures_ignore_order_and_scale():
+    inside, outside = randn(80, seed=4) + 1, randn(60, seed=5)
+    shuffled = inside[torch.randperm(80, generator=generator())]
+    for measure in (auroc, false_positive_rate):
+        expected = measure(inside, outside)
+        assert measure(shuffled, outside) == expected
+        assert measure(inside.exp(), outside.exp()) == pytest.approx(expected)
+
+
+def test_mahalanobis_without_classes_is_scikit_learns():
+    train, rows = randn(200, 5, seed=6) @ randn(5, 5, seed=7) + 3, randn(30, 5, seed=8)
+    expected = EmpiricalCovariance().fit(train.numpy()).mahalanobis(rows.numpy())
+    torch.testing.assert_close(mahalanobis_score(train, rows), -torch.from_numpy(expected))
+    precision = torch.linalg.inv(torch.cov(train.T, correction=0))
+    by_hand = torch.from_numpy(cdist(rows.numpy(), train.mean(0, keepdim=True).numpy(), "mahalanobis", VI=precision))
+    torch.testing.assert_close(mahalanobis_score(train, rows), -by_hand.square()[:, 0])
+
+
+def test_mahalanobis_with_classes_has_one_covariance_about_their_means():
+    labels = torch.arange(210) % 3 * 2  # Labels may have gaps.
+    train = 5 * torch.eye(4, dtype=torch.float64)[labels // 2] + randn(210, 4, seed=9)
+    rows = randn(40, 4, seed=10)
+    means = torch.stack([train[labels == label].mean(0) for label in (0, 2, 4)])
+    centred = train - means[labels // 2]
+    precision = torch.linalg.inv(centred.T @ centred / len(train))
+    distances = [((rows - mean) @ precision * (rows - mean)).sum(1) for mean in means]
+    torch.testing.assert_close(mahalanobis_score(train, rows, labels), -torch.stack(distances).min(dim=0).values)
+
+
+def test_mahalanobis_passes_over_features_that_never_change():
+    train, rows = randn(100, 3, seed=11), randn(20, 3, seed=12)
+    flat = [torch.cat([part, torch.ones(len(part), 2)], dim=1) for part in (train, rows)]
+    torch.testing.assert_close(mahalanobis_score(*flat), mahalanobis_score(train, rows))
+
+
+@pytest.mark.parametrize("k", [1, 7])
+def test_knn_is_scikit_learns_and_blind_to_norms(k):
+    train, rows = randn(90, 6, seed=13), randn(1100, 6, seed=14)
+    unit = [part / part.norm(dim=1, keepdim=True) for part in (train, rows)]
+    expected = NearestNeighbors(n_neighbors=k).fit(unit[0].numpy()).kneighbors(unit[1].numpy())[0][:, -1]
+    torch.testing.assert_close(knn_score(train, rows, k), -torch.from_numpy(expected))
+    torch.testing.assert_close(knn_score(3 * train, 0.1 * rows, k), knn_score(train, rows, k))
+    assert torch.equal(knn_score(train, rows, 1000), knn_score(train, rows, 90))
+
+
+def kinds() -> dict:
+    shifts = {"held_out": 1.5, "corrupted": 3.0, "mixed": 2.0, "digits": 6.0, "noise": 12.0}
+    return {kind: embedded(150, 20 + index, shift=shift) for index, (kind, shift) in enumerate(shifts.items())}
+
+
+def test_every_score_is_asked_of_every_kind():
+    result = outliers(make_subject(true_density(), **kinds()))
+    assert result.metrics.keys() == {name for name, metric in METRICS.items() if metric.task == "outliers"}
+    assert all(0 <= value <= 1 for value in result.metrics.values())
+    assert result.artifacts.keys() == {
+        f"outliers.{score}.{kind}" for score in OUTLIER_SCORES for kind in ("test", *OUTLIER_KINDS)
+    }
+    for score in ("density", "fitted", "mahalanobis", "class_mahalanobis", "embedding_mahalanobis"):
+        found = [result.metrics[f"auroc.{kind}.{score}"] for kind in ("held_out", "mixed", "digits", "noise")]
+        assert found == sorted(found), f"{score}: what is further is told more easily"
+        assert found[-1] > 0.999
+    assert result.metrics["auroc.noise.density"] == pytest.approx(1 - result.metrics["fpr95.noise.density"], abs=0.01)
+
+
+def test_a_method_without_a_density_and_data_without_held_out_classes_lack_those_numbers():
+    metrics = outliers(make_subject()).metrics
+    assert metrics.keys() == {
+        f"{measure}.digits.{score}" for measure in ("auroc", "fpr95") for score in OUTLIER_SCORES if score != "density"
+    }
+
+
+def test_test_images_as_outliers_are_at_chance():
+    subject = make_subject(true_density(), digits=make_subject().test)
+    metrics = outliers(subject).metrics
+    assert all(value == pytest.approx(0.5) for name, value in metrics.items() if name.startswith("auroc"))
+    assert all(value == pytest.approx(0.95, abs=0.01) for name, value in metrics.items() if name.startswith("fpr95"))
+
+
+def test_collapsed_embeddings_are_an_error_by_name():
+    plain = make_subject()
+    with pytest.raises(CollapsedError, match="all the same"):
+        outliers(make_subject(**{name: collapse(part) for name, part in parts(plain).items()}))
+    assert math.isfinite(outliers(plain).metrics["auroc.digits.knn"])
