@@ -1,1 +1,1 @@
-"""Evaluation of any model by the tasks, without training it again."""
+"""Evaluation of trained encoders by tasks, in a run or of any model without training it again."""

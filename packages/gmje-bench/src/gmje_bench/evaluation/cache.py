@@ -7,18 +7,23 @@ and the constants of the protocol.
 import hashlib
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from gmje_bench.engine.output import save_tensors
+from gmje_bench.datasets.base import ImageData, Split
+from gmje_bench.datasets.outliers import outlier_splits
 from gmje_bench.errors import RunFolderError
+from gmje_bench.protocol import PROTOCOL
+from gmje_bench.tasks.subject import Embedded, Features
+from gmje_core.files import write_atomic
 
-__all__ = ["EmbeddingCache", "cache_key", "default_cache"]
+__all__ = ["CachedSplits", "EmbeddingCache", "cache_key", "default_cache", "splits_of"]
 
 
 def default_cache() -> Path:
@@ -74,8 +79,60 @@ class EmbeddingCache:
             RunFolderError: the folder cannot be written.
         """
         try:
-            save_tensors(tensors, self.path(key))
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.path(key), save({name: value.contiguous() for name, value in tensors.items()}))
         except OSError as error:
             raise RunFolderError(
                 f"cannot keep embeddings in {self.folder}: {error.strerror or error}; --no-cache goes without"
             ) from error
+
+
+def splits_of(data: ImageData, *, views: bool) -> dict[str, Split]:
+    """The images that tasks ask for, by name: train and test and, for tasks on views, every kind of outliers."""
+    splits = {"train": data.train, "test": data.test}
+    return splits | outlier_splits(data, PROTOCOL.outliers) if views else splits
+
+
+@dataclass(frozen=True)
+class CachedSplits:
+    """The splits of one model in the cache; images are not kept, but read again.
+
+    Attributes:
+        cache: Where they are.
+        identity: What tells this model on these images from all others, as plain data.
+    """
+
+    cache: EmbeddingCache
+    identity: dict[str, Any]
+
+    def key(self, views: bool) -> str:
+        """The key of the splits."""
+        return cache_key(**self.identity, views=views, protocol=PROTOCOL.to_dict())
+
+    def find(self, data: ImageData, *, views: bool) -> dict[str, Features] | None:
+        """The splits as they were kept; ``None`` where they were not."""
+        held = self.cache.find(self.key(views))
+        if held is None:
+            return None
+        found: dict[str, Features] = {}
+        for name, split in splits_of(data, views=views).items():
+            parts = {part: value for key, value in held.items() if (part := key.removeprefix(f"{name}.")) != key}
+            if not views:
+                found[name] = Features(split.labels, **parts)
+            else:
+                found[name] = Embedded(labels=split.labels, images=split.batch(torch.arange(len(split))), **parts)
+        return found
+
+    def keep(self, splits: dict[str, Features], *, views: bool) -> None:
+        """Keep splits; images and labels are left out.
+
+        Raises:
+            RunFolderError: the folder cannot be written.
+        """
+        tensors = {
+            f"{name}.{part.name}": getattr(split, part.name)
+            for name, split in splits.items()
+            for part in fields(split)
+            if part.name not in ("labels", "images")
+        }
+        self.cache.keep(self.key(views), tensors)
