@@ -107,10 +107,11 @@ def of_name(name: str, data: ImageData, pretrained: bool) -> OpenedModel:
 def of_callable(function: Callable[[Tensor], Tensor], data: ImageData) -> OpenedModel:
     """A module or a function, which gets images in [0, 1] as they are."""
     backbone = CallableBackbone(function)
-    is_module = isinstance(function, nn.Module)
-    name = type(function).__name__ if is_module else getattr(function, "__name__", "function").strip("<>")
     module = frozen(backbone, (0.0,) * data.channels, (1.0,) * data.channels, data)
-    return OpenedModel("function" if name == "lambda" else name, module, weights_hash(function) if is_module else "")
+    if isinstance(function, nn.Module):
+        return OpenedModel(type(function).__name__, module, weights_hash(function))
+    name = getattr(function, "__name__", "function").strip("<>")
+    return OpenedModel("function" if name == "lambda" else name, module, "")
 
 
 def of_timm(name: str, data: ImageData, pretrained: bool) -> OpenedModel:

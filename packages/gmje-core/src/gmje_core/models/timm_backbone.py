@@ -52,7 +52,8 @@ class TimmBackbone(nn.Module):
         size: Any = getattr(self.body, "head_hidden_size", None) or self.body.num_features
         self.num_features = int(size)
         #: Mean and standard deviation of pixels, and more, that the published weights were trained with.
-        self.data_settings: dict[str, Any] = timm.data.resolve_model_data_config(self.body)
+        data: Any = timm.data
+        self.data_settings: dict[str, Any] = data.resolve_model_data_config(self.body)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(B, num_features)`` of images ``(B, in_channels, H, W)``."""
