@@ -52,25 +52,33 @@ def evaluate(
     from gmje_bench.evaluation import api
 
     data = load_dataset(dataset, image_size=image_size, limit=limit)
-    found = []
+    found, failed = [], []
     for model in models:
         typer.echo(f"evaluating {model}", err=True)
-        found.append(
-            api.evaluate(
-                model,
-                data,
-                chosen,
-                seed=seed,
-                pretrained=not random_weights,
-                workers=workers,
-                cache=cache,
-                keep=not no_cache,
+        try:
+            found.append(
+                api.evaluate(
+                    model,
+                    data,
+                    chosen,
+                    seed=seed,
+                    pretrained=not random_weights,
+                    workers=workers,
+                    cache=cache,
+                    keep=not no_cache,
+                )
             )
-        )
-    show(found)
-    if output is not None:
+        except OptionError as error:  # The other models can still be evaluated.
+            failed.append(error)
+    if found:
+        show(found)
+    if found and output is not None:
         write(found, output)
         typer.echo(f"numbers in {output}")
+    for error in failed[:-1]:
+        typer.echo(f"error: {error}", err=True)
+    if failed:
+        raise failed[-1]
 
 
 def show(found: "list[Evaluation]") -> None:
