@@ -223,8 +223,7 @@ def of_repository(name: str, data: ImageData) -> OpenedModel:
         close = difflib.get_close_matches(folder.name, siblings, n=1)
         hint = f"; did you mean {folder.parent / close[0]}?" if close else ""
         raise OptionError(
-            f"no model {name!r}{hint} (give timm:NAME, torchvision:NAME, the folder of a saved model, or org/name of the "
-            "Hub)"
+            f"no model {name!r}{hint} (give timm:NAME, torchvision:NAME, the folder of a saved model, or org/name)"
         )
     try:
         place = folder if folder.is_dir() else repo_id
