@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gmje_bench.errors import BenchError, OptionError, RunFolderError
+from gmje_bench.evaluation.cli import evaluate
 from gmje_bench.report_cli import compare, doctor, report
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ def validate(
         )
 
 
+app.command()(evaluate)
 app.command()(report)
 app.command()(compare)
 app.command()(doctor)

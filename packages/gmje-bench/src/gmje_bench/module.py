@@ -18,7 +18,7 @@ from gmje_core.models.backbones import build_backbone
 from gmje_core.models.heads import ProjectionHead
 from gmje_core.models.momentum import MomentumEncoder
 
-__all__ = ["JointEmbedding", "build_module"]
+__all__ = ["JointEmbedding", "build_module", "of_model"]
 
 
 class JointEmbedding(nn.Module):
@@ -154,7 +154,7 @@ def build_module(
     backbone = build_backbone(network.backbone, in_channels=channels, small_images=small_images, image_size=image_size)
     objective = build_objective(method, Setting(network.dim, classes), suite.method.get(method, {}))
     if objective.model is not None:
-        return _of_model(objective, method, suite.views, channels, image_size)
+        return of_model(objective, method, channels, image_size, suite.views)
     torch.manual_seed(seed + 1)
     projector = ProjectionHead(
         int(backbone.num_features),  # type: ignore[arg-type]
@@ -182,7 +182,9 @@ def build_module(
     return JointEmbedding(backbone, projector, objective, method, config, views=suite.views)
 
 
-def _of_model(objective: Objective, method: str, views: Views, channels: int, image_size: int | None) -> JointEmbedding:
+def of_model(
+    objective: Objective, method: str, channels: int, image_size: int | None, views: Views | None = None
+) -> JointEmbedding:
     """The module of a model that was trained before; it takes the images that the model was trained for."""
     model = objective.model
     assert model is not None

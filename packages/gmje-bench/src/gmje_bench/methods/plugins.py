@@ -26,7 +26,7 @@ from typing import Any
 from gmje_bench.errors import OptionError
 from gmje_bench.methods import METHODS, Build, Method, Objective, Setting, check_known
 
-__all__ = ["GROUP", "register_entry_points", "register_file"]
+__all__ = ["GROUP", "import_file", "register_entry_points", "register_file", "summary_of"]
 
 #: The group of the entry points.
 GROUP = "gmje_bench.methods"
@@ -46,27 +46,44 @@ def register_file(path: Path) -> Method:
             there already.
     """
     name = path.stem
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise OptionError(f"cannot read the method file {path}: {error.strerror or error}") from error
+    module, content = import_file(path, "method")
     source = f"sha256:{hashlib.sha256(content).hexdigest()}"
     if METHODS.get(name, None) is not None:
         if METHODS[name].source == source:
             return METHODS[name]
         raise OptionError(f"the method file {path} is named {name!r} as a method that exists; rename the file")
-    spec = importlib.util.spec_from_file_location(f"gmje_bench_method_{name}", path)
+    method = Method(name, summary_of(module), lambda: _build(name, module), source)
+    _check(name, module, str(path))
+    METHODS[name] = method
+    return method
+
+
+def import_file(path: Path, kind: str) -> tuple[ModuleType, bytes]:
+    """Import a Python file of the user's.
+
+    Args:
+        path: The file.
+        kind: What it holds, for messages.
+
+    Returns:
+        The module, and the content of the file.
+
+    Raises:
+        OptionError: the file cannot be read or imported.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OptionError(f"cannot read the {kind} file {path}: {error.strerror or error}") from error
+    spec = importlib.util.spec_from_file_location(f"gmje_bench_{kind}_{path.stem}", path)
     if spec is None or spec.loader is None:
-        raise OptionError(f"the method file {path} is not a Python file; its name must end in .py")
+        raise OptionError(f"the {kind} file {path} is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # A user's file may raise any error.
-        raise OptionError(f"the method file {path} cannot be imported: {type(error).__name__}: {error}") from error
-    method = Method(name, _summary(module), lambda: _build(name, module), source)
-    _check(name, module, str(path))
-    METHODS[name] = method
-    return method
+        raise OptionError(f"the {kind} file {path} cannot be imported: {type(error).__name__}: {error}") from error
+    return module, content
 
 
 def register_entry_points() -> None:
@@ -122,5 +139,6 @@ def _kind(value: object) -> type:
     return float if isinstance(value, int) and not isinstance(value, bool) else type(value)
 
 
-def _summary(module: ModuleType) -> str:
+def summary_of(module: ModuleType) -> str:
+    """The first line of a module's docstring, without its full stop."""
     return (inspect.getdoc(module) or "").split("\n", maxsplit=1)[0].rstrip(".")

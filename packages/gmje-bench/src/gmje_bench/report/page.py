@@ -25,7 +25,7 @@ from gmje_bench.report.sections.verdicts import verdicts
 from gmje_bench.report.sections.what import what
 from gmje_bench.report.tables import caption, markdown
 from gmje_bench.runs.reading import Run
-from gmje_bench.tasks import TASKS, named
+from gmje_bench.tasks import TASKS
 
 __all__ = ["Page", "Paths", "render", "write_report"]
 
@@ -118,7 +118,7 @@ def page_sections(reference: str | None) -> list[Section]:
         Section("neighbours", "Nearest neighbours", neighbours, "no artifact holds neighbours"),
         Section("synthetic", "Synthetic tasks", synthetic, "the run has no synthetic tasks"),
         *(
-            Section(task.name, task.title, named(task.section), f"the run has nothing of the task {task.name}")
+            Section(task.name, task.title, task.load_section(), f"the run has nothing of the task {task.name}")
             for task in TASKS.values()
             if task.section
         ),

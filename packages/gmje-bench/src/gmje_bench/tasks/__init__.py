@@ -22,34 +22,44 @@ class Task:
     Attributes:
         name: What users type.
         summary: One line for ``list``.
-        run: ``module:function``, which is imported when the task runs; it takes a subject.
+        run: ``module:function``, which is imported when the task runs, or the function; it takes a subject.
         views: Whether the task needs embeddings of views and of outliers, beside features.
         pairs: Whether the task needs pairs of views of the training images to fit to and to choose by; with ``views``.
-        section: ``module:function`` of its section of the report, which takes the run and a drawer; empty for none.
+        section: ``module:function`` of its section of the report, or the function, which takes the run and a drawer;
+            empty for none.
         title: The title of that section.
+        source: Where a task that is not of this package comes from.
     """
 
     name: str
     summary: str
-    run: str
+    run: str | Callable[[Any], "TaskResult"]
     views: bool = False
     pairs: bool = False
-    section: str = ""
+    section: str | Callable[[Any, Any], Any] = ""
     title: str = ""
+    source: str = ""
 
     def load(self) -> "Callable[[Any], TaskResult]":
         """Import the function of the task."""
         function: Callable[[Any], TaskResult] = named(self.run)
         return function
 
+    def load_section(self) -> Callable[[Any, Any], Any]:
+        """Import the function of the task's section of the report."""
+        function: Callable[[Any, Any], Any] = named(self.section)
+        return function
 
-def named(place: str) -> Any:
-    """The object that ``module:name`` names.
+
+def named(place: str | Callable[..., Any]) -> Any:
+    """The object that ``module:name`` names; a function stands for itself.
 
     Examples:
         >>> named("math:floor")(2.5)
         2
     """
+    if not isinstance(place, str):
+        return place
     module, _, name = place.partition(":")
     return getattr(importlib.import_module(module), name)
 

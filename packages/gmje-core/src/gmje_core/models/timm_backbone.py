@@ -13,19 +13,22 @@ __all__ = ["TimmBackbone"]
 
 
 class TimmBackbone(nn.Module):
-    """Any model of timm, with random weights and without its classifier.
+    """Any model of timm without its classifier, with random weights where not said otherwise.
 
     Args:
         name: timm's name of the model.
         in_channels: Channels of the images.
         image_size: Side of the images in pixels, for models that fix it when they are built (transformers);
             ``None`` for timm's own.
+        pretrained: Whether to fetch the published weights of the model.
 
     Raises:
         ConfigError: timm is not installed, or has no such model.
     """
 
-    def __init__(self, name: str, *, in_channels: int = 3, image_size: int | None = None) -> None:
+    def __init__(
+        self, name: str, *, in_channels: int = 3, image_size: int | None = None, pretrained: bool = False
+    ) -> None:
         super().__init__()
         if not re.fullmatch(r"[\w.]+", name, re.ASCII):  # "hf-hub:org/name" would ask a network
             raise ConfigError(f"backbone 'timm:{name}' does not name a model of timm (timm.list_models() lists them)")
@@ -44,10 +47,13 @@ class TimmBackbone(nn.Module):
         settings = timm.get_pretrained_cfg(name)
         fixed = image_size is not None and settings is not None and settings.fixed_input_size
         options: dict[str, Any] = {"img_size": image_size} if fixed else {}
-        self.body = timm.create_model(name, pretrained=False, num_classes=0, in_chans=in_channels, **options)
+        self.body = timm.create_model(name, pretrained=pretrained, num_classes=0, in_chans=in_channels, **options)
         # With num_classes=0 some models keep a hidden layer after the pooling, which sets the size.
         size: Any = getattr(self.body, "head_hidden_size", None) or self.body.num_features
         self.num_features = int(size)
+        #: Mean and standard deviation of pixels, and more, that the published weights were trained with.
+        data: Any = timm.data
+        self.data_settings: dict[str, Any] = data.resolve_model_data_config(self.body)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features ``(B, num_features)`` of images ``(B, in_channels, H, W)``."""

@@ -1,8 +1,8 @@
-"""Evaluation of a trained encoder by the suite's tasks; all processes extract features, the main one scores them."""
+"""Measuring a trained encoder by tasks; all processes extract features, the main one scores them."""
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,18 +14,16 @@ from torch import Tensor
 
 from gmje_bench.consolidation import training_pairs
 from gmje_bench.datasets.base import ImageData
-from gmje_bench.datasets.outliers import outlier_splits
+from gmje_bench.evaluation.cache import CachedSplits, splits_of
 from gmje_bench.features import embed_split, extract_features
 from gmje_bench.module import JointEmbedding
-from gmje_bench.protocol import PROTOCOL
 from gmje_bench.runs import Record
-from gmje_bench.suite import Suite
 from gmje_bench.tasks import TASKS
 from gmje_bench.tasks.latent import latent_map, neighbours
 from gmje_bench.tasks.subject import Embedded, Features, FeatureSubject, Subject
 from gmje_core import NonFiniteError, diagnostics
 
-__all__ = ["Clock", "evaluate"]
+__all__ = ["Clock", "measure"]
 
 
 @dataclass
@@ -42,17 +40,26 @@ class Clock:
         self.seconds[stage] = round(time.perf_counter() - start, 3)
 
 
-def evaluate(
-    record: Record, module: JointEmbedding, data: ImageData, suite: Suite, accelerator: Accelerator
+def measure(
+    record: Record,
+    module: JointEmbedding,
+    data: ImageData,
+    tasks: Sequence[str],
+    accelerator: Accelerator,
+    *,
+    workers: int = 0,
+    cache: CachedSplits | None = None,
 ) -> dict[str, Tensor]:
-    """Measure a trained module by every task of the suite.
+    """Measure a trained module by tasks.
 
     Args:
         record: The record that gets metrics, choices and seconds, on the main process only.
         module: What was trained.
         data: The images.
-        suite: The suite, which names the tasks.
+        tasks: Names in :data:`gmje_bench.tasks.TASKS`.
         accelerator: Accelerate's object, which knows processes and devices.
+        workers: Number of processes that decode images.
+        cache: Where features of this module are looked up and kept; nowhere if missing.
 
     Returns:
         The tensors that figures are drawn from, by names that begin with the task's.
@@ -61,15 +68,17 @@ def evaluate(
         NonFiniteError: the features hold NaN or infinity.
     """
     clock = Clock(record.seconds)
-    tasks = [TASKS[name] for name in suite.tasks]
-    views = any(task.views for task in tasks)
+    chosen = [TASKS[name] for name in tasks]
+    views = any(task.views for task in chosen)
     with clock("features"):
-        embedded = _embedded(module, data, views=views, device=accelerator.device, workers=suite.training.workers)
+        embedded = cache.find(data, views=views) if cache else None
+        if embedded is None:
+            embedded = _embedded(module, data, views=views, device=accelerator.device, workers=workers)
+            if cache:
+                cache.keep(embedded, views=views)
         pairs = None
-        if any(task.pairs for task in tasks):
-            pairs = training_pairs(
-                module, data, seed=record.seed, device=accelerator.device, workers=suite.training.workers
-            )
+        if any(task.pairs for task in chosen):
+            pairs = training_pairs(module, data, seed=record.seed, device=accelerator.device, workers=workers)
     if not accelerator.is_main_process:
         return {}
     _require_finite(embedded.values())
@@ -97,7 +106,7 @@ def evaluate(
         )
         with clock("latent_map"):
             artifacts |= _looked_at(subject)
-    for task in tasks:
+    for task in chosen:
         run = task.load()
         with clock(task.name):
             result = run(subject)
@@ -118,15 +127,14 @@ def _embedded(
     module: JointEmbedding, data: ImageData, *, views: bool, device: torch.device, workers: int
 ) -> dict[str, Features]:
     """The training and test images through the module and, for tasks on views, every kind of outliers as well."""
-    splits = {"train": data.train, "test": data.test}
     if views:
-        splits |= outlier_splits(data, PROTOCOL.outliers)
         return {
-            name: embed_split(module, split, data, device=device, workers=workers) for name, split in splits.items()
+            name: embed_split(module, split, data, device=device, workers=workers)
+            for name, split in splits_of(data, views=True).items()
         }
     return {
         name: Features(split.labels, extract_features(module, split, data, device=device, workers=workers))
-        for name, split in splits.items()
+        for name, split in splits_of(data, views=False).items()
     }
 
 

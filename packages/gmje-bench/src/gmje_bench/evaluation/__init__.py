@@ -1,0 +1,1 @@
+"""Evaluation of trained encoders by tasks, in a run or of any model without training it again."""
