@@ -57,6 +57,7 @@ def artifacts(seed: int) -> dict[str, torch.Tensor]:
     return tensors
 
 
+DENSITY_METRICS = tuple(f"joint_nll.{kind}" for kind in ("gaussian", "best", "learned"))
 OUTLIER_METRICS = ("auroc.digits.density", "fpr95.digits.density", "auroc.digits.knn")
 HISTORY = [{"epoch": 1.0, "loss": 2.0, "effective_rank": 5.0}, {"epoch": 2.0, "loss": 1.0, "effective_rank": 6.0}]
 
@@ -70,6 +71,7 @@ def folder(tmp_path, make_results):
             metrics = {"linear_probe": level + 0.1 * seed, "knn": 80.0 + seed, "frechet.learned": 1.5, "nll.real": 0.0}
             metrics.pop("nll.real")
             metrics |= dict.fromkeys(OUTLIER_METRICS, 0.75 + 0.01 * seed)
+            metrics |= dict(zip(DENSITY_METRICS, (-10.0 - seed, -20.0, -25.0), strict=True))
             name = f"artifacts/{method}-seed{seed}.safetensors"
             (tmp_path / "artifacts").mkdir(exist_ok=True)
             save_file(artifacts(seed), tmp_path / name)
@@ -116,7 +118,7 @@ class Page(HTMLParser):
 
 EVERY = [
     "verdicts", "leaderboard", "curves", "latent", "neighbours", "synthetic", "uncertainty", "outliers", "sampling",
-    "run",
+    "density", "run",
 ]  # fmt: skip
 
 
@@ -144,7 +146,7 @@ def test_text_of_a_run_is_never_markup(folder):
 
 
 def test_outliers_have_a_row_for_each_score(folder):
-    text = render(read_run(folder))
+    text = render(read_run(folder)).text
     section = text[text.index('id="outliers"') : text.index('id="sampling"')]
     assert section.count(">learned density<") == 4, "two methods in two tables"
     assert section.count(">kNN, features<") == 2
@@ -155,7 +157,7 @@ def test_outliers_have_a_row_for_each_score(folder):
 
 
 def test_reliability_says_what_regions_hold(folder):
-    assert "in regions of 90 %: the other view, given one 81.0 %, contexts 81.0 %" in render(read_run(folder))
+    assert "in regions of 90 %: the other view, given one 81.0 %, contexts 81.0 %" in render(read_run(folder)).text
 
 
 def test_a_failed_method_is_a_failure_and_no_mean(folder):
@@ -177,7 +179,7 @@ def test_sections_without_inputs_are_left_out_and_named(folder, prefix, section)
         save_file({k: v for k, v in artifacts(0).items() if not k.startswith(prefix)}, path)
     results = json.loads((folder / "results.json").read_text())
     for record in results["records"]:
-        for name in ("frechet.learned", *OUTLIER_METRICS):
+        for name in ("frechet.learned", *OUTLIER_METRICS, *DENSITY_METRICS):
             record["metrics"].pop(name, None)
     (folder / "results.json").write_text(json.dumps(results))
     seen = Page(text := render(read_run(folder)).text)

@@ -7,7 +7,7 @@ import torch
 
 from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.errors import BatchSizeError
-from gmje_core.estimation.calibration import calibrate_conditional
+from gmje_core.estimation.calibration import calibrate_conditional, calibrate_context
 from gmje_core.estimation.matching import match_moments, transport_map
 from gmje_core.estimation.scaled import SCALES, fit_scaled_mixture
 from gmje_core.estimation.scaled_em import Components, Expectation, expect, gather, likeliest, maximise, mean_log_prob
@@ -218,6 +218,21 @@ class TestMatching:
         held_out = heavy_pairs(1000, 2)
         lost = fit.density.log_prob(*held_out).mean() - matched.log_prob(*held_out).mean()
         assert lost < 0.1
+
+
+@pytest.mark.parametrize("wrong", [0.8, 1.25])
+def test_contexts_that_are_too_wide_or_narrow_are_put_right(wrong):
+    fit = fit_scaled_mixture(*heavy_pairs(3000, 0), heavy_pairs(500, 1), components=2, shrinkage=10.0)
+    held_out = heavy_pairs(1000, 2)
+
+    def factor_of(before: ScaledJointMixture) -> float:
+        after = calibrate_context(before, held_out[0])
+        assert torch.equal(after.parameters[-1], before.parameters[-1]), "the conditional stays"
+        return float(after.parameters[3][0, 0, 0] / before.parameters[3][0, 0, 0]) ** 2
+
+    right = factor_of(fit.density)
+    found = factor_of(fit.density.with_context_factor(wrong))
+    assert found * wrong == pytest.approx(right, rel=0.12)
 
 
 def test_a_conditional_that_is_too_sure_is_enlarged():

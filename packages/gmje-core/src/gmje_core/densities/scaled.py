@@ -306,6 +306,10 @@ class ScaledJointMixture:
         """The density with other logits ``(K, A, B)``, normalised here."""
         return self._replace(log_weights=log_weights)
 
+    def with_context_factor(self, factor: float) -> "ScaledJointMixture":
+        """The density with the covariances of its contexts multiplied by a factor; the conditional stays."""
+        return self._replace(context_tril=factor**0.5 * self._context_covariance.scale_tril)
+
     def with_conditional_factor(self, factor: float) -> "ScaledJointMixture":
         """The density with the covariances of its conditional multiplied by a factor."""
         return self._replace(target_tril=factor**0.5 * self._target_covariance.scale_tril)

@@ -27,7 +27,7 @@ def density(run: Run, drawer: Drawer) -> Content:
     gains = gain_board(run.results)
     if gains is not None:
         words = (
-            "Each method's own densities minus the best of those fitted afterwards to the same embeddings, paired over "
+            "Each method's own densities minus the best of the usual families on the same embeddings, paired over "
             "seeds. Below zero the own density is better, except in precision and coverage."
         )
         blocks += [Words(words), Table(gains)]
@@ -54,7 +54,7 @@ def gain_board(results: Results) -> Board | None:
         title = heading(metric).replace(metric.title, metric.title.split(",")[0])
         columns.append(Column(title, "↑" if metric.higher_is_better else "↓"))
     return Board(
-        "Own density minus the best fitted afterwards", ("method", "density"), tuple(columns), tuple(lines), ()
+        "Own density minus the best of the usual families", ("method", "density"), tuple(columns), tuple(lines), ()
     )
 
 

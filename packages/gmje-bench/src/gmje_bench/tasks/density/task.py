@@ -27,9 +27,10 @@ _UNIT_TOLERANCE = 1e-3
 def density(subject: Subject) -> TaskResult:
     r"""Likelihood, calibration and samples of the learned density and of those fitted afterwards.
 
-    Kinds are those of :data:`~gmje_bench.tasks.density.fits.FITS`, ``best``, the one of them with the largest
-    likelihood of the validation pairs, and where the method has them ``learned`` and, where a closing stage followed,
-    ``critic``. Where that stage gave the learned density, ``scaled`` is the same density and is not fitted again.
+    Kinds are those of :data:`~gmje_bench.tasks.density.fits.FITS`, ``best``, the one of the usual families (all but
+    ``scaled``) with the largest likelihood of the validation pairs, and where the method has them ``learned`` and,
+    where a closing stage followed, ``critic``. Where that stage gave the learned density, ``scaled`` is the same one and
+    is not fitted again; for other methods it says what the closing stage would make of their embeddings.
 
     - ``joint_nll`` and ``conditional_nll``: nats a pair, of embeddings at unit mean variance; ``joint_over_gaussian``
       and ``conditional_over_gaussian`` are the differences to one Gaussian, which depend on no unit.
@@ -48,7 +49,8 @@ def density(subject: Subject) -> TaskResult:
     assert pairs is not None
     scale = Scale.of(subject.train.context)
     fitted = _fit(pairs, scale, subject)
-    best = max(fitted, key=lambda kind: fitted[kind].validation_log_prob)
+    usual = [kind for kind in fitted if kind != "scaled"]
+    best = max(usual, key=lambda kind: fitted[kind].validation_log_prob)
     asked = {kind: _Placed(fit.density, scale, raw=kind == "scaled") for kind, fit in fitted.items()}
     if subject.density is not None:
         asked["learned"] = _Placed(subject.density, scale, raw=True)
