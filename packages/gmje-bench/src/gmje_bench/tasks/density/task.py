@@ -29,7 +29,7 @@ def density(subject: Subject) -> TaskResult:
 
     Kinds are those of :data:`~gmje_bench.tasks.density.fits.FITS`, ``best``, the one of the usual families (all but
     ``scaled``) with the largest likelihood of the validation pairs, and where the method has them ``learned`` and,
-    where a closing stage followed, ``critic``. Where that stage gave the learned density, ``scaled`` is the same one and
+    where a closing stage followed, ``critic``. Where that stage gave the learned density, ``scaled`` is that one and
     is not fitted again; for other methods it says what the closing stage would make of their embeddings.
 
     - ``joint_nll`` and ``conditional_nll``: nats a pair, of embeddings at unit mean variance; ``joint_over_gaussian``
