@@ -103,8 +103,9 @@ class CanonicalAxes:
         gain = context_scales[:, None, None] * self.strengths[:, None, None] / (signal + noise)
         inverse = torch.linalg.inv_ex(self.target.to(accumulation_dtype(self.target))).inverse.to(residual.dtype)
         seen = residual.transpose(0, 1) @ inverse[:, :count].mT  # (K, N, count)
-        moved = (gain.flatten(1, 2).unsqueeze(1) * seen.unsqueeze(2)).flatten(1, 2) @ self.context[..., :count].mT
-        return moved.unflatten(1, (residual.shape[0], -1)).transpose(0, 1).flatten(1, 2)
+        moved = gain.flatten(1, 2).unsqueeze(1) * seen.unsqueeze(2)  # (K, N, A * B, count)
+        shift: Tensor = moved.flatten(1, 2) @ self.context[..., :count].mT
+        return shift.view(*moved.shape[:3], self.context.shape[-1]).transpose(0, 1).flatten(1, 2)
 
     def _powers(self, context_scales: Tensor, target_scales: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         r"""Variances :math:`\alpha s^2` ``(K, A, B, dim)`` and :math:`\beta` ``(B, 1)`` of the target's coordinates."""

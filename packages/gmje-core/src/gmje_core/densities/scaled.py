@@ -14,13 +14,7 @@ from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.densities.parameters import check_same_rows
 from gmje_core.errors import ShapeError
-from gmje_core.linalg import (
-    full_precision,
-    promote,
-    require_finite,
-    triangular_factor,
-    triangular_inverse,
-)
+from gmje_core.linalg import full_precision, promote, require_finite, triangular_factor, triangular_inverse
 
 __all__ = ["ScaledJointMixture"]
 
@@ -170,7 +164,7 @@ class ScaledJointMixture:
         mixture where it is asked often. Gradients reach what it scores, and of the parameters its weights and means.
         """
         with full_precision(self.device.type):
-            return self._target_marginal(self._axes())
+            return self._target_marginal(CanonicalAxes.of_channel(*self.parameters[3:]))
 
     def log_prob(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         r""":math:`\log q(z_c, z_t)`, nats.
@@ -208,7 +202,8 @@ class ScaledJointMixture:
         with full_precision(self.device.type):
             context, _ = self._scores(z_context, None)
             weights = (context.unsqueeze(-1) + self._log_weights).logsumexp(dim=2)  # (B, K, B)
-            means = self._predict(z_context)
+            shift = apply_matrices(self._gain, z_context.unsqueeze(-2) - self._context_means)
+            means = self._target_means + shift  # (B, K, d_t)
         scales = len(self._target_covariance.scales)
         shared = means.unsqueeze(-2).expand(*means.shape[:-1], scales, -1).flatten(-3, -2)
         return GaussianMixture(weights.flatten(-2), shared, self._target_covariance)
@@ -234,7 +229,7 @@ class ScaledJointMixture:
         """
         z_target = self._check("z_target", z_target)
         with full_precision(self.device.type):
-            axes = self._axes()
+            axes = CanonicalAxes.of_channel(*self.parameters[3:])
             weights = self._target_marginal(axes).component_log_prob(z_target)
             shift = axes.context_shift(z_target.unsqueeze(1) - self._target_means, *self.scales)
             means = shift.add_(self._context_means.repeat_interleave(self._log_weights[0].numel(), dim=0))
@@ -383,15 +378,6 @@ class ScaledJointMixture:
         assert target is not None
         both = context.unsqueeze(-1) + target.unsqueeze(-2) + self._log_weights
         return both.flatten(-2).logsumexp(dim=-1)
-
-    def _predict(self, z_context: Tensor) -> Tensor:
-        """``(B, K, d_t)`` conditional means."""
-        return self._target_means + apply_matrices(self._gain, z_context.unsqueeze(-2) - self._context_means)
-
-    def _axes(self) -> CanonicalAxes:
-        return CanonicalAxes.of_channel(
-            self._context_covariance.scale_tril, self._gain, self._target_covariance.scale_tril
-        )
 
     def _target_marginal(self, axes: CanonicalAxes) -> GaussianMixture:
         means = self._target_means.repeat_interleave(self._log_weights[0].numel(), dim=0)

@@ -224,8 +224,8 @@ class Covariance(ABC):
         if dense.shape[-3] == 1:
             return dense.squeeze(-3).expand(*weights.shape[:-1], -1, -1).clone()
         if dense.ndim == 3:  # shared by the whole batch: one product, no copy per member
-            return (weights @ dense.flatten(1)).unflatten(-1, (self.dim, self.dim))
-        return (weights.unsqueeze(-2) @ dense.flatten(-2)).squeeze(-2).unflatten(-1, (self.dim, self.dim))
+            return (weights @ dense.flatten(1)).view(*weights.shape[:-1], self.dim, self.dim)
+        return (weights.unsqueeze(-2) @ dense.flatten(-2)).squeeze(-2).view(*weights.shape[:-1], self.dim, self.dim)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Covariance of the same form with a function applied to every parameter, leading axes included."""

@@ -101,7 +101,8 @@ class FramedCovariance(SharedCovariance):
         mean = torch.einsum("...fs,fsd->...fd", groups, variances)
         # All frames side by side are one matrix, so that the sum over them is one product.
         wide = self.frame.movedim(0, 1).flatten(1)
-        return (wide * mean.flatten(-2).unsqueeze(-2)) @ wide.T
+        total: Tensor = (wide * mean.flatten(-2).unsqueeze(-2)) @ wide.T
+        return total
 
     def half_log_det(self) -> Tensor:
         """Half the log-determinants in nats, ``(F * S,)``."""
@@ -149,31 +150,33 @@ class FramedCovariance(SharedCovariance):
 
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
         precise = accumulation_dtype(x)
-        x, means = common_origin(x, means)
-        inverse, groups = self._inverse(), self.by_matrix(means, 0)
+        rows, centres = common_origin(x, means, precise)
+        inverse, groups = self._inverse(precise), self.by_matrix(centres, 0)
         offset = (inverse @ groups[:, 0].unsqueeze(-1)).squeeze(-1)
         # What is left of the means in the coordinates of their frame is zero where its components share their mean.
-        rest = ((groups - groups[:, :1]) @ inverse.mT).to(precise)
+        rest = (groups - groups[:, :1]) @ inverse.mT
         precision = 1 / self.variances.to(precise)
         # |y - r|^2 is one product of [y^2, y] with [p, -2 r p] and a constant.
         weights = torch.cat([precision.expand_as(rest), -2 * rest * precision], dim=-1)
         constant = (rest.square() * precision).sum(dim=-1)
 
-        def distances(x: Tensor, inverse: Tensor, offset: Tensor, weights: Tensor, constant: Tensor) -> Tensor:
-            moved = torch.addmm(-offset.flatten(), x, inverse.flatten(0, 1).T).view(len(x), *offset.shape).to(precise)
+        def distances(rows: Tensor, inverse: Tensor, offset: Tensor, weights: Tensor, constant: Tensor) -> Tensor:
+            moved = torch.addmm(-offset.flatten(), rows, inverse.flatten(0, 1).T).view(len(rows), *offset.shape)
             products = torch.cat([moved.square(), moved], dim=-1).transpose(0, 1) @ weights.mT  # (f, b, S)
             return as_distances((products.transpose(0, 1) + constant).flatten(1), x.dtype)
 
         width = 4 * self.dim + 2 * groups.shape[1]
-        return over_blocks(distances, x, (inverse, offset, weights, constant), width)
+        return over_blocks(distances, rows, (inverse, offset, weights, constant), width)
 
     def _norms(self, difference: Tensor) -> Tensor:
-        moved = torch.einsum("fij,...fsj->...fsi", self._inverse(), self.by_matrix(difference, -2))
-        return (moved.square() / self.variances).sum(dim=-1).flatten(-2)
+        moved = torch.einsum("fij,...fsj->...fsi", self._inverse(self.dtype), self.by_matrix(difference, -2))
+        norms: Tensor = (moved.square() / self.variances).sum(dim=-1)
+        return norms.flatten(-2)
 
-    def _inverse(self) -> Tensor:
+    def _inverse(self, dtype: torch.dtype) -> Tensor:
         """Inverses ``(F, D, D)`` of the frames, which are not checked."""
-        return torch.linalg.inv_ex(self.frame.to(accumulation_dtype(self.frame))).inverse.to(self.dtype)
+        inverse: Tensor = torch.linalg.inv_ex(self.frame.to(accumulation_dtype(self.frame))).inverse
+        return inverse.to(dtype)
 
     def draw(self, index: Tensor) -> Tensor:
         """Centred noise of the component that is chosen at each place."""

@@ -90,7 +90,7 @@ class ScaledCovariance(SharedCovariance):
     def weighted_sum(self, weights: Tensor) -> Tensor:
         r""":math:`\sum_{fs} w_{fs} \Sigma_{fs}`, ``(..., D, D)``, from weights ``(..., F * S)``."""
         scale = (self.by_matrix(weights, -1) * self.scales).sum(dim=-1)
-        return (scale @ self.factors.dense().flatten(1)).unflatten(-1, (self.dim, self.dim))
+        return (scale @ self.factors.dense().flatten(1)).view(*weights.shape[:-1], self.dim, self.dim)
 
     def half_log_det(self) -> Tensor:
         """Half the log-determinants in nats, ``(F * S,)``."""

@@ -78,4 +78,6 @@ class SharedCovariance(Covariance):
 
     def by_matrix(self, tensor: Tensor, axis: int) -> Tensor:
         """A tensor whose axis of ``F * S`` components is split into matrices and those that each of them serves."""
-        return tensor.unflatten(axis, (len(self.parameters[0]), -1))
+        count = len(self.parameters[0])
+        split: Tensor = tensor.unflatten(axis, (count, tensor.shape[axis] // count))
+        return split
