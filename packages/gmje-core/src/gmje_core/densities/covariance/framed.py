@@ -108,7 +108,7 @@ class FramedCovariance(SharedCovariance):
         """Half the log-determinants in nats, ``(F * S,)``."""
         precise = accumulation_dtype(self.frame)
         volume = torch.linalg.slogdet(self.frame.to(precise)).logabsdet
-        half = volume.unsqueeze(1) + 0.5 * self.variances.to(precise).log().sum(dim=-1)
+        half: Tensor = volume.unsqueeze(1) + 0.5 * self.variances.to(precise).log().sum(dim=-1)
         return half.flatten().to(self.dtype)
 
     def marginal(self, indices: Sequence[int]) -> FullCovariance:
