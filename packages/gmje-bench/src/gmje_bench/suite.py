@@ -3,7 +3,7 @@
 import tomllib
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
@@ -21,6 +21,7 @@ __all__ = [
     "Suite",
     "Synthetic",
     "Training",
+    "check_precision",
     "load_suite",
     "suite_names",
 ]
@@ -76,6 +77,8 @@ class Training(_Strict):
         warmup_steps: Number of steps of the linear warm-up.
         mixed_precision: ``no``, ``bf16`` or ``fp16``; densities stay in float32.
         workers: Number of processes that decode images of folders and tables.
+        mixed_evaluation: Whether features that tasks see are computed in the mixed precision of training too.
+        online_probe: Whether a linear classifier of detached features is trained along, which changes no other number.
     """
 
     epochs: Positive = 100
@@ -86,6 +89,8 @@ class Training(_Strict):
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     mixed_precision: MixedPrecision = "no"
     workers: Annotated[int, Field(ge=0)] = 0
+    mixed_evaluation: bool = False
+    online_probe: bool = False
 
 
 def _choice(name: str, kind: str, choices: tuple[str, ...]) -> str:
@@ -216,6 +221,23 @@ class Suite(_Strict):
 
 #: Options of the command line that a suite of synthetic tasks takes, and what it calls them.
 _SYNTHETIC_KEYS = {"tasks": "tasks", "methods": "methods", "epochs": "epochs", "limit": "samples"}
+
+
+def check_precision(name: str) -> MixedPrecision:
+    """A precision by its name.
+
+    Raises:
+        OptionError: there is no such precision.
+
+    Examples:
+        >>> check_precision("bf16")
+        'bf16'
+    """
+    for known in get_args(MixedPrecision):
+        if known == name:
+            found: MixedPrecision = known
+            return found
+    raise OptionError(f"--mixed-precision must be no, bf16 or fp16, got {name!r}")
 
 
 def suite_names() -> list[str]:

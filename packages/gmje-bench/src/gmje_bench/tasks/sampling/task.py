@@ -45,13 +45,14 @@ def sampling(subject: Subject) -> TaskResult:
         sources["learned"] = _scaled(of_joint(subject.density), scale)
     chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(subject.seed))[: len(test)]
     clouds = {"real": train[chosen]} | {name: s.sample(len(test), subject.seed) for name, s in sources.items()}
-    channels = subject.test.images.shape[1]
+    images = subject.pictures()
+    channels = images.shape[1]
 
     def trained() -> Classifier:
-        return train_classifier(subject.train.images, subject.train.labels, len(subject.classes))
+        return train_classifier(images, subject.train.labels, len(subject.classes))
 
     classifier = subject.shared("classifier", trained)
-    decoder = train_decoder(train.float(), subject.train.images, subject.seed)
+    decoder = train_decoder(train.float(), images, subject.seed)
     originals = small(subject.test.images[: len(test)])
     reference = classifier.features(originals)
     metrics: dict[str, float] = {f"nll.{name}": float(-s.log_prob(test).mean()) for name, s in sources.items()}
