@@ -13,6 +13,7 @@ from gmje_bench.datasets.base import ImageData
 from gmje_bench.errors import OptionError
 from gmje_bench.interrupts import Interrupted, Interrupts
 from gmje_bench.module import JointEmbedding
+from gmje_bench.online_probe import OnlineProbe
 from gmje_bench.suite import Training
 from gmje_bench.views import TwoViews
 from gmje_core import NonFiniteError
@@ -103,11 +104,14 @@ def pretrain(
     module.to(accelerator.device).train()
     wrapped, optimizer = accelerator.prepare(module, build_optimizer(module, training))
     views = TwoViews(module.views(data), seed)
-    progress = checkpoint.restore(module, optimizer, accelerator.scaler) if checkpoint else Progress()
+    online = None
+    if training.online_probe:
+        online = OnlineProbe(module.backbone, int(module.backbone.num_features), len(data.classes))  # type: ignore[arg-type]
+    progress = checkpoint.restore(module, optimizer, accelerator.scaler, online) if checkpoint else Progress()
 
     def save() -> None:
         if checkpoint and accelerator.is_main_process:
-            checkpoint.save(module, optimizer, progress, accelerator.scaler)
+            checkpoint.save(module, optimizer, progress, accelerator.scaler, online)
 
     for epoch in range(progress.epoch, schedule.epochs):
         order = _order(len(data.train), schedule, training, seed, epoch, accelerator)
@@ -132,6 +136,8 @@ def pretrain(
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             optimizer.step()
+            if online is not None:
+                online.step(labels.to(accelerator.device))
             on_step()
             progress.losses.append(loss.detach())
             progress.step = step + 1
@@ -139,11 +145,15 @@ def pretrain(
                 _stop_where_asked(interrupts, accelerator, save)
         mean = _mean_loss(torch.stack(progress.losses), module.name, epoch, accelerator)
         report = module.diagnostics()
+        if online is not None:
+            report["online_probe"] = online.end_epoch()
         progress = Progress(epoch + 1, history=[*progress.history, {"epoch": float(epoch + 1), "loss": mean, **report}])
         save()
         on_epoch(epoch + 1, mean, report)
         if interrupts:
             _stop_where_asked(interrupts, accelerator, lambda: None)
+    if online is not None:
+        online.close()
     accelerator.free_memory()
     return progress.history
 

@@ -102,8 +102,16 @@ def fit_probe(train: Rows, train_labels: Tensor, test: Rows, test_labels: Tensor
     held_out[torch.from_numpy(chosen)] = True
 
     def path(fitted: Tensor | None, start: Classifier | None, strengths: tuple[float, ...]) -> Iterator[Classifier]:
-        options = {"max_iter": PROTOCOL.probe_max_iter, "tolerance": PROTOCOL.probe_tolerance}
-        return fit_path(x, y, len(present), strengths, fitted=fitted, start=start, **options)
+        return fit_path(
+            x,
+            y,
+            len(present),
+            strengths,
+            fitted=fitted,
+            start=start,
+            max_iter=PROTOCOL.probe_max_iter,
+            tolerance=PROTOCOL.probe_tolerance,
+        )
 
     best_c, best, warm = PROTOCOL.probe_c[0], -1.0, None
     # Strengths go from strong to weak, because each fit starts from the solution of the one before.
