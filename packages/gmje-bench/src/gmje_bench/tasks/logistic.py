@@ -23,8 +23,10 @@ from gmje_bench.tasks.rows import Rows
 
 __all__ = ["Classifier", "fit_path"]
 
-# Pairs of steps and gradients that L-BFGS remembers, and trials of a step length.
-_MEMORY, _TRIALS = 30, 20
+# L-BFGS remembers 60 steps, or as many as a GiB holds of large classifiers, and at least 10.
+_MEMORY, _MEMORY_BYTES, _LEAST = 60, 2**30, 10
+# So many lengths of a step are tried.
+_TRIALS = 20
 # Sufficient decrease and curvature of a step, the conditions of Wolfe.
 _DECREASE, _CURVATURE = 1e-4, 0.9
 
@@ -62,8 +64,8 @@ class Problem:
     def __init__(self, rows: Rows, labels: Tensor, classes: int, fitted: Tensor | None) -> None:
         self.rows, self.classes = rows, classes
         device = rows.empty.device
-        self.labels = labels.to(device).unsqueeze(1)
-        self.fitted = None if fitted is None else fitted.to(rows.empty).unsqueeze(1)
+        self.labels = labels.to(device).unsqueeze(0)
+        self.fitted = None if fitted is None else fitted.to(rows.empty).unsqueeze(0)
         self.count = len(labels) if fitted is None else int(fitted.sum())
 
     def gram(self) -> Tensor:
@@ -72,7 +74,7 @@ class Problem:
         def of_part(part: Tensor, place: slice) -> Tensor:
             full = torch.cat([part, torch.ones_like(part[:, :1])], dim=1)
             if self.fitted is not None:
-                full *= self.fitted[place]
+                full *= self.fitted[:, place].T
             return (full.T @ full).double()
 
         return self.rows.total(of_part) / self.count
@@ -82,14 +84,15 @@ class Problem:
         point = Classifier(coefficients)
 
         def of_part(part: Tensor, place: slice) -> Tensor:
-            target = self.labels[place]
-            log_p = point.logits(part).log_softmax(dim=1)
-            loss = log_p.gather(1, target)
-            residual = log_p.exp_().scatter_add_(1, target, torch.full_like(loss, -1.0))
+            target = self.labels[:, place]
+            # Softmax over the first dimension takes a tenth of the time where there are few classes.
+            log_p = point.logits(part).T.contiguous().log_softmax(dim=0)
+            loss = log_p.gather(0, target)
+            residual = log_p.exp_().scatter_add_(0, target, torch.full_like(loss, -1.0))
             if self.fitted is not None:
-                residual *= self.fitted[place]
-                loss *= self.fitted[place]
-            sums = (residual.T @ part, residual.sum(dim=0), loss.sum())
+                residual *= self.fitted[:, place]
+                loss *= self.fitted[:, place]
+            sums = (residual @ part, residual.sum(dim=1), loss.sum())
             return torch.cat([found.flatten() for found in sums]).double()
 
         total = self.rows.total(of_part) / self.count
@@ -147,7 +150,7 @@ def minimise(
     problem: Problem, start: Classifier, penalty: float, gram: Tensor, max_iter: int, tolerance: float
 ) -> Classifier:
     """L-BFGS from a classifier."""
-    memory = Memory(gram, penalty, start.memory)
+    memory = Memory(gram, penalty, problem.classes, start.memory)
     point = start.coefficients
     value, gradient = problem.value_and_gradient(point, penalty)
     step = 0
@@ -171,17 +174,19 @@ class Memory:
     Args:
         gram: Twice the bound without the penalty, ``(F + 1, F + 1)``, the same for all classes.
         penalty: What coefficients other than intercepts are penalised with.
+        classes: ``K``.
         before: A memory of the same loss under another penalty.
     """
 
-    def __init__(self, gram: Tensor, penalty: float, before: "Memory | None" = None) -> None:
+    def __init__(self, gram: Tensor, penalty: float, classes: int, before: "Memory | None" = None) -> None:
         bound = gram / 2
         diagonal = bound.diagonal()
         diagonal[:-1] += penalty
         diagonal += 1e-12 * diagonal.mean()  # The intercepts are not penalised.
         self.tril = torch.linalg.cholesky(bound)
         self.penalty, self.scale = penalty, 1.0
-        self.pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=_MEMORY)
+        room = _MEMORY_BYTES // (16 * len(gram) * classes)
+        self.pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=min(_MEMORY, max(_LEAST, room)))
         for step, change, _ in before.pairs if before else ():
             assert before is not None
             changed = change.clone()

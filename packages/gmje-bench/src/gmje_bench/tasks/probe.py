@@ -8,6 +8,7 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from gmje_bench.datasets.selection import validation_split
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.logistic import Classifier, fit_path
 from gmje_bench.tasks.rows import Rows
@@ -95,11 +96,7 @@ def fit_probe(train: Rows, train_labels: Tensor, test: Rows, test_labels: Tensor
     """
     scaler = Scaler.of(train)
     x, (present, y) = scaler.apply(train, device), train_labels.unique(return_inverse=True)
-    _, chosen = train_test_split(
-        np.arange(len(y)), test_size=PROTOCOL.validation_fraction, stratify=y.numpy(), random_state=0
-    )
-    held_out = torch.zeros(len(y), dtype=torch.bool)
-    held_out[torch.from_numpy(chosen)] = True
+    held_out = validation_part(y)
 
     def path(fitted: Tensor | None, start: Classifier | None, strengths: tuple[float, ...]) -> Iterator[Classifier]:
         return fit_path(
@@ -116,7 +113,7 @@ def fit_probe(train: Rows, train_labels: Tensor, test: Rows, test_labels: Tensor
     best_c, best, warm = PROTOCOL.probe_c[0], -1.0, None
     # Strengths go from strong to weak, because each fit starts from the solution of the one before.
     for c, found in zip(PROTOCOL.probe_c, path(~held_out, None, PROTOCOL.probe_c), strict=True):
-        score = 100.0 * int(correct_rows(x, y, found, among=held_out)[0]) / len(chosen)
+        score = 100.0 * int(correct_rows(x, y, found, among=held_out)[0]) / int(held_out.sum())
         if score > best:
             best_c, best, warm = c, score, found
     (final,) = path(None, warm, (best_c,))
@@ -127,6 +124,35 @@ def fit_probe(train: Rows, train_labels: Tensor, test: Rows, test_labels: Tensor
     every[:, present] = log_prob
     top1, top5 = (100.0 * int(count) / len(test_labels) for count in right)
     return LinearProbe(top1, top5, best, best_c, every)
+
+
+def validation_part(labels: Tensor) -> Tensor:
+    """Which training images strengths are chosen on, stratified.
+
+    scikit-learn draws them, unless the share of the protocol is less than an image of every class: then one of each
+    class that has two is among them.
+
+    Args:
+        labels: int64 ``(N,)``, from 0, each of them there.
+
+    Returns:
+        bool ``(N,)``.
+
+    Examples:
+        >>> int(validation_part(torch.arange(60) % 2).sum()), int(validation_part(torch.arange(60) % 30).sum())
+        (6, 30)
+    """
+    counts = labels.bincount()
+    if int(counts.min()) >= 2 and int(PROTOCOL.validation_fraction * len(labels)) >= len(counts):
+        _, chosen = train_test_split(
+            np.arange(len(labels)), test_size=PROTOCOL.validation_fraction, stratify=labels.numpy(), random_state=0
+        )
+        places = torch.from_numpy(chosen)
+    else:
+        _, places = validation_split(labels, PROTOCOL.validation_fraction)
+    held_out = torch.zeros(len(labels), dtype=torch.bool)
+    held_out[places] = True
+    return held_out
 
 
 def places_of(labels: Tensor, present: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ same order, to the last bit.
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -32,7 +33,11 @@ def leaf_bounds(count: int) -> list[tuple[int, int]]:
         >>> [bound for bound in bounds if bound[0] < bound[1]], len(bounds)
         ([(0, 250), (250, 500), (500, 600)], 32)
     """
-    batch = PROTOCOL.feature_batch
+    return _bounds(count, PROTOCOL.feature_batch)
+
+
+@lru_cache
+def _bounds(count: int, batch: int) -> list[tuple[int, int]]:
     chunks = -(-count // batch)
     ends = [min(count, chunks * leaf // LEAVES * batch) for leaf in range(LEAVES)] + [count]
     return list(itertools.pairwise(ends))
