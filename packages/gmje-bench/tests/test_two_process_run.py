@@ -70,6 +70,12 @@ def test_what_processes_compute_together_is_the_same_to_the_last_bit(computed, k
     assert torch.equal(one[key], two[key])
 
 
+def test_the_probe_that_is_trained_along_learns_from_the_global_batch(computed):
+    one, two = computed
+    torch.testing.assert_close(two["online"], one["online"], rtol=1e-4, atol=1e-6)
+    assert two["online_accuracy"] == one["online_accuracy"]
+
+
 def test_a_run_gives_the_scores_of_one_process(tmp_path):
     options = ["run", "--suite", "smoke", "--limit", "700", "--methods", "random,gje"]
     options += ["--tasks", "linear_probe,knn,few_labels"]

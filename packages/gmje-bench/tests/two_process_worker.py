@@ -16,6 +16,7 @@ from gmje_bench.datasets.base import ImageData
 from gmje_bench.features import embed_split, extract_features
 from gmje_bench.methods import METHODS, Setting, build_objective
 from gmje_bench.module import build_module
+from gmje_bench.online_probe import OnlineProbe
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.suite import load_suite
 from gmje_bench.tasks.few_labels import few_labels
@@ -61,6 +62,19 @@ def trained(method: str) -> dict[str, Tensor]:
             for parameter in encoder.parameters():
                 parameter -= 0.1 * mean_over_processes(parameter.grad)  # what DistributedDataParallel does
     return {"weight": encoder.weight.detach(), "bias": encoder.bias.detach(), "losses": torch.stack(losses)}
+
+
+def watched() -> dict[str, Tensor]:
+    """What a probe learns that is trained along, each process on its share of the batches."""
+    backbone, generator = nn.Identity(), torch.Generator().manual_seed(0)
+    probe = OnlineProbe(backbone, SIZE, CLASSES)
+    share = BATCH // world_size()
+    for _ in range(STEPS):
+        x, labels = torch.randn(BATCH, SIZE, generator=generator), torch.arange(BATCH) % CLASSES
+        own = slice(rank() * share, (rank() + 1) * share)
+        backbone(torch.cat([x[own], x[own] + 1]))
+        probe.step(labels[own])
+    return {"online": probe.weights.detach(), "online_accuracy": torch.tensor(probe.end_epoch())}
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
@@ -114,7 +128,7 @@ def main(path: str, processes: int) -> None:
     module = build_module("gje", load_suite("smoke"), 1, seed=0)
     results["features"] = extract_features(module, data.train, data, device=torch.device("cpu"))
     embedded = embed_split(module, data.train, data, device=torch.device("cpu"))
-    results |= scored(data, results["features"])
+    results |= watched() | scored(data, results["features"])
     if rank() == 0:
         results |= {name: getattr(embedded, name) for name in ("embeddings", "context", "target")}
         save_file(results, path)
