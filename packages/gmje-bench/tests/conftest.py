@@ -24,10 +24,14 @@ SMALL_PROTOCOL = {
     "conditional_pairs": 20,
     "conditional_samples": 5,
     "outliers": 40,
-    "decoder_epochs": 1,
+    "decoder_steps": 2,
     "classifier_epochs": 1,
     "fitted_components": 2,
     "fitted_rounds": 3,
+    "density_full": (2,),
+    "density_low_rank": ((2, 2),),
+    "density_kernels": 50,
+    "density_rounds": 2,
 }
 LOAD_SUITE = suite.load_suite
 SMALL_METHODS = {"gmje": {"components": 4}, "gmje-mdn": {"components": 2}}
@@ -71,10 +75,10 @@ def small_suite(name: str) -> suite.Suite:
     if synthetic is not None:
         dims = [min(dim, 2) for dim in synthetic.dims]
         synthetic = synthetic.model_copy(update={"samples": 100, "epochs": 1, "dims": dims, "methods": ["gje"]})
-    network = suite.Network(backbone="smallconv", small_images=True, hidden=8, dim=4)
-    return shipped.model_copy(
-        update={"network": network, "synthetic": synthetic, "method": shipped.method | SMALL_METHODS}
-    )
+    changes = {"network": suite.Network(backbone="smallconv", hidden=8, dim=4), "synthetic": synthetic}
+    if shipped.dataset is not None:  # the images of recipes are not here
+        changes |= {"dataset": "fashion_mnist_12k", "image_size": None}
+    return shipped.model_copy(update={**changes, "method": shipped.method | SMALL_METHODS})
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
 
@@ -127,8 +128,66 @@ def test_dry_run_trains_nothing(tmp_path, capsys):
     assert main(["run", "--dry-run", "--methods", "gmje", "--output", str(tmp_path / "run")]) == 0
     out = capsys.readouterr().out
     assert "fashion_mnist_12k" in out
-    assert "gmje: components 512, temperature 0.05" in out
+    assert "# steps      39 an epoch, 234 a run, of which 20 of warm-up" in out
+    assert "M parameters" in out
+    settings = tomllib.loads(out)
+    assert settings["method"] == {"gmje": {"components": 512, "temperature": 0.05, "density_components": 60}}
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_prints_a_suite(tmp_path, capsys):
+    asked = ["--methods", "gje", "--set", "training.learning_rate=0.3", "--set", "method.gje.step=0.1", "--backbone"]
+    asked += ["resnet18", "--output", str(tmp_path / "run"), "--dry-run"]
+    assert main(["run", *asked]) == 0
+    first = capsys.readouterr().out
+    (tmp_path / "mine.toml").write_text(first)
+    assert main(["run", "--suite", str(tmp_path / "mine.toml"), *asked[-3:]]) == 0
+    second = capsys.readouterr().out
+    assert tomllib.loads(second) == tomllib.loads(first)
+    assert tomllib.loads(first)["network"]["small_images"] is True
+
+
+RECIPES = ["cifar10-resnet18", "fashion-mnist", "imagenet-resnet50", "imagenet100-resnet50"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_dry_runs_of_recipes(recipe, tmp_path, capsys):
+    assert main(["run", "--suite", recipe, "--methods", "gmje", "--dry-run", "--output", str(tmp_path / "run")]) == 0
+    out = capsys.readouterr().out
+    assert tomllib.loads(out)["network"]["small_images"] is (not recipe.startswith("imagenet"))
+    assert "GiB of activations" in out
+
+
+@pytest.mark.parametrize("dry", [["--dry-run"], []])
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--backbone", "timm:nosuchmodel"], "nosuchmodel"),
+        (["--backbone", "timm:resnet18", "--set", "network.small_images=true"], "set it to False"),
+        (["--set", "method.gmje.componets=3"], "unknown option of gmje 'componets'; did you mean 'components'?"),
+        (["--set", "method.gmje.components=-3"], "components must be"),
+        (["--set", "method.simclr.temperature=-1"], "temperature must be a number of at least 0"),
+        (["--set", "views.crop_scale=[1, 0.5]"], "crop_scale of the views must be a rising pair in (0, 1]"),
+        (["--batch-size", "1001"], "larger than the 1000 training images"),
+        (["--dataset", "imagefolder:/does/not/exist"], "/does/not/exist"),
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(arguments, words, dry, tmp_path, capsys):
+    output = tmp_path / "run"
+    assert main(["run", "--suite", "smoke", *arguments, *dry, "--output", str(output)]) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert words in captured.err
+    assert not output.exists()
+
+
+def test_a_dry_run_is_for_the_processes_that_are_asked_for(tmp_path, capsys):
+    asked = ["run", "--suite", "smoke", "--methods", "gje", "--dry-run", "--output", str(tmp_path / "run")]
+    assert main([*asked, "--processes", "4"]) == 0
+    assert "128 images, 32 in each of 4 process(es)" in capsys.readouterr().out
+    assert main([*asked, "--processes", "3"]) == 2
+    assert "does not divide evenly over 3 processes" in capsys.readouterr().err
 
 
 def test_list_names_everything(capsys):
@@ -138,7 +197,9 @@ def test_list_names_everything(capsys):
         assert word in out
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["list"], ["run", "--dry-run"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["list"], ["run", "--help"], ["run", "--suite", "synthetic", "--dry-run"]]
+)
 def test_light_commands_import_nothing_heavy(arguments):
     code = (
         "import sys; from gmje_bench.cli import main; main(sys.argv[1:]); "

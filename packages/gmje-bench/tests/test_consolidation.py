@@ -1,5 +1,7 @@
 """The closing stage of training, on its own and in a run that is stopped in it."""
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -59,5 +61,10 @@ def test_a_run_that_is_stopped_while_it_consolidates_goes_on_to_the_last_bit(tmp
     whole, cut = (load_file(tmp_path / name / "models/gmje-seed0/model.safetensors") for name in ("whole", "cut"))
     assert whole.keys() == cut.keys()
     assert "criterion.consolidated.gain" in whole
+    choices = [
+        json.loads((tmp_path / name / "results.json").read_text())["records"][0]["choices"] for name in ("whole", "cut")
+    ]
+    assert choices[0] == choices[1]
+    assert {"consolidated_components", "consolidated_shrinkage"} <= choices[0].keys()
     for key, value in whole.items():
         assert torch.equal(cut[key], value), key

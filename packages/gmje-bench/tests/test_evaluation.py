@@ -130,6 +130,15 @@ def test_the_command_writes_every_number(run, tmp_path, capsys):
     assert "simclr-seed0" in capsys.readouterr().out
 
 
+def test_one_model_that_fails_does_not_stop_the_others(run, tmp_path, capsys):
+    folder = str(run / "models" / "simclr-seed0")
+    options = ["--limit", "200", "--tasks", "knn", "--no-cache"]
+    assert main(["evaluate", "timm:no_such", folder, *options]) == 2
+    shown = capsys.readouterr()
+    assert "simclr-seed0" in shown.out
+    assert "no model 'no_such'" in shown.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

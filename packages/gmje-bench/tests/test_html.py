@@ -51,9 +51,14 @@ def artifacts(seed: int) -> dict[str, torch.Tensor]:
         tensors[f"uncertainty.reliability.{of}.learned"] = curve
     for source in ("learned", "real", "original"):
         tensors[f"sampling.pictures.{source}"] = pictures(16)
+    for part in ("context", "target", "real", "mean"):
+        tensors[f"sampling.conditional.{part}"] = pictures(3)
+    tensors["sampling.conditional.samples"] = pictures(3, 8)
     return tensors
 
 
+DENSITY_METRICS = tuple(f"joint_nll.{kind}" for kind in ("gaussian", "best", "learned"))
+OUTLIER_METRICS = ("auroc.digits.density", "fpr95.digits.density", "auroc.digits.knn")
 HISTORY = [{"epoch": 1.0, "loss": 2.0, "effective_rank": 5.0}, {"epoch": 2.0, "loss": 1.0, "effective_rank": 6.0}]
 
 
@@ -65,7 +70,8 @@ def folder(tmp_path, make_results):
         for seed in (0, 1, 2):
             metrics = {"linear_probe": level + 0.1 * seed, "knn": 80.0 + seed, "frechet.learned": 1.5, "nll.real": 0.0}
             metrics.pop("nll.real")
-            metrics |= {"auroc.digits.density": 0.9 + 0.01 * seed, "fpr95.digits.density": 0.2, "auroc.digits.knn": 0.8}
+            metrics |= dict.fromkeys(OUTLIER_METRICS, 0.75 + 0.01 * seed)
+            metrics |= dict(zip(DENSITY_METRICS, (-10.0 - seed, -20.0, -25.0), strict=True))
             name = f"artifacts/{method}-seed{seed}.safetensors"
             (tmp_path / "artifacts").mkdir(exist_ok=True)
             save_file(artifacts(seed), tmp_path / name)
@@ -110,7 +116,10 @@ class Page(HTMLParser):
         self.references += [values[key] or "" for key in ("src", "href", "xlink:href") if key in values]
 
 
-EVERY = ["verdicts", "leaderboard", "curves", "latent", "neighbours", "synthetic", "uncertainty", "sampling", "run"]
+EVERY = [
+    "verdicts", "leaderboard", "curves", "latent", "neighbours", "synthetic", "uncertainty", "outliers", "sampling",
+    "density", "run",
+]  # fmt: skip
 
 
 def test_the_page_is_whole_and_stands_alone(folder, capsys):
@@ -129,15 +138,30 @@ def test_the_page_is_whole_and_stands_alone(folder, capsys):
 
 
 def test_text_of_a_run_is_never_markup(folder):
-    text = render(read_run(folder))
+    text = render(read_run(folder)).text
     assert "script" not in Page(text).tags
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in text
     assert "&lt;b&gt;" in text
     assert "Classes: 0 shoe, 1 &lt;i&gt;bag&lt;/i&gt;." in text
 
 
+def test_outliers_have_a_row_for_each_score(folder):
+    text = render(read_run(folder)).text
+    section = text[text.index('id="outliers"') : text.index('id="sampling"')]
+    assert section.count(">learned density<") == 4, "two methods in two tables"
+    assert section.count(">kNN, features<") == 2
+    assert "0.760 ± 0.025" in section
+    assert "handwritten digits ↑" in section
+    assert "handwritten digits ↓" in section
+    assert "auroc" not in text[text.index('id="leaderboard"') : text.index('id="curves"')].lower()
+
+
+def test_reliability_says_what_regions_hold(folder):
+    assert "in regions of 90 %: the other view, given one 81.0 %, contexts 81.0 %" in render(read_run(folder)).text
+
+
 def test_a_failed_method_is_a_failure_and_no_mean(folder):
-    text = render(read_run(folder))
+    text = render(read_run(folder)).text
     lines = [line for line in text.splitlines() if "vicreg" in line]
     assert any("failed" in line and "▲" in line for line in lines)
     board = text[text.index('id="leaderboard"') : text.index('id="curves"')]
@@ -148,24 +172,57 @@ def test_a_failed_method_is_a_failure_and_no_mean(folder):
 
 @pytest.mark.parametrize(("prefix", "section"), [
     ("latent", "latent"), ("neighbours", "neighbours"), ("uncertainty", "uncertainty"), ("sampling", "sampling"),
+    ("outliers", "outliers"),
 ])  # fmt: skip
 def test_sections_without_inputs_are_left_out_and_named(folder, prefix, section):
     for path in (folder / "artifacts").iterdir():
         save_file({k: v for k, v in artifacts(0).items() if not k.startswith(prefix)}, path)
     results = json.loads((folder / "results.json").read_text())
     for record in results["records"]:
-        record["metrics"].pop("frechet.learned", None)
+        for name in ("frechet.learned", *OUTLIER_METRICS, *DENSITY_METRICS):
+            record["metrics"].pop(name, None)
     (folder / "results.json").write_text(json.dumps(results))
-    page = Page(text := render(read_run(folder)))
-    assert page.sections == [name for name in EVERY if name != section] + ["left-out"]
+    seen = Page(text := render(read_run(folder)).text)
+    assert seen.sections == [name for name in EVERY if name != section] + ["left-out"]
     assert "Not on this page" in text
+
+
+def test_samples_stand_side_by_side(folder):
+    text = render(read_run(folder)).text
+    section = text[text.index('id="sampling"') : text.index('id="run"')]
+    images = [image["alt"] or "" for image in Page(section).images]
+    beside = images[: images.index(next(alt for alt in images if "context" in alt))]
+    assert [alt.partition(":")[0] for alt in beside] == ["16 test images", "gmje", "simclr"]
+    assert all("8 decoded embeddings of real images" in alt for alt in beside[1:])
+    assert sum("eight samples" in alt for alt in images) == 2
+    assert sum("other view, of 3 test images" in alt for alt in images) == 2
+
+
+@pytest.fixture
+def broken_section(monkeypatch):
+    def fail(run, drawer):
+        raise ValueError("no <b>such</b>\nnumber")
+
+    monkeypatch.setattr("gmje_bench.report.page.latent", fail)
+
+
+@pytest.mark.usefixtures("broken_section")
+def test_a_section_that_fails_is_one_line_and_the_rest_is_written(folder, capsys):
+    assert main(["report", str(folder)]) == 1
+    out, error = capsys.readouterr()
+    assert "report.html" in out
+    assert error == "left out of report.html: Latent map (ValueError: no <b>such</b> number)\n"
+    text = (folder / "report.html").read_text()
+    assert Page(text).sections == EVERY, "the place of the section is kept"
+    assert "This section cannot be shown (ValueError: no &lt;b&gt;such&lt;/b&gt; number)." in text
+    assert all((folder / f"results.{kind}").is_file() for kind in ("md", "csv", "parquet"))
 
 
 def test_tables_hold_every_number(folder):
     assert main(["report", str(folder), "--output", str(folder / "page.html")]) == 0
     rows = list(csv.DictReader(io.StringIO((folder / "page.csv").read_text())))
     table = pq.read_table(folder / "page.parquet").to_pylist()
-    assert len(rows) == len(table) == 6 * 3 + 1 + 2 * 2
+    assert len(rows) == len(table) == 6 * 6 + 1 + 2 * 2
     values = {(r["method"], r["seed"], r["metric"]): r["value"] for r in table}
     assert values["gmje", 2, "linear_probe"] == 86.2
     failed = next(r for r in table if r["status"] == "failed")
@@ -190,6 +247,12 @@ def break_shape(folder):
     save_file({"latent.pca": torch.zeros(5, 3)}, folder / "artifacts" / "gmje-seed0.safetensors")
 
 
+def break_samples(folder):
+    views = {f"sampling.conditional.{part}": torch.zeros(count, 1, 8, 8, dtype=torch.uint8)
+             for part, count in (("context", 3), ("mean", 2))}  # fmt: skip
+    save_file(views, folder / "artifacts" / "gmje-seed0.safetensors")
+
+
 def break_path(folder):
     text = (folder / "results.json").read_text().replace("artifacts/gmje-seed0", "../gmje-seed0")
     (folder / "results.json").write_text(text)
@@ -200,6 +263,7 @@ def break_path(folder):
     (break_results, "is not a results file"),
     (break_picture, "is not a whole PNG file"),
     (break_shape, "latent.pca must have 2 columns"),
+    (break_samples, "different sizes: sampling.conditional.context (3, 1, 8, 8), sampling.conditional.mean (2"),
     (break_path, "outside the run folder"),
 ])  # fmt: skip
 def test_damaged_folders_are_one_line_and_nothing_is_written(folder, change, words, capsys):

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from lightly.loss import BarlowTwinsLoss, NTXentLoss, VICRegLoss
+from lightly.loss import BarlowTwinsLoss, DINOLoss, LeJEPALoss, NTXentLoss, VICRegLoss
+from lightly.models.modules import DINOProjectionHead
 
 from gmje_bench.errors import OptionError
 from gmje_bench.methods import METHODS, Setting, build_objective
@@ -63,6 +64,10 @@ def test_nt_xent_is_lightlys(temperature, batch):
         ("moco", {"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
         ("byol", {"hidden": 2.5}, "hidden must be an integer of at least 1, got 2.5"),
         ("swav", {"epsilon": 0.0}, "epsilon must be at least"),
+        ("lejepa", {"weight": 1.5}, r"weight must lie in \[0, 1\], got 1.5"),
+        ("lejepa", {"directions": 0}, "directions must be an integer of at least 1, got 0"),
+        ("dino", {"teacher_temperature": 0}, "teacher_temperature must be at least"),
+        ("dino", {"center_momentum": 1}, r"center_momentum must lie in \[0, 1\), got 1"),
         ("supervised", {"weight": 1.0}, "no option 'weight'"),
         ("gmje", {"components": "many"}, "components"),
         ("gje", {"step": 0.0}, "step must lie"),
@@ -90,7 +95,7 @@ def test_mixed_precision_ends_before_the_loss(name):
     assert next(module.backbone.parameters()).grad.isfinite().all()
 
 
-@pytest.mark.parametrize("name", ["byol", "jepa"])
+@pytest.mark.parametrize("name", ["byol", "dino", "jepa"])
 def test_both_views_are_the_context_once(name):
     module = build_module(name, load_suite("smoke"), channels=1, seed=0).eval()
     views = torch.rand(2, 8, 1, 28, 28)
@@ -102,7 +107,7 @@ def test_both_views_are_the_context_once(name):
     assert not torch.isclose(forth, once)
 
 
-@pytest.mark.parametrize("name", ["byol", "simsiam", "jepa"])
+@pytest.mark.parametrize("name", ["byol", "simsiam", "dino", "jepa"])
 def test_no_gradient_reaches_what_is_predicted(name):
     criterion = build_objective(name, Setting(8, 10), {}).criterion
     z_context, z_target = (torch.randn(16, 8, requires_grad=True) for _ in range(2))
@@ -117,6 +122,62 @@ def test_losses_are_lightlys():
     for name, loss in {"barlow": BarlowTwinsLoss(), "vicreg": VICRegLoss(), "simclr": NTXentLoss(0.1)}.items():
         criterion = build_objective(name, Setting(8, 10), {}).criterion
         torch.testing.assert_close(criterion(z_context, z_target), loss(z_context, z_target))
+
+
+def test_lejepa_is_lightlys():
+    """With local views that are the global ones, lightly's loss is that of the global views alone."""
+    views = torch.randn(2, 32, 8, generator=torch.Generator().manual_seed(0))
+    criterion = build_objective("lejepa", Setting(8, 10), {"weight": 0.3, "directions": 64}).criterion
+    oracle = LeJEPALoss(lambda_param=0.3, sigreg_num_vectors=64)
+    for step in range(3):
+        torch.manual_seed(step)  # the directions of a step
+        expected = oracle(local_proj=views, global_proj=views)
+        state = torch.get_rng_state()
+        torch.testing.assert_close(criterion(*views), expected)
+        assert torch.equal(torch.get_rng_state(), state), "no other draw is moved"
+        views = 2 * views + step
+
+
+def test_lejepa_aims_at_a_standard_normal():
+    criterion = build_objective("lejepa", Setting(8, 10), {"weight": 1.0}).criterion.eval()
+    z = torch.randn(2, 2000, 8, generator=torch.Generator().manual_seed(0))
+    right = criterion(*z)
+    for wrong in (2 * z, z + 0.5, torch.cat([z[..., :4], z[..., :4]], dim=-1), z.sign()):
+        assert criterion(*wrong) > 2 * right
+    assert not build_objective("lejepa", Setting(8, 10), {}).normalize
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm:FutureWarning")
+def test_dino_is_lightlys():
+    """The head of DINO behind its normalised bottleneck, and the loss of a teacher and a student of two views."""
+    generator = torch.Generator().manual_seed(0)
+    first, second, *teacher = torch.nn.functional.normalize(torch.randn(4, 32, 8, generator=generator), dim=2)
+    criterion = build_objective("dino", Setting(8, 10), {"prototypes": 20}).criterion
+    head = DINOProjectionHead(8, 8, 8, 20)
+    with torch.no_grad():
+        head.last_layer.weight_v.copy_(criterion.loss.prototypes.parametrizations.weight.original1)
+    oracle = DINOLoss(20, center_momentum=0.0)
+    both = oracle([head.last_layer(z) for z in teacher], [head.last_layer(z) for z in (first, second)])
+    criterion.eval()  # the center stays
+    forth, back = criterion(first, teacher[1]), criterion(second, teacher[0])
+    torch.testing.assert_close((forth + back) / 2, both)
+
+
+def test_dinos_averages_move_by_half_a_step_a_call():
+    criterion = build_objective("dino", Setting(8, 10), {"prototypes": 20, "momentum": 0.81}).criterion
+    inner, z = criterion.loss, torch.nn.functional.normalize(torch.randn(32, 8), dim=1)
+    criterion(z, z)  # the first call copies the prototypes
+    start = inner.teacher(z)
+    center = inner.loss.center.clone()
+    torch.testing.assert_close(center[0, 0], (1 - 0.9**0.5) * start.mean(dim=0))
+    raw = inner.prototypes.parametrizations.weight
+    before = raw.original1.detach().clone()
+    with torch.no_grad():
+        raw.original1.neg_()
+    criterion(z, z), criterion(z, z)
+    average = inner.teacher.average.module.parametrizations.weight.original1
+    torch.testing.assert_close(average, 0.81 * before - 0.19 * before)
+    torch.testing.assert_close(raw.original0, torch.ones(20, 1))
 
 
 def test_the_supervised_head_learns_labels_and_only_them():

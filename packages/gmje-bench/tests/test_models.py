@@ -61,8 +61,9 @@ def test_torchvision_loses_its_classifier_only():
     colour = type(colour)(**{**colour.__dict__, "channels": 3})
     opened = open_model("torchvision:mobilenet_v3_small", colour, pretrained=False)
     assert opened.module.backbone(torch.zeros(2, 3, 32, 32)).shape == (2, 1024)
-    with pytest.raises(OptionError, match="3 channels"):
-        open_model("torchvision:resnet18", load_dataset("embedded", limit=60), pretrained=False)
+    grey = open_model("torchvision:mobilenet_v3_small", load_dataset("embedded", limit=60), pretrained=False)
+    image = torch.rand(2, 1, 32, 32)
+    torch.testing.assert_close(grey.module.backbone(image), opened.module.backbone(image.expand(-1, 3, -1, -1)))
 
 
 @pytest.mark.parametrize("method", ["gje", "simclr", "random"])
@@ -81,7 +82,7 @@ def test_a_method_of_a_run_gives_its_features_again(run, data, method):
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("tim:resnet18", "no model 'tim:resnet18'"),
+        ("tim:resnet18", "no model 'tim:resnet18' .give timm:NAME"),
         ("timm:resnet81", "did you mean"),
         ("torchvision:resnet81", "did you mean resnet"),
         (".", "needs config.json"),
@@ -90,6 +91,11 @@ def test_a_method_of_a_run_gives_its_features_again(run, data, method):
 def test_what_cannot_be_opened(data, name, words):
     with pytest.raises(OptionError, match=words):
         open_model(name, data)
+
+
+def test_a_path_that_is_nearly_right_names_its_neighbour(run, data):
+    with pytest.raises(OptionError, match=r"did you mean .*simclr-seed0"):
+        open_model(run / "models" / "simclr-sed0", data)
 
 
 def test_a_damaged_baseline_names_the_file(run, data):

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 from scipy.spatial.distance import cdist
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.metrics import roc_auc_score, roc_curve
@@ -15,7 +16,7 @@ from gmje_bench.runs import METRICS, OUTLIER_KINDS, OUTLIER_SCORES
 from gmje_bench.tasks.densities import CollapsedError
 from gmje_bench.tasks.outliers import outliers
 from gmje_bench.tasks.outliers.measures import auroc, false_positive_rate
-from gmje_bench.tasks.outliers.scores import knn_score, mahalanobis_score
+from gmje_bench.tasks.outliers.scores import feature_score, knn_score, mahalanobis_score
 
 
 def test_perfect_separation_and_its_opposite():
@@ -80,6 +81,14 @@ def test_mahalanobis_passes_over_features_that_never_change():
     torch.testing.assert_close(mahalanobis_score(*flat), mahalanobis_score(train, rows))
 
 
+def test_the_feature_score_differs_as_a_gaussians_log_density_of_roots():
+    train, rows = randn(200, 3, seed=15), randn(20, 3, seed=16)
+    roots = [(part.sign() * part.abs().sqrt()).numpy() for part in (train, rows)]
+    expected = stats.multivariate_normal(roots[0].mean(0), np.cov(roots[0].T, ddof=0)).logpdf(roots[1])
+    difference = feature_score(train, rows) - torch.from_numpy(expected)
+    torch.testing.assert_close(difference, difference[:1].expand(20))
+
+
 @pytest.mark.parametrize("k", [1, 7])
 def test_knn_is_scikit_learns_and_blind_to_norms(k):
     train, rows = randn(90, 6, seed=13), randn(1100, 6, seed=14)
@@ -102,7 +111,7 @@ def test_every_score_is_asked_of_every_kind():
     assert result.artifacts.keys() == {
         f"outliers.{score}.{kind}" for score in OUTLIER_SCORES for kind in ("test", *OUTLIER_KINDS)
     }
-    for score in ("density", "fitted", "mahalanobis", "class_mahalanobis", "embedding_mahalanobis"):
+    for score in ("density", "density_features", "fitted", "mahalanobis", "class_mahalanobis", "embedding_mahalanobis"):
         found = [result.metrics[f"auroc.{kind}.{score}"] for kind in ("held_out", "mixed", "digits", "noise")]
         assert found == sorted(found), f"{score}: what is further is told more easily"
         assert found[-1] > 0.999
@@ -110,10 +119,9 @@ def test_every_score_is_asked_of_every_kind():
 
 
 def test_a_method_without_a_density_and_data_without_held_out_classes_lack_those_numbers():
-    metrics = outliers(make_subject()).metrics
-    assert metrics.keys() == {
-        f"{measure}.digits.{score}" for measure in ("auroc", "fpr95") for score in OUTLIER_SCORES if score != "density"
-    }
+    scores = [score for score in OUTLIER_SCORES if "density" not in score]
+    expected = {f"{measure}.digits.{score}" for measure in ("auroc", "fpr95") for score in scores}
+    assert outliers(make_subject()).metrics.keys() == expected
 
 
 def test_test_images_as_outliers_are_at_chance():

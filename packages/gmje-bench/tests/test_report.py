@@ -2,6 +2,7 @@
 
 import io
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,18 @@ def test_diagnostics_show_every_seed_over_the_epochs(results, drawn, tmp_path):
     colors = {line.get_color() for line in loss.get_lines()}
     assert len(colors) == len(ACCURACIES), "a colour for a method, not for a seed"
     assert_png(tmp_path / "diagnostics.png")
+
+
+@pytest.mark.parametrize("losses", [(2.5, 2.0), (0.9, 0.1), (-400.0, 12.0), (1e5, -3e4)])
+def test_losses_have_plain_tick_labels(results, drawn, tmp_path, losses):
+    for one in results.records:
+        one.history = [{"epoch": float(epoch), "loss": loss} for epoch, loss in enumerate(losses, start=1)]
+    draw_diagnostics(results, tmp_path / "diagnostics.png")
+    axes = drawn[0].axes[0]
+    low, high = axes.get_ylim()
+    labels = [t.get_text() for t, y in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True) if low <= y <= high]
+    assert len(labels) >= 3
+    assert all(re.fullmatch(r"\N{MINUS SIGN}?[0-9,]+(\.[0-9]{1,2})?", label) for label in labels), labels
 
 
 def test_a_run_of_untrained_encoders_draws_too(results, tmp_path):

@@ -14,11 +14,12 @@ from gmje_bench.datasets import load_dataset
 from gmje_bench.errors import RunFolderError
 from gmje_bench.interrupts import Interrupted, Interrupts
 from gmje_bench.module import build_module
-from gmje_bench.pretrain import build_optimizer, pretrain
+from gmje_bench.optimizers import build_optimizer
+from gmje_bench.pretrain import pretrain
 from gmje_bench.runs import read_results
 from gmje_bench.suite import Training, load_suite
 
-METHODS = ["gmje", "gmje-mdn", "gmje-gng", "gmje-smc", "gje", "moco", "byol", "swav", "simsiam"]
+METHODS = ["gmje", "gmje-mdn", "gmje-gng", "gmje-smc", "gje", "moco", "byol", "swav", "simsiam", "dino", "lejepa"]
 TRAINING = Training(epochs=2, batch_size=32, warmup_steps=2)
 
 
@@ -162,6 +163,9 @@ def test_methods_and_seeds_may_be_added(whole, tmp_path):
     (["--epochs", "2"], "option training is not this run's (epochs: 1 there, 2 here)"),
     (["--limit", "200"], "option limit is not this run's (300 there, 200 here)"),
     (["--held-out-classes", "Bag"], "option held_out_classes is not this run's ([] there, ['Bag'] here)"),
+    (["--set", "training.learning_rate=1"], "option training is not this run's (learning_rate: 0.002 there, 1.0 here)"),
+    (["--set", "views.flip=0"], "option views is not this run's (flip: 0.5 there, 0.0 here)"),
+    (["--set", "method.gje.step=0.1"], "the options of method gje are not this run's"),
     (["--methods", "gje"], "without its methods random"),
     (["--seeds", "1"], "without its seeds 0"),
 ])  # fmt: skip
@@ -174,9 +178,44 @@ def test_another_run_is_not_gone_on_with(changes, words, whole, capsys):
     assert (whole / "results.json").read_bytes() == before
 
 
+def test_resuming_starts_a_run_where_there_is_none(whole, tmp_path):
+    folder = tmp_path / "new" / "run"
+    for _ in range(2):
+        assert main([*TINY, "--output", str(folder), "--resume"]) == 0
+        assert numbers(folder) == numbers(whole)
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])
+def test_the_optimiser_comes_back_in_the_order_of_its_parameters(optimizer, tmp_path):
+    training = TRAINING.model_copy(update={"optimizer": optimizer})
+
+    def started():
+        module = build_module("gje", load_suite("smoke"), 1, seed=0)
+        module.backbone.to(memory_format=torch.channels_last)
+        return module, build_optimizer(module, training)
+
+    first, before = started()
+    for parameter in first.parameters():
+        parameter.grad = torch.rand_like(parameter)
+    before.step()
+    file = Checkpoint(tmp_path / "checkpoint", {})
+    file.save(first, before, Progress(1))
+    second, after = started()
+    file.restore(second, after)
+    compared = 0
+    for one, two in zip(first.parameters(), second.parameters(), strict=True):
+        assert before.state[one].keys() == after.state[two].keys()
+        for key, value in before.state[one].items():
+            restored = after.state[two][key]
+            assert torch.equal(value, restored)
+            if value.shape == two.shape:
+                assert restored.stride() == two.stride()
+                compared += value.ndim == 4 and not restored.is_contiguous()
+    assert compared
+
+
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--resume"], "--resume goes with the --output"),
-    (["--output", "nowhere", "--resume"], "there is no such folder"),
     (["--output", "nowhere", "--resume", "--overwrite"], "without --overwrite"),
 ])  # fmt: skip
 def test_mistakes_about_resuming(arguments, words, capsys):

@@ -10,8 +10,10 @@ from torch import Tensor
 from truth_factories import ALL, KOLMOGOROV, generator, pairs
 
 from gmje_bench.alignment import engine
+from gmje_bench.alignment.conditional import Conditional
 from gmje_bench.alignment.engine import theory
-from gmje_bench.alignment.rivals import RIVALS, Conditional, fit_gje, fit_gmje, fit_mdn, fit_mse
+from gmje_bench.alignment.networks import fit_mdn, fit_mse
+from gmje_bench.alignment.rivals import RIVALS, fit_gje, fit_gmje
 from gmje_bench.alignment.tasks import make_truth
 from gmje_core import GaussianMixture
 
@@ -58,6 +60,20 @@ def test_joint_mixtures_find_a_gaussian_mixture():
     assert -4 * found["kl_standard_error"] < found["kl"] < 0.02
     assert found["recall"] > 0.99
     assert found["hpd"] < 2 * KOLMOGOROV / math.sqrt(1000)
+
+
+def test_a_joint_mixture_finds_the_directions_of_a_lifted_task():
+    context, target = pairs("crossing", 4000, 4, seed=5)
+    found = engine.evaluate(make_truth("crossing", dim=4), fit_gmje(context, target, 1, 0))
+    assert found["kl"] < 0.06
+    assert found["recall"] > 0.95
+
+
+def test_the_density_network_finds_the_directions_of_a_lifted_task():
+    context, target = pairs("crossing", 6000, 4, seed=5)
+    found = engine.evaluate(make_truth("crossing", dim=4), fit_mdn(context, target, 12, 0))
+    assert found["kl"] < 0.15
+    assert found["recall"] == 1
 
 
 def test_the_density_network_finds_both_branches():

@@ -36,6 +36,7 @@ def test_names_known_without_torch_are_those_of_the_modules():
     ({"methods": ["mse", "gmj"]}, "--methods: unknown method 'gmj'; did you mean gmje"),
     ({"tasks": ["ring", "ring"]}, "--tasks must not repeat, got ring, ring"),
     ({"limit": 10}, "--limit: input should be greater than or equal to 100, got 10"),
+    ({"held_out_classes": ["Bag"]}, "--held-out-classes means nothing where all tasks are synthetic"),
     ({"epochs": 0}, "--epochs: input should be greater than or equal to 1, got 0"),
     ({"tasks": []}, "--tasks: list should have at least 1 item"),
 ])  # fmt: skip
@@ -126,3 +127,10 @@ def test_settings_stand_once_and_are_recorded_in_full(tmp_path):
     assert mine.method["moco"] == {"queue": 8, "temperature": 0.1, "momentum": 0.99}
     assert mine.method["simclr"] == load_suite("vision").method["simclr"] == {"temperature": 0.1}
     assert mine.replace(epochs=2).method == mine.method
+
+
+def test_classes_that_are_held_out_are_an_option_and_stand_once():
+    assert load_suite("vision").replace(held_out_classes=["Bag"]).held_out_classes == ["Bag"]
+    assert load_suite("outliers").replace(held_out_classes=[]).held_out_classes == []
+    with pytest.raises(OptionError, match="--held-out-classes must not repeat, got Bag, Bag"):
+        load_suite("vision").replace(held_out_classes=["Bag", "Bag"])

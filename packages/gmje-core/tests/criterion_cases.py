@@ -17,7 +17,6 @@ GMJES = [
     for t in ("full", "low_rank", "diag", "spherical")
     for u in ("em", "gradient")
     for tied in (False, True)
-    if (t, u) != ("low_rank", "em")
 ]
 MDNS = [
     pytest.param(

@@ -23,6 +23,7 @@ CRITERIA: dict[str, Callable[[], Criterion]] = {
     "gje-batch": lambda: GJE(DIM, moments="batch"),
     "gmje-em-spherical": lambda: GMJE(DIM, 6),
     "gmje-em-full": lambda: GMJE(DIM, 5, covariance_type="full"),
+    "gmje-em-low-rank": lambda: GMJE(DIM, 5, covariance_type="low_rank", rank=2),
     "gmje-em-more-than-batch": lambda: GMJE(DIM, 40, covariance_type="diag"),
     "gmje-gradient-full": lambda: GMJE(DIM, 5, covariance_type="full", update="gradient"),
     "gmje-gradient-low-rank": lambda: GMJE(DIM, 5, covariance_type="low_rank", rank=2, update="gradient"),

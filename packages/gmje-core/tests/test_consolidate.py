@@ -4,10 +4,12 @@ import pytest
 import torch
 from criterion_cases import GNGS, MDNS, SMCS, pairs, settle
 
-from gmje_core.criteria import GJE, GMJE, base, build_criterion
+from gmje_core.criteria import GJE, GMJE, build_criterion
 from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, NotFittedError, ShapeError
+from gmje_core.estimation import consolidation
 from gmje_core.estimation.consolidated import ConsolidatedDensity
+from gmje_core.estimation.scaled import SHRINKAGES
 
 MAKERS = [
     pytest.param(lambda **o: GJE(3, **o), id="gje"),
@@ -58,11 +60,24 @@ def test_room_is_made_before():
 
 
 def test_the_factor_of_the_conditional_is_told(monkeypatch):
-    monkeypatch.setattr(base, "calibrate_conditional", lambda density, *_, seed: density.with_conditional_factor(1.3))
+    def enlarged(density, *_, seed):
+        return density.with_conditional_factor(1.3)
+
+    monkeypatch.setattr(consolidation, "calibrate_conditional", enlarged)
     criterion = settle(GMJE(3, 6, density_components=8), steps=3)
     assert criterion.consolidate(*pairs(300, seed=10), pairs(300, seed=11)).conditional_factor == 1.3
-    monkeypatch.setattr(base, "calibrate_conditional", lambda density, *_, seed: density)
+    monkeypatch.setattr(consolidation, "calibrate_conditional", lambda density, *_, seed: density)
     assert criterion.consolidate(*pairs(300, seed=10), pairs(300, seed=11)).conditional_factor == 1.0
+
+
+def test_room_that_is_not_filled_answers_nothing():
+    """Fewer components than there is room for, where fewer are likelier or pairs are few."""
+    criterion = GMJE(3, 6, density_components=40)
+    fit = criterion.consolidate(*pairs(200, seed=10), pairs(100, seed=11))
+    assert fit.components <= 10
+    assert criterion.consolidated.gain.shape[0] == 40
+    assert len(criterion.density().log_weights) == fit.components
+    assert fit.shrinkage in SHRINKAGES
 
 
 def test_none_is_held_at_first():

@@ -1,11 +1,12 @@
 """Low-rank covariances: factor analysis, and no square matrix."""
 
 import pytest
+import sklearn.decomposition
 import torch
 from density_cases import RANK, Largest, make
 
-from gmje_core.densities.covariance import LowRankCovariance, covariance_from_dense
-from gmje_core.densities.covariance.low_rank import factor_analysis
+from gmje_core.densities.covariance import LowRankCovariance, covariance_from_dense, low_rank
+from gmje_core.densities.covariance.low_rank import factor_analysis, factor_step
 from gmje_core.densities.mixture import GaussianMixture
 
 pytestmark = pytest.mark.usefixtures("seeded")
@@ -62,11 +63,11 @@ class TestFromAPreviousCovariance:
 
     def test_ends_at_once_where_it_starts_at_the_end(self):
         second = self.second()
-        _, variance = factor_analysis(second, RANK)
-        for _ in range(20):
-            _, variance = factor_analysis(second, RANK, start=variance)
-        _, again = factor_analysis(second, RANK, start=variance, tolerance=1e-3)
-        torch.testing.assert_close(again, variance, rtol=1e-3, atol=0)
+        end = LowRankCovariance(*factor_analysis(second, RANK))
+        for _ in range(80):
+            end = LowRankCovariance(*factor_analysis(second, RANK, start=end))
+        _, again = factor_analysis(second, RANK, start=end, tolerance=1e-3)
+        torch.testing.assert_close(again, end.diagonal_variance, rtol=1e-3, atol=0)
 
     def test_variances_stay_above_the_floor(self):
         second = self.second()
@@ -74,3 +75,69 @@ class TestFromAPreviousCovariance:
         assert previous.diagonal_variance.min() < 0.2
         fitted = LowRankCovariance.from_second_moments(second, rank=5, previous=previous, floor=0.2)
         assert fitted.diagonal_variance.min() == 0.2
+
+
+class TestFactorAnalysis:
+    """Rounds of parameter-expanded EM against closed forms and against scikit-learn."""
+
+    def second(self, matrices=4, dim=9, rows=30):
+        factor = torch.randn(matrices, dim, rows, dtype=torch.float64)
+        return factor @ factor.mT / rows
+
+    def test_no_round_lowers_the_likelihood(self, monkeypatch):
+        monkeypatch.setattr(low_rank, "LATER_ROUNDS", 1)
+        second = self.second()
+        fitted = LowRankCovariance(torch.randn(4, 9, RANK).double(), torch.rand(4, 9).double() + 0.1)
+        values = []
+        for _ in range(60):
+            fitted = LowRankCovariance(*factor_analysis(second, RANK, start=fitted))
+            values.append(divergence(second, fitted))
+        gains = torch.stack(values[:-1]) - torch.stack(values[1:])
+        assert gains.min() > -1e-12
+        assert gains[0].min() > 1e-3
+
+    def test_a_step_is_that_of_rubin_and_thayer_with_the_covariance_of_the_factors(self):
+        second = self.second()
+        fitted = LowRankCovariance(torch.randn(4, 9, RANK).double(), torch.rand(4, 9).double() + 0.1)
+        gain, noise = fitted.latent_posterior()
+        cross = second @ gain.mT
+        latent = noise + gain @ cross
+        factor, variance = factor_step(cross, latent, second.diagonal(dim1=-2, dim2=-1), 0.0)
+        plain = cross @ torch.linalg.inv(latent)
+        residual = second - plain @ cross.mT
+        torch.testing.assert_close(variance, residual.diagonal(dim1=-2, dim2=-1))
+        torch.testing.assert_close(factor @ factor.mT, plain @ latent @ plain.mT)
+
+    def test_the_posterior_of_the_factors_is_that_of_the_joint_gaussian(self):
+        fitted = LowRankCovariance(torch.randn(4, 9, RANK).double(), torch.rand(4, 9).double() + 0.1)
+        gain, noise = fitted.latent_posterior()
+        torch.testing.assert_close(gain, fitted.factor.mT @ torch.linalg.inv(fitted.dense()))
+        torch.testing.assert_close(noise, torch.eye(RANK).double() - gain @ fitted.factor)
+
+    def test_equal_small_eigenvalues_give_probabilistic_pca(self):
+        """Tipping and Bishop (1999): where the other eigenvalues are equal, PPCA's closed form is the optimum."""
+        basis = torch.linalg.qr(torch.randn(9, 9, dtype=torch.float64)).Q
+        values = torch.tensor([9.0, 6.0, 4.0, *[0.7] * 6], dtype=torch.float64)
+        second = (basis * values) @ basis.T
+        factor, variance = factor_analysis(second[None], 3)
+        kept = basis[:, :3] * (values[:3] - 0.7)
+        torch.testing.assert_close(factor[0] @ factor[0].T, kept @ basis[:, :3].T, rtol=0, atol=1e-6)
+        torch.testing.assert_close(variance[0], torch.full((9,), 0.7, dtype=torch.float64), rtol=1e-6, atol=0)
+
+    def test_full_rank_is_the_full_covariance(self):
+        second = self.second(dim=5)
+        assert divergence(second, LowRankCovariance(*factor_analysis(second, 5))).max() < 1e-6
+
+    def test_it_reaches_the_likelihood_of_scikit_learn(self):
+        rows = torch.randn(400, 2).double() @ torch.randn(2, 8).double() + 0.5 * torch.randn(400, 8).double()
+        other = sklearn.decomposition.FactorAnalysis(2, tol=1e-10, max_iter=5000, svd_method="lapack").fit(rows.numpy())
+        fitted = LowRankCovariance.from_second_moments(rows.T.cov(correction=0)[None], rank=2)
+        mixture = GaussianMixture(torch.zeros(1).double(), rows.mean(dim=0)[None], fitted)
+        assert float(mixture.log_prob(rows).mean()) == pytest.approx(other.score(rows.numpy()), abs=1e-4)
+
+    def test_fewer_rows_than_factors_stop_at_the_floor(self):
+        rows = torch.randn(2, 9, 3, dtype=torch.float64)
+        start = LowRankCovariance(torch.randn(2, 9, 5).double(), torch.ones(2, 9).double())
+        factor, variance = factor_analysis(rows @ rows.mT / 3, 5, start=start, floor=0.01)
+        assert torch.isfinite(factor).all()
+        assert variance.min() == 0.01

@@ -63,7 +63,7 @@ class TestBadInput:
         ("gmje", {"compnents": 3}, "components"),
         ("gmje", {"components": 0}, "at least 1"),
         ("gmje", {"covariance_type": "spheric"}, "spherical"),
-        ("gmje", {"covariance_type": "low_rank"}, "update='gradient'"),
+        ("gmje", {"covariance_type": "low_rank", "rank": 99}, "rank must lie between 1 and D = "),
         ("gmje", {"step": 0.0}, "step"),
         ("gmje", {"temperature": -1.0}, "temperature"),
         ("gje", {"moments": "runing"}, "running"),

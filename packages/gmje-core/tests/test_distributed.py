@@ -21,6 +21,7 @@ NAMES = (
     "gje-batch",
     "gmje-em-spherical",
     "gmje-em-full",
+    "gmje-em-low-rank",
     "gmje-em-more-than-batch",
     "gmje-gradient-full",
     "gmje-gradient-low-rank",

@@ -105,6 +105,44 @@ class TestEM:
         full = estimator("full", tol=1e-8, max_iter=1000).fit(*z)
         assert low.score(*z) == pytest.approx(full.score(*z), abs=0.01)
 
+    @pytest.mark.parametrize("batch_size", [None, 300])
+    def test_low_rank_in_many_dimensions_recovers_its_form(self, batch_size, tmp_path):
+        rng = np.random.default_rng(0)
+        means, factors = 2 * rng.normal(size=(2, 1, 70)), rng.normal(size=(2, 2, 70))
+        parts = [
+            m + rng.normal(size=(1500, 2)) @ f + 0.3 * rng.normal(size=(1500, 70))
+            for m, f in zip(means, factors, strict=True)
+        ]
+        z = rng.permutation(np.concatenate(parts))
+        z = z[:, :30], z[:, 30:]
+        fitted = estimator("low_rank", n_components=2, n_init=2, batch_size=batch_size, tol=1e-3).fit(*z)
+        order = np.argsort([np.square(fitted.means_ - m).sum(axis=1).argmin() for m in means])
+        for k, factor in zip(order, factors, strict=True):
+            wanted = factor.T @ factor + 0.09 * np.eye(70)
+            assert np.linalg.norm(fitted.covariances_[k] - wanted) < 0.1 * np.linalg.norm(wanted)
+        score = fitted.partial_fit(*z).score(*z)
+        fitted.save(tmp_path / "density")
+        loaded = JointEmbeddingMixture.load(tmp_path / "density")
+        assert loaded.score(*z) == score
+        assert loaded.partial_fit(*z).score(*z) == fitted.partial_fit(*z).score(*z)
+
+    @pytest.mark.parametrize(("kind", "tied"), FORMS)
+    @pytest.mark.parametrize("target", ["pooled", "isotropic"])
+    def test_the_posterior_under_a_prior_never_falls(self, kind, tied, target):
+        z = clusters(60, components=4)
+        options = {"covariance_prior": 8.0, "covariance_target": target, "tol": 1e-5, "reg_covar": 1e-9}
+        fitted = estimator(kind, tied, n_components=4, **options).fit(*z)
+        assert np.diff(fitted.lower_bounds_).min() > -1e-7
+        assert all(finite(value) for value in values_of(fitted, *z))
+
+    def test_a_strong_pooled_prior_ties_the_covariances(self):
+        z = clusters(400)
+        strong = estimator("full", covariance_prior=1e9).fit(*z).covariances_
+        np.testing.assert_allclose(strong[0], strong[1], rtol=1e-4, atol=1e-6)
+        assert np.abs(strong[0] - np.diag(np.diag(strong[0]))).max() > 0.01
+        isotropic = estimator("full", covariance_prior=1e9, covariance_target="isotropic").fit(*z).covariances_
+        np.testing.assert_allclose(isotropic[0], isotropic[0][0, 0] * np.eye(5), atol=1e-5)
+
     def test_empty_components_stay_finite(self):
         z = np.repeat([[0.0], [1.0], [5.0]], 30, axis=0)
         for kind, tied in FORMS:

@@ -76,6 +76,8 @@ OPTIONS = [
     ({"rank": 9, "covariance_type": "low_rank"}, r"rank must lie between 1 and d_c \+ d_t = 5, got 9"),
     ({"reg_covar": -1.0}, "reg_covar must be finite and at least 0"),
     ({"reg_covar": float("nan")}, "reg_covar must be finite"),
+    ({"covariance_prior": -1.0}, "covariance_prior must be finite and at least 0"),
+    ({"covariance_target": "pool"}, "unknown covariance_target 'pool'; did you mean 'pooled'"),
     ({"tol": "small"}, "tol must be a number"),
     ({"max_iter": 0}, "max_iter must be"),
     ({"n_init": None}, "n_init must be an integer"),

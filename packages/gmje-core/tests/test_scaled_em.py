@@ -7,9 +7,10 @@ import torch
 
 from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.errors import BatchSizeError
+from gmje_core.estimation.calibration import calibrate_conditional, calibrate_context
 from gmje_core.estimation.matching import match_moments, transport_map
-from gmje_core.estimation.scaled import SCALES, calibrate_conditional, fit_scaled_mixture
-from gmje_core.estimation.scaled_em import Components, Expectation, expect, gather, maximise
+from gmje_core.estimation.scaled import SCALES, fit_scaled_mixture
+from gmje_core.estimation.scaled_em import Components, Expectation, expect, gather, likeliest, maximise, mean_log_prob
 
 
 def model(seed: int = 0, k: int = 3, c: int = 3, t: int = 2) -> Components:
@@ -27,6 +28,16 @@ def model(seed: int = 0, k: int = 3, c: int = 3, t: int = 2) -> Components:
     return Components(weights, scales, means[:, :c], means[:, c:], tril(c), torch.randn(k, t, c, generator=g), tril(t))
 
 
+def everything(x: torch.Tensor, k: int = 3) -> torch.Tensor:
+    return torch.arange(k).expand(len(x), k)
+
+
+def entries(step: Expectation, values: torch.Tensor, k: int = 3) -> torch.Tensor:
+    """``(N, K)`` from the values of entries that are sorted by component."""
+    component = torch.arange(k).repeat_interleave(torch.tensor(step.sizes))
+    return torch.zeros(len(step.log_joint), k).index_put_((step.rows, component), values)
+
+
 def density(parameters: Components) -> ScaledJointMixture:
     p = parameters
     return ScaledJointMixture(
@@ -38,20 +49,21 @@ def test_e_step_is_the_posterior_of_the_density():
     torch.manual_seed(0)
     p = model()
     x, y = density(p).sample((40,))
-    step = expect(p, x, y, None)
+    step = expect(p, x, y, everything(x))
     torch.testing.assert_close(step.log_prob, density(p).log_prob(x, y), rtol=1e-4, atol=1e-4)
     # Against the mixture with one component for each (k, a, b).
     posterior = density(p).expanded().log_responsibilities(x, y).exp().view(40, 3, 3, 3)
-    torch.testing.assert_close(step.responsibilities, posterior.sum(dim=(2, 3)), rtol=1e-3, atol=1e-4)
+    responsibilities = entries(step, step.responsibilities)
+    torch.testing.assert_close(responsibilities, posterior.sum(dim=(2, 3)), rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(step.table.float(), posterior.sum(dim=0), rtol=1e-3, atol=1e-3)
     given = posterior / posterior.sum(dim=(2, 3), keepdim=True).clamp_min(1e-20)
-    likely = step.responsibilities > 1e-3
+    likely = responsibilities > 1e-3
     inverse = 1 / p.scales
     torch.testing.assert_close(
-        step.context_precision[likely], (given.sum(dim=3) @ inverse)[likely], rtol=1e-3, atol=1e-3
+        entries(step, step.context_precision)[likely], (given.sum(dim=3) @ inverse)[likely], rtol=1e-3, atol=1e-3
     )
     torch.testing.assert_close(
-        step.target_precision[likely], (given.sum(dim=2) @ inverse)[likely], rtol=1e-3, atol=1e-3
+        entries(step, step.target_precision)[likely], (given.sum(dim=2) @ inverse)[likely], rtol=1e-3, atol=1e-3
     )
 
 
@@ -59,10 +71,20 @@ def test_components_that_are_no_candidates_change_nothing_where_they_do_not_matt
     torch.manual_seed(0)
     p = model()
     x, y = density(p).sample((60,))
-    whole = expect(p, x, y, None)
-    near = expect(p, x, y, whole.responsibilities > 1e-9)
-    torch.testing.assert_close(near.log_prob, whole.log_prob)
-    torch.testing.assert_close(near.responsibilities, whole.responsibilities, rtol=1e-4, atol=1e-6)
+    whole = expect(p, x, y, everything(x))
+    nearest = likeliest(p, x, y, 2)
+    assert torch.equal(nearest, whole.log_joint.topk(2).indices)
+    near = expect(p, x, y, nearest.flip(1))
+    little = entries(whole, whole.responsibilities).gather(1, nearest).sum(dim=1) > 1 - 1e-6
+    assert little.sum() > 20, "the third component must be far from most rows"
+    torch.testing.assert_close(near.log_prob[little], whole.log_prob[little])
+    torch.testing.assert_close(
+        entries(near, near.responsibilities)[little],
+        entries(whole, whole.responsibilities)[little],
+        rtol=1e-4,
+        atol=1e-6,
+    )
+    assert mean_log_prob(p, x, y, nearest) == pytest.approx(float(near.log_prob.mean()), abs=1e-4)
 
 
 def test_rounds_of_em_never_lose_likelihood():
@@ -71,7 +93,7 @@ def test_rounds_of_em_never_lose_likelihood():
     p, bounds = model(seed=5), []
     zero = torch.zeros(3, 3), torch.zeros(3, 2)
     for _ in range(15):
-        step = expect(p, x, y, None)
+        step = expect(p, x, y, everything(x))
         bounds.append(float(step.log_prob.double().mean()))
         p = maximise(gather(x, y, step, *zero), *zero, p.scales, 0.0)
     # The table is shared by the components and keeps a floor, and context and conditional are updated in turn.
@@ -83,7 +105,7 @@ def test_sums_do_not_depend_on_the_reference_points():
     torch.manual_seed(0)
     p = model()
     x, y = density(p).sample((500,))
-    step = expect(p, x, y, None)
+    step = expect(p, x, y, everything(x))
     one, other = (torch.zeros(3, 3), torch.zeros(3, 2)), (p.context_means, p.target_means)
     first, second = (maximise(gather(x, y, step, *about), *about, p.scales, 5.0) for about in (one, other))
     for name in ("context_means", "target_means", "context_tril", "gain", "target_tril"):
@@ -95,7 +117,7 @@ def test_shrinkage_without_end_ties_the_covariances_up_to_their_scale():
     p = model()
     x, y = density(p).sample((500,))
     zero = torch.zeros(3, 3), torch.zeros(3, 2)
-    tied = maximise(gather(x, y, expect(p, x, y, None), *zero), *zero, p.scales, 1e9)
+    tied = maximise(gather(x, y, expect(p, x, y, everything(x)), *zero), *zero, p.scales, 1e9)
     for factors in (tied.context_tril, tied.target_tril):
         volumes = factors.diagonal(dim1=1, dim2=2).log().mean(dim=1).exp()
         shapes = factors / volumes[:, None, None]
@@ -198,6 +220,21 @@ class TestMatching:
         assert lost < 0.1
 
 
+@pytest.mark.parametrize("wrong", [0.8, 1.25])
+def test_contexts_that_are_too_wide_or_narrow_are_put_right(wrong):
+    fit = fit_scaled_mixture(*heavy_pairs(3000, 0), heavy_pairs(500, 1), components=2, shrinkage=10.0)
+    held_out = heavy_pairs(1000, 2)
+
+    def factor_of(before: ScaledJointMixture) -> float:
+        after = calibrate_context(before, held_out[0])
+        assert torch.equal(after.parameters[-1], before.parameters[-1]), "the conditional stays"
+        return float(after.parameters[3][0, 0, 0] / before.parameters[3][0, 0, 0]) ** 2
+
+    right = factor_of(fit.density)
+    found = factor_of(fit.density.with_context_factor(wrong))
+    assert found * wrong == pytest.approx(right, rel=0.12)
+
+
 def test_a_conditional_that_is_too_sure_is_enlarged():
     fit = fit_scaled_mixture(*heavy_pairs(3000, 0), heavy_pairs(500, 1), components=2, shrinkage=10.0)
     sure = fit.density.with_conditional_factor(1 / 1.3)
@@ -216,4 +253,3 @@ def test_a_conditional_that_is_too_sure_is_enlarged():
 
 def test_the_grid_of_scales_has_one_in_it():
     assert 1.0 in SCALES
-    assert isinstance(expect(model(), torch.zeros(2, 3), torch.zeros(2, 2), None), Expectation)

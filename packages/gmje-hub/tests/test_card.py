@@ -28,7 +28,7 @@ def test_a_card_of_three_seeds(evaluation):
 
 
 def test_a_card_says_how_calibrated_the_density_is(evaluation):
-    calibration = Calibration(level=0.9, coverage=0.8945, pairs=1000, error=0.0221, factor=1.05)
+    calibration = Calibration(level=0.9, coverage=0.895, pairs=1000, error=0.0221, factor=1.05)
     card = model_card(GMJEConfig(), "org/name", None, replace(evaluation, calibration=calibration))
     assert (
         "Of the 90 % regions of q(z_t | z_c), 89.5 % hold the other view (1000 test pairs); calibration error .022, "

@@ -164,6 +164,12 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tens
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    # Files hold tensors in row order; fused optimisers need them in the parameter's order, such as channels-last.
+    for parameter, values in optimizer.state.items():
+        for key, value in values.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                same = torch.empty_strided(value.shape, parameter.stride(), dtype=value.dtype, device=value.device)
+                values[key] = same.copy_(value)
 
 
 def _random_state() -> dict[str, Tensor]:

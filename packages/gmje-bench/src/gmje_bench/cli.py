@@ -40,7 +40,7 @@ def run(
     seeds: Annotated[str | None, typer.Option(help="Seeds, separated by commas; one run of every method each.")] = None,
     output: Annotated[Path | None, typer.Option(help="Run folder.  [default: runs/SUITE-TIME]")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")] = False,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder of --output.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --output, or start it.")] = False,
     limit: Annotated[int | None, typer.Option(help="At most so many training images, or pairs.")] = None,
     held_out_classes: Annotated[
         str | None, typer.Option(help="Classes kept from training, separated by commas, as outliers.")
@@ -64,10 +64,17 @@ def run(
     ] = None,
     track: Annotated[str | None, typer.Option(help="tensorboard, trackio, wandb or another of Accelerate.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Write a profiler trace of every method.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would run, and stop.")] = False,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting of the suite: training.tf32=false; repeatable."),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would run, its memory and all settings, and stop.")
+    ] = False,
 ) -> None:
     """Train and evaluate the methods of a suite, and write a run folder."""
     from gmje_bench.datasets import check_name
+    from gmje_bench.overrides import with_overrides
     from gmje_bench.runs import check_resumable, check_run_folder
     from gmje_bench.suite import load_suite
 
@@ -91,6 +98,7 @@ def run(
         workers=workers,
         online_probe=online_probe,
     )
+    chosen = with_overrides(chosen, settings or [])
     if chosen.dataset is not None:
         check_name(chosen.dataset)
     if jobs is not None and jobs < 1:
@@ -109,7 +117,14 @@ def run(
         _check_publish(publish)
     if dry_run:
         if _is_main():
-            typer.echo(_describe(name, chosen.model_dump(), folder))
+            from gmje_bench.dry_run import describe
+
+            if track is not None:
+                from gmje_bench.profiling import check_trackers
+
+                check_trackers(track)
+            required = chosen.dataset != loaded.dataset
+            typer.echo(describe(chosen, name=name, folder=folder, processes=processes, required=required))
         return
     _run(
         chosen,
@@ -352,39 +367,3 @@ def _parent_command() -> list[str]:
         return Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode(errors="replace").rstrip("\0").split("\0")
     except OSError:  # The system has no /proc, or does not let this user read it.
         return []
-
-
-def settings_lines(options: dict[str, Any]) -> list[str]:
-    """The settings of the methods that would run, a line for each method that has any."""
-    settings = {method: options["method"].get(method) for method in options["methods"]}
-    lines = [
-        f"{method}: {', '.join(f'{key} {value}' for key, value in chosen.items())}"
-        for method, chosen in settings.items()
-        if chosen
-    ]
-    return [f"{'settings' if index == 0 else '':<10} {line}" for index, line in enumerate(lines)]
-
-
-def _describe(name: str, options: dict[str, Any], folder: Path) -> str:
-    training, network, synthetic = options["training"], options["network"], options["synthetic"]
-    seeds = f"seeds      {', '.join(map(str, options['seeds']))}"
-    lines = [f"suite      {name}", seeds]
-    if options["dataset"]:
-        lines += [
-            f"dataset    {options['dataset']}"
-            + (f", at most {options['limit']} images" if options["limit"] else "")
-            + (f", without {', '.join(options['held_out_classes'])}" if options["held_out_classes"] else ""),
-            f"methods    {', '.join(options['methods'])} ({len(options['methods']) * len(options['seeds'])} runs)",
-            f"tasks      {', '.join(options['tasks'])}",
-            *settings_lines(options),
-            f"network    {network['backbone']}, embeddings of size {network['dim']}",
-            f"training   {training['epochs']} epochs, batch {training['batch_size']}, {training['optimizer']}, "
-            f"learning rate {training['learning_rate']:g}",
-        ]
-    if synthetic:
-        dims = ", ".join("their own" if dim == 0 else str(dim) for dim in synthetic["dims"])
-        lines += [
-            f"synthetic  {', '.join(synthetic['tasks'])}; dimensions: {dims}",
-            f"           {', '.join(synthetic['methods'])}; {synthetic['samples']} pairs, {synthetic['epochs']} epochs",
-        ]
-    return "\n".join([*lines, f"output     {folder}"])

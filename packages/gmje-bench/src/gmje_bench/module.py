@@ -1,5 +1,6 @@
 """The module that is trained holds a backbone, a projection head and a criterion; its forward pass gives the loss."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
@@ -8,8 +9,8 @@ from torch import Tensor, nn
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.errors import OptionError
 from gmje_bench.methods import Objective, Setting, build_objective
-from gmje_bench.suite import Suite
-from gmje_bench.views import ViewConfig, preset
+from gmje_bench.suite import Suite, Views
+from gmje_bench.views import ViewConfig, configured
 from gmje_core import Criterion, GMJEConfig, Preprocessing, diagnostics
 from gmje_core.densities.joint import JointDensity
 from gmje_core.distributed import gather_pairs
@@ -30,6 +31,7 @@ class JointEmbedding(nn.Module):
         name: The name of the method, for messages.
         config: The configuration of the :class:`gmje_core.JointEmbeddingModel` that the trained module can be saved as.
         preprocessing: How a model that was trained before wants its images.
+        views: What differs from the views that are recommended for the images.
     """
 
     def __init__(
@@ -40,9 +42,12 @@ class JointEmbedding(nn.Module):
         name: str = "",
         config: GMJEConfig | None = None,
         preprocessing: Preprocessing | None = None,
+        views: Views | None = None,
     ) -> None:
         super().__init__()
         self.name, self.config, self._preprocessing = name, config, preprocessing
+        self._views = (views or Views()).model_dump()
+        self._compiled: Callable[[Tensor], Tensor] | None = None
         self.backbone, self.projector, self.criterion = backbone, projector, objective.criterion
         self.trains, self._labels, self._symmetric = objective.trains, objective.labels, objective.symmetric
         momentum = objective.momentum
@@ -80,10 +85,24 @@ class JointEmbedding(nn.Module):
         (first, second), (first_target, second_target) = self.embed(both).chunk(2), self.target_encoder(both).chunk(2)
         return [(first, second_target), (second, first_target)]
 
+    def images_with_gradient(self, batch: int) -> int:
+        """How many views of ``batch`` images pass the encoder with gradient in a step."""
+        return batch if self.target_encoder is not None and not self._symmetric else 2 * batch
+
     def embed(self, images: Tensor) -> Tensor:
         """Embeddings ``(b, dim)`` of context views."""
-        z: Tensor = self.projector(self.backbone(images))
+        z: Tensor = self.projector(self._features(images))
         return z
+
+    def compile_backbone(self) -> None:
+        """Compile the backbone for training; evaluation passes it as it is written, whatever the size of a batch."""
+        # A compiled function is no submodule, so that the names of the state stay those of the backbone.
+        self._compiled = torch.compile(self.backbone.forward)
+
+    def _features(self, images: Tensor) -> Tensor:
+        compiled = self._compiled if self.training else None
+        features: Tensor = (compiled or self.backbone)(images)
+        return features
 
     def embed_target(self, images: Tensor) -> Tensor:
         """Embeddings ``(b, dim)`` of target views, by the moving average where there is one."""
@@ -94,14 +113,20 @@ class JointEmbedding(nn.Module):
 
     def views(self, data: ImageData) -> ViewConfig:
         """The views that the module is trained or evaluated on; a trained model normalises as it was trained."""
-        recommended = preset(data.image_size, data.channels)
+        config = configured(data.image_size, data.channels, self._views)
         if self._preprocessing is None:
-            return recommended
-        return replace(recommended, mean=self._preprocessing.image_mean, std=self._preprocessing.image_std)
+            return config
+        return replace(config, mean=self._preprocessing.image_mean, std=self._preprocessing.image_std)
 
     def density(self) -> JointDensity | None:
         """The joint density that was learned in training; ``None`` for a method without one."""
         return self.criterion.density() if isinstance(self.criterion, Criterion) else None
+
+    def critic_density(self) -> JointDensity | None:
+        """The density that the encoder was trained by, where a closing stage fitted the one that answers."""
+        if isinstance(self.criterion, Criterion) and self.criterion.consolidated.fitted:
+            return self.criterion.critic_density()
+        return None
 
     def diagnostics(self) -> dict[str, float | str]:
         """Gauges of the last global batch with their verdict; every process must call it."""
@@ -123,13 +148,13 @@ def build_module(
 ) -> JointEmbedding:
     """The module of a method; the encoder starts from the same weights for every method of a seed."""
     network = suite.network
+    # Where the size of the images is not known, they are taken for large ones.
+    small_images = network.small_stem(image_size) if image_size is not None else network.small_images is True
     torch.manual_seed(seed)
-    backbone = build_backbone(
-        network.backbone, in_channels=channels, small_images=network.small_images, image_size=image_size
-    )
+    backbone = build_backbone(network.backbone, in_channels=channels, small_images=small_images, image_size=image_size)
     objective = build_objective(method, Setting(network.dim, classes), suite.method.get(method, {}))
     if objective.model is not None:
-        return of_model(objective, method, channels, image_size)
+        return of_model(objective, method, channels, image_size, suite.views)
     torch.manual_seed(seed + 1)
     projector = ProjectionHead(
         int(backbone.num_features),  # type: ignore[arg-type]
@@ -145,7 +170,7 @@ def build_module(
             backbone=network.backbone,
             in_channels=channels,
             image_size=image_size,
-            small_images=network.small_images,
+            small_images=small_images,
             dim=network.dim,
             hidden=network.hidden,
             layers=network.layers,
@@ -154,10 +179,12 @@ def build_module(
             criterion=criterion,
             criterion_options=options,
         )
-    return JointEmbedding(backbone, projector, objective, method, config)
+    return JointEmbedding(backbone, projector, objective, method, config, views=suite.views)
 
 
-def of_model(objective: Objective, method: str, channels: int, image_size: int | None) -> JointEmbedding:
+def of_model(
+    objective: Objective, method: str, channels: int, image_size: int | None, views: Views | None = None
+) -> JointEmbedding:
     """The module of a model that was trained before; it takes the images that the model was trained for."""
     model = objective.model
     assert model is not None
@@ -169,6 +196,6 @@ def of_model(objective: Objective, method: str, channels: int, image_size: int |
             f"{method} was trained on images of {config.image_size} pixels, not {image_size}: "
             f"add --image-size {config.image_size}"
         )
-    module = JointEmbedding(model.backbone, model.projector, objective, method, config, model.preprocessing)
+    module = JointEmbedding(model.backbone, model.projector, objective, method, config, model.preprocessing, views)
     module.target_encoder = model.target_encoder
     return module

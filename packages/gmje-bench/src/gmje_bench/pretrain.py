@@ -1,8 +1,9 @@
 """Pretraining uses one loop for every method, on any number of processes."""
 
 import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from functools import partial
 
 import torch
 from accelerate import Accelerator
@@ -10,58 +11,23 @@ from torch import Tensor, nn
 
 from gmje_bench.checkpoint import Checkpoint, History, Progress
 from gmje_bench.datasets.base import ImageData
-from gmje_bench.errors import OptionError
+from gmje_bench.errors import RunFolderError
 from gmje_bench.interrupts import Interrupted, Interrupts
 from gmje_bench.module import JointEmbedding
 from gmje_bench.online_probe import OnlineProbe
+from gmje_bench.optimizers import build_optimizer, set_rate
+from gmje_bench.schedule import Schedule, learning_rate, plan
 from gmje_bench.suite import Training
 from gmje_bench.views import TwoViews
 from gmje_core import NonFiniteError
 
-__all__ = ["DivergedError", "learning_rate", "pretrain"]
+__all__ = ["DivergedError", "pretrain"]
 
 Diagnostics = dict[str, float | str]
 
 
 class DivergedError(RuntimeError):
     """The loss became NaN or infinite."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """The number of steps of a run.
-
-    Args:
-        epochs: Number of passes over the data.
-        steps_per_epoch: Number of global batches in a pass; the last incomplete one is dropped.
-    """
-
-    epochs: int
-    steps_per_epoch: int
-
-    @property
-    def total(self) -> int:
-        """The number of all steps."""
-        return self.epochs * self.steps_per_epoch
-
-
-def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
-    """Linear warm-up to ``peak``, then a cosine to zero.
-
-    Args:
-        step: The step, counted from 0.
-        total: Number of steps of the run.
-        peak: The highest learning rate.
-        warmup: Number of steps of the warm-up.
-
-    Examples:
-        >>> [round(learning_rate(s, 10, 1.0, 2), 3) for s in (0, 1, 2, 6, 9)]
-        [0.5, 1.0, 1.0, 0.5, 0.038]
-    """
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    progress = (step - warmup) / max(1, total - warmup)
-    return peak * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def pretrain(
@@ -99,29 +65,29 @@ def pretrain(
         Interrupted: a signal came; the checkpoint is written.
     """
     schedule = plan(len(data.train), training, accelerator)
-    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
-        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
-    module.to(accelerator.device).train()
+    warmup = training.warmup(schedule.steps_per_epoch)
+    module = _on_device(module, training, accelerator)
     wrapped, optimizer = accelerator.prepare(module, build_optimizer(module, training))
     views = TwoViews(module.views(data), seed)
     online = None
     if training.online_probe:
         online = OnlineProbe(module.backbone, int(module.backbone.num_features), len(data.classes))  # type: ignore[arg-type]
     progress = checkpoint.restore(module, optimizer, accelerator.scaler, online) if checkpoint else Progress()
+    _check_agreed(progress, accelerator)
+    form = torch.channels_last if training.channels_last else torch.contiguous_format
+    due = _Timer(training.checkpoint_minutes)
 
     def save() -> None:
         if checkpoint and accelerator.is_main_process:
             checkpoint.save(module, optimizer, progress, accelerator.scaler, online)
+        due.restart()
 
     for epoch in range(progress.epoch, schedule.epochs):
         order = _order(len(data.train), schedule, training, seed, epoch, accelerator)
         batches = data.train.batches(order[progress.step :], training.workers)
         for step, (images, labels, _) in enumerate(batches, start=progress.step):
-            rate = learning_rate(
-                epoch * schedule.steps_per_epoch + step, schedule.total, training.learning_rate, training.warmup_steps
-            )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            number = epoch * schedule.steps_per_epoch + step
+            set_rate(optimizer, partial(learning_rate, number, schedule.total, warmup=warmup))
             pair = views(
                 images.to(accelerator.device, non_blocking=True),
                 epoch=epoch,
@@ -130,7 +96,8 @@ def pretrain(
                 world_size=accelerator.num_processes,
             )
             try:
-                loss = wrapped(*pair, labels.to(accelerator.device, non_blocking=True))
+                context, target = (view.contiguous(memory_format=form) for view in pair)
+                loss = wrapped(context, target, labels.to(accelerator.device, non_blocking=True))
             except NonFiniteError as error:
                 raise DivergedError(f"{module.name} diverged at epoch {epoch + 1}, step {step + 1}: {error}") from error
             optimizer.zero_grad(set_to_none=True)
@@ -141,8 +108,11 @@ def pretrain(
             on_step()
             progress.losses.append(loss.detach())
             progress.step = step + 1
-            if progress.step < schedule.steps_per_epoch and interrupts:
-                _stop_where_asked(interrupts, accelerator, save)
+            if progress.step < schedule.steps_per_epoch:
+                if interrupts:
+                    _stop_where_asked(interrupts, accelerator, save)
+                if due():
+                    save()
         mean = _mean_loss(torch.stack(progress.losses), module.name, epoch, accelerator)
         report = module.diagnostics()
         if online is not None:
@@ -158,6 +128,47 @@ def pretrain(
     return progress.history
 
 
+class _Timer:
+    """Says when so many minutes have passed since the last restart; never where there is no number of minutes."""
+
+    def __init__(self, minutes: float | None) -> None:
+        self._seconds = math.inf if minutes is None else 60 * minutes
+        self.restart()
+
+    def restart(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self) -> bool:
+        return time.monotonic() - self._start >= self._seconds
+
+
+def _on_device(module: JointEmbedding, training: Training, accelerator: Accelerator) -> JointEmbedding:
+    """The module on the device, in the form that it is trained in."""
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)
+    module.to(accelerator.device).train()
+    if training.channels_last:
+        for encoder in (module.backbone, module.target_encoder):
+            if encoder is not None:
+                encoder.to(memory_format=torch.channels_last)
+    if training.compile:
+        module.compile_backbone()
+    return module
+
+
+def _check_agreed(progress: Progress, accelerator: Accelerator) -> None:
+    """Raise unless all processes go on from the same step; on several machines, the folder may not be shared."""
+    if accelerator.num_processes == 1:
+        return
+    own = torch.tensor([progress.epoch, progress.step], device=accelerator.device)
+    found = torch.as_tensor(accelerator.gather(own)).view(-1, 2)
+    if (found != found[0]).any():
+        raise RunFolderError(
+            "the processes found different checkpoints in the run folder: --output must be a folder that all machines "
+            f"share (epochs {found[:, 0].tolist()}, steps {found[:, 1].tolist()})"
+        )
+
+
 def _stop_where_asked(interrupts: Interrupts, accelerator: Accelerator, save: Callable[[], None]) -> None:
     """Stop all processes after the same step, whichever of them got the signal."""
     number = interrupts.pending
@@ -168,34 +179,6 @@ def _stop_where_asked(interrupts: Interrupts, accelerator: Accelerator, save: Ca
         save()
         accelerator.wait_for_everyone()
         raise Interrupted(number)
-
-
-def plan(images: int, training: Training, accelerator: Accelerator) -> Schedule:
-    """Check that the batch fits the data and the processes, and count the steps of the run."""
-    batch, processes = training.batch_size, accelerator.num_processes
-    if accelerator.gradient_accumulation_steps > 1:
-        raise OptionError(
-            f"gradient accumulation over {accelerator.gradient_accumulation_steps} steps was asked for, but these "
-            "losses compare the pairs of a batch with each other: accumulating small batches is not the loss of the "
-            "large one. Use more processes or a smaller --batch-size"
-        )
-    if batch % processes:
-        raise OptionError(f"--batch-size {batch} does not divide evenly over {processes} processes")
-    if batch > images:
-        raise OptionError(f"--batch-size {batch} is larger than the {images} training images")
-    return Schedule(training.epochs, images // batch)
-
-
-def build_optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """Build AdamW, or SGD with momentum 0.9, without weight decay on vectors and on parameters of the criterion."""
-    decayed: list[nn.Parameter] = []
-    free: list[nn.Parameter] = []
-    for name, parameter in module.named_parameters():
-        (free if parameter.ndim < 2 or name.startswith("criterion.") else decayed).append(parameter)
-    groups = [{"params": decayed, "weight_decay": training.weight_decay}, {"params": free, "weight_decay": 0.0}]
-    if training.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=training.learning_rate, momentum=0.9)
-    return torch.optim.AdamW(groups, lr=training.learning_rate)
 
 
 def _order(

@@ -40,12 +40,19 @@ class Protocol:
         mixture_components: Number of components of the full-covariance mixture that samples are drawn from.
         samples: Largest number of samples that are drawn from each source.
         neighbours: Number of neighbours that the reach of a point ends at, in precision, recall, density and coverage.
-        decoder_epochs: Epochs of the decoder that turns embeddings into pictures.
+        decoder_steps: Steps of training of the decoder that turns embeddings into pictures.
         classifier_epochs: Epochs of the classifier whose features compare pictures.
         consolidation_passes: How many pairs of views of each training image a density is fitted to at the end.
         consolidation_validation: Share of the training images that are set aside for the scales of that density.
         consolidation_seed: Seed of the views of the first of these passes.
         half_features: Backbone features of larger splits than this are kept in half precision.
+        density_shrinkages: Shares of the isotropic covariance that one Gaussian chooses from.
+        density_kernels: Number of pairs that get a kernel.
+        density_widths: Widths that kernels choose from, in standard deviations of a coordinate.
+        density_full: Numbers of components that the full-covariance mixture of pairs chooses from.
+        density_low_rank: Numbers of components and ranks that the mixture of factor analysers chooses from.
+        density_rows: Largest number of pairs that these two mixtures are fitted to.
+        density_rounds: Largest number of EM rounds of these two mixtures.
         feature_batch: Number of images in a chunk of feature extraction, the same for any number of processes.
     """
 
@@ -75,12 +82,19 @@ class Protocol:
     mixture_components: int = 10
     samples: int = 2000
     neighbours: int = 5
-    decoder_epochs: int = 6
+    decoder_steps: int = 600
     classifier_epochs: int = 3
     consolidation_passes: int = 4
     consolidation_validation: float = 0.1
     consolidation_seed: int = 2**21
     half_features: int = 200_000
+    density_shrinkages: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
+    density_kernels: int = 2000
+    density_widths: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)
+    density_full: tuple[int, ...] = (5, 10, 20)
+    density_low_rank: tuple[tuple[int, int], ...] = ((20, 16), (32, 32))
+    density_rows: int = 9000
+    density_rounds: int = 10
     feature_batch: int = 250
 
     def to_dict(self) -> dict[str, Any]:

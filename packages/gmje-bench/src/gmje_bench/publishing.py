@@ -127,14 +127,16 @@ def calibration_of(folder: Path, record: Record) -> "Calibration | None":
     error = record.metrics.get("conditional_ece")
     if error is None or record.artifacts is None or not (folder / record.artifacts).is_file():
         return None
+    names = ("uncertainty.reliability.conditional.learned", "uncertainty.hpd_histogram.learned")
     with safe_open(folder / record.artifacts, "np") as tensors:
-        curve = tensors.get_tensor("uncertainty.reliability.conditional.learned")
-        pairs = tensors.get_tensor("uncertainty.hpd_histogram.learned").sum()
+        if not set(names) <= set(tensors.keys()):
+            return None
+        curve, histogram = (tensors.get_tensor(name) for name in names)
     nominal, actual = min(curve[:, :2].tolist(), key=lambda row: abs(row[0] - REGION))
     return Calibration(
         level=round(nominal, 2),
         coverage=float(actual),
-        pairs=int(pairs),
+        pairs=int(histogram.sum()),
         error=float(error),
         factor=float(record.choices.get("conditional_factor", 1.0)),
     )

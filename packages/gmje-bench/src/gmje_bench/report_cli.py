@@ -19,7 +19,10 @@ def report(
         str | None, typer.Option(help="Test the others against this method.  [default: the best]")
     ] = None,
 ) -> None:
-    """Write a run's results as one HTML page, and as Markdown, CSV and Parquet beside it."""
+    """Write a run's results as one HTML page, and as Markdown, CSV and Parquet beside it.
+
+    The exit status is 1 where a section of the page failed; the page says which, and everything else is written.
+    """
     from gmje_bench.report.page import Paths, write_report
     from gmje_bench.runs.reading import read_run
 
@@ -28,10 +31,13 @@ def report(
     if not paths.html.parent.is_dir():
         raise OptionError(f"--output {output}: there is no folder {paths.html.parent}")
     try:
-        write_report(found, paths, reference=reference)
+        broken = write_report(found, paths, reference=reference)
     except OSError as error:
         raise RunFolderError(f"cannot write {paths.html}: {error.strerror or error}") from error
     typer.echo(f"{paths.html} ({paths.html.stat().st_size / 2**20:.1f} MiB); {paths.csv.name}, {paths.parquet.name}")
+    if broken:
+        typer.echo(f"left out of {paths.html.name}: {'; '.join(broken)}", err=True)
+        raise typer.Exit(1)
 
 
 def compare(

@@ -1,141 +1,50 @@
 """Suites say what to run; they are read from TOML files and validated to the last key. Free of torch."""
 
-import tomllib
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self, get_args
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, Field, ValidationError, field_validator, model_validator
 
 from gmje_bench.errors import BenchError, OptionError, SuiteError, did_you_mean
 from gmje_bench.methods import check_methods
 from gmje_bench.methods.settings import with_settings
+from gmje_bench.suite_files import read_suite, suite_names
+from gmje_bench.suite_sections import (
+    BACKBONES,
+    RIVALS,
+    SYNTHETIC_TASKS,
+    MixedPrecision,
+    Network,
+    Positive,
+    Strict,
+    Synthetic,
+    Training,
+    Views,
+    choice,
+)
 from gmje_bench.tasks import TASKS
 
 __all__ = [
     "BACKBONES",
     "RIVALS",
+    "SECTIONS",
     "SYNTHETIC_TASKS",
     "MixedPrecision",
     "Network",
     "Suite",
     "Synthetic",
     "Training",
-    "check_precision",
+    "Views",
     "load_suite",
     "suite_names",
+    "validated",
 ]
 
-MixedPrecision = Literal["no", "bf16", "fp16"]
-Positive = Annotated[int, Field(ge=1)]
-
-#: The names that ``gmje_core.models.backbones.backbone_names`` gives, written out so that torch is not needed.
-BACKBONES = ("smallconv", "resnet18", "resnet34", "resnet50")
-#: The names of the tasks and rivals in ``gmje_bench.alignment``, written out for the same reason.
-SYNTHETIC_TASKS = ("mixture", "inverse-sine", "crossing", "two-moons", "pinwheel", "ring", "band", "robot-arm")
-RIVALS = ("mse", "gje", "gmje", "mdn")
+#: The sections of a suite, except for the settings of methods, whose keys are the methods' own.
+SECTIONS: dict[str, type[Strict]] = {"network": Network, "views": Views, "training": Training, "synthetic": Synthetic}
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Network(_Strict):
-    """The encoder, the same for every method.
-
-    Attributes:
-        backbone: A name that ``gmje_core.models.backbones.build_backbone`` takes.
-        small_images: A ResNet stem for images of about 32 pixels.
-        hidden: Width of the projection head.
-        dim: Embedding size.
-        layers: Number of linear layers of the projection head.
-    """
-
-    backbone: str = "resnet18"
-    small_images: bool = False
-    hidden: Positive = 2048
-    dim: Positive = 128
-    layers: Positive = 2
-
-    @field_validator("backbone")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in BACKBONES and not name.startswith("timm:"):
-            raise ValueError(f"unknown backbone {name!r}{did_you_mean(name, [*BACKBONES, 'timm:NAME'])}")
-        return name
-
-
-class Training(_Strict):
-    """The budget and the optimiser, the same for every method.
-
-    Attributes:
-        epochs: Number of passes over the training images.
-        batch_size: Number of images in a global batch, over all processes.
-        optimizer: ``adamw`` or ``sgd`` (momentum 0.9).
-        learning_rate: Learning rate at the end of the warm-up; a cosine takes it to zero.
-        weight_decay: Weight decay of all parameters but biases and those of normalisation and density.
-        warmup_steps: Number of steps of the linear warm-up.
-        mixed_precision: ``no``, ``bf16`` or ``fp16``; densities stay in float32.
-        workers: Number of processes that decode images of folders and tables.
-        mixed_evaluation: Whether features that tasks see are computed in the mixed precision of training too.
-        online_probe: Whether a linear classifier of detached features is trained along, which changes no other number.
-    """
-
-    epochs: Positive = 100
-    batch_size: Annotated[int, Field(ge=2)] = 256
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-3
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
-    warmup_steps: Annotated[int, Field(ge=0)] = 100
-    mixed_precision: MixedPrecision = "no"
-    workers: Annotated[int, Field(ge=0)] = 0
-    mixed_evaluation: bool = False
-    online_probe: bool = False
-
-
-def _choice(name: str, kind: str, choices: tuple[str, ...]) -> str:
-    if name not in choices:
-        raise ValueError(f"unknown {kind} {name!r}{did_you_mean(name, choices)}")
-    return name
-
-
-class Synthetic(_Strict):
-    """Conditional densities on fixed embeddings, measured against a known truth.
-
-    Attributes:
-        tasks: Names in :data:`SYNTHETIC_TASKS`.
-        methods: Names in :data:`RIVALS`.
-        dims: Sizes that both views are lifted to; 0 for the tasks' own one or two dimensions.
-        samples: Number of training pairs; lifted tasks get two and a half times as many.
-        epochs: Number of epochs of the networks.
-    """
-
-    tasks: Annotated[list[str], Field(min_length=1)] = list(SYNTHETIC_TASKS)
-    methods: Annotated[list[str], Field(min_length=1)] = list(RIVALS)
-    dims: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
-    samples: Annotated[int, Field(ge=100)] = 20_000
-    epochs: Positive = 20
-
-    @field_validator("tasks")
-    @classmethod
-    def _known_tasks(cls, names: list[str]) -> list[str]:
-        return [_choice(name, "task", SYNTHETIC_TASKS) for name in names]
-
-    @field_validator("methods")
-    @classmethod
-    def _known_methods(cls, names: list[str]) -> list[str]:
-        return [_choice(name, "method", RIVALS) for name in names]
-
-    @field_validator("dims")
-    @classmethod
-    def _room(cls, dims: list[int]) -> list[int]:
-        for dim in dims:
-            if dim == 1:
-                raise ValueError("tasks are lifted to at least 2 dimensions (0 leaves their own)")
-        return dims
-
-
-class Suite(_Strict):
+class Suite(BaseModel):
     """A validated suite: methods trained on images and evaluated by tasks, or synthetic tasks, or both.
 
     Attributes:
@@ -149,11 +58,14 @@ class Suite(_Strict):
             their test images as outliers.
         image_size: Side in pixels of the images that networks see; where missing, the side of the dataset's images.
         network: See :class:`Network`.
+        views: See :class:`Views`.
         training: See :class:`Training`.
         method: The full settings of every method, by its name; a file holds only what differs from
             ``gmje_bench/methods/settings.toml``.
         synthetic: See :class:`Synthetic`.
     """
+
+    model_config = Strict.model_config
 
     summary: str
     dataset: str | None = None
@@ -164,6 +76,7 @@ class Suite(_Strict):
     held_out_classes: list[str] = []
     image_size: Positive | None = None
     network: Network = Network()
+    views: Views = Views()
     training: Training = Training()
     method: dict[str, dict[str, str | int | float | bool]] = {}
     synthetic: Synthetic | None = None
@@ -171,7 +84,7 @@ class Suite(_Strict):
     @field_validator("tasks")
     @classmethod
     def _known_tasks(cls, names: list[str]) -> list[str]:
-        return [_choice(name, "task", tuple(TASKS)) for name in names]
+        return [choice(name, "task", tuple(TASKS)) for name in names]
 
     @model_validator(mode="after")
     def _something_to_do(self) -> Self:
@@ -205,7 +118,7 @@ class Suite(_Strict):
             if value is None:
                 continue
             self._section(values, key)[_SYNTHETIC_KEYS.get(key, key) if self.dataset is None else key] = value
-        return _validated(values, None)
+        return validated(values, "options")
 
     def _section(self, values: dict[str, Any], key: str) -> dict[str, Any]:
         """The section that a key belongs to; a suite without images has only the synthetic one."""
@@ -223,34 +136,6 @@ class Suite(_Strict):
 _SYNTHETIC_KEYS = {"tasks": "tasks", "methods": "methods", "epochs": "epochs", "limit": "samples"}
 
 
-def check_precision(name: str) -> MixedPrecision:
-    """A precision by its name.
-
-    Raises:
-        OptionError: there is no such precision.
-
-    Examples:
-        >>> check_precision("bf16")
-        'bf16'
-    """
-    for known in get_args(MixedPrecision):
-        if known == name:
-            found: MixedPrecision = known
-            return found
-    raise OptionError(f"--mixed-precision must be no, bf16 or fp16, got {name!r}")
-
-
-def suite_names() -> list[str]:
-    """Names of the suites in the package.
-
-    Examples:
-        >>> suite_names()
-        ['all', 'sampling', 'smoke', 'synthetic', 'vision']
-    """
-    folder = resources.files("gmje_bench") / "suites"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
-
-
 def load_suite(name: str) -> Suite:
     """Load a suite by its name, or from a path that ends in ``.toml``.
 
@@ -265,34 +150,40 @@ def load_suite(name: str) -> Suite:
         ...
         gmje_bench.errors.SuiteError: unknown suite 'vison'; did you mean vision? ...
     """
-    if name.endswith(".toml"):
-        try:
-            content = Path(name).expanduser().read_bytes()
-        except OSError as error:
-            raise SuiteError(f"cannot read the suite file {name}: {error.strerror or error}") from error
-    elif name in suite_names():
-        content = (resources.files("gmje_bench") / "suites" / f"{name}.toml").read_bytes()
-    else:
-        raise SuiteError(f"unknown suite {name!r}{did_you_mean(name, suite_names())}")
-    try:
-        values = tomllib.loads(content.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SuiteError(f"suite {name} is not valid TOML: {error}") from error
-    return _validated(values, f"suite {name}")
+    return validated(read_suite(name), "file", f"suite {name}: ")
 
 
-def _validated(values: dict[str, Any], source: str | None) -> Suite:
-    """Validate a suite; errors name a key of ``source``, or an option of the command line where there is no source."""
-    kind: type[BenchError] = OptionError if source is None else SuiteError
-    prefix = "" if source is None else f"{source}: "
+Source = Literal["file", "options", "settings"]
+# How a key is named to who wrote it: in a file, as an option of the command line, and in --set.
+_NAMES: dict[Source, Callable[[str], str]] = {
+    "file": lambda key: key,
+    "options": lambda key: "--" + {"samples": "limit"}.get(key.split(".")[-1], key.split(".")[-1]).replace("_", "-"),
+    "settings": lambda key: f"--set {key}",
+}
+
+
+def validated(values: dict[str, Any], source: Source, prefix: str = "") -> Suite:
+    """Validate a suite.
+
+    Args:
+        values: The suite as plain data.
+        source: Where the values were changed last; mistakes are named as they are written there.
+        prefix: What messages begin with.
+
+    Raises:
+        SuiteError: a key of a file is unknown or out of range.
+        OptionError: an option or a setting of the command line is, or a method is unknown.
+    """
+    kind: type[BenchError] = SuiteError if source == "file" else OptionError
+    named = _NAMES[source]
     try:
         suite = Suite.model_validate(values)
     except ValidationError as error:
-        raise kind(prefix + _explain(error, options=source is None)) from error
+        raise kind(prefix + _explain(error, named)) from error
     check_methods([*suite.methods, *suite.method])
     for key in ("methods", "tasks"):
         if suite.dataset is not None and not getattr(suite, key):
-            raise kind(f"{prefix}{key if source else '--' + key}: at least one is needed")
+            raise kind(f"{prefix}{named(key)}: at least one is needed")
     lists: dict[str, list[Any]] = {
         key: getattr(suite, key) for key in ("methods", "tasks", "seeds", "held_out_classes")
     }
@@ -300,30 +191,44 @@ def _validated(values: dict[str, Any], source: str | None) -> Suite:
         lists |= {f"synthetic.{key}": getattr(suite.synthetic, key) for key in ("methods", "tasks", "dims")}
     for key, chosen in lists.items():
         if len(set(chosen)) < len(chosen):
-            key = key if source else key.removeprefix("synthetic.")
-            key = f"--{key.replace('_', '-')}" if source is None else key
-            raise kind(f"{prefix}{key} must not repeat, got {', '.join(map(str, chosen))}")
+            raise kind(f"{prefix}{named(key)} must not repeat, got {', '.join(map(str, chosen))}")
     return suite if suite.dataset is None else suite.model_copy(update={"method": with_settings(suite.method)})
 
 
-def _explain(error: ValidationError, *, options: bool) -> str:
+def _explain(error: ValidationError, named: Callable[[str], str]) -> str:
     """The first mistake, in one line that names the key and what would be right."""
     first = error.errors()[0]
-    place = [str(part) for part in first["loc"]]
-    if place[:1] == ["method"]:
-        place = place[:3]  # The rest of the place names the types that an option may have.
+    # The rest of a place names the entry of a list, or the types that a value may have.
+    depth = 3 if first["loc"][:1] == ("method",) else 2 if first["loc"][:1] and first["loc"][0] in SECTIONS else 1
+    place = [str(part) for part in first["loc"]][:depth]
     key = ".".join(place)
+    model: type[BaseModel] = SECTIONS.get(place[0], Suite) if len(place) > 1 else Suite
     if first["type"] == "extra_forbidden":
-        sections: dict[str, type[BaseModel]] = {"network": Network, "training": Training, "synthetic": Synthetic}
-        fields = (sections.get(place[0], Suite) if len(place) > 1 else Suite).model_fields
-        return f"unknown key {key!r}{did_you_mean(place[-1], fields)}"
+        return f"unknown key {key!r}{did_you_mean(place[-1], model.model_fields)}"
     if first["type"] == "missing":
         return f"missing key {key!r}"
-    if options:  # the keys that the command line sets are top-level or in a section, and lists have numbered entries
-        key = next((part for part in place if part not in ("network", "training", "synthetic")), "")
-        key = "--" + {"samples": "limit"}.get(key, key).replace("_", "-")
-    if len(place) == 3 and place[0] == "method":
+    key = named(key)
+    if len(place) == 3:
         return f"{key} must be a number, a text, true or false, got {first['input']!r}"
     if first["type"] == "value_error":
         return f"{key}: {first['ctx']['error']}" if place else str(first["ctx"]["error"])
-    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}"
+    limits = _limits(model, place[-1])
+    # pydantic's message names one end of the range, or none where the type is wrong.
+    allowed = (
+        f" (allowed: {' and '.join(limits)})" if len(limits) > 1 or (limits and "than" not in first["msg"]) else ""
+    )
+    return f"{key}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}{allowed}"
+
+
+def _limits(model: type[BaseModel], field: str) -> list[str]:
+    """The ends of the range that the numbers of a field lie in.
+
+    Examples:
+        >>> _limits(Views, "hue"), _limits(Training, "optimizer")
+        (['>= 0', '<= 0.5'], [])
+    """
+    schema = model.model_json_schema()["properties"][field]
+    parts = [schema, *schema.get("anyOf", [])]
+    parts += [part["items"] for part in parts if "items" in part]
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    return [f"{sign} {part[name]:g}" for name, sign in signs.items() for part in parts if name in part]

@@ -259,7 +259,8 @@ class Evaluation(StrictForm):
             values = dict(values)
             if "dataset" in values:
                 values["dataset"] = Dataset.from_dict(values["dataset"])
-            if values.get("calibration") is not None:
+            # Files of before calibrations were measured hold none.
+            if values.setdefault("calibration", None) is not None:
                 values["calibration"] = Calibration.from_dict(values["calibration"])
             if isinstance(values.get("scores"), list):
                 values["scores"] = [Score.from_dict(score) for score in values["scores"]]

@@ -30,7 +30,9 @@ def draw_alignment(pictures: list[Picture], records: list[AlignmentRecord], path
         records: Records of the same tasks and seed, for the KL above each panel.
         path: The PNG file to write.
     """
-    columns = list(dict.fromkeys(name for picture in pictures for name in picture.samples))
+    # A file keeps the panels by name, so that their order is not that of the methods.
+    drawn = {name for picture in pictures for name in picture.samples}
+    columns = [name for name in (TRUTH, *RIVALS) if name in drawn]
     figure = Figure(figsize=(2.5 * len(columns) + 0.6, 2.35 * len(pictures) + 0.9), layout="constrained")
     grid = figure.subplots(len(pictures), len(columns), squeeze=False)
     for row, picture in enumerate(pictures):

@@ -3,79 +3,27 @@ r"""The rivals: each fits fixed pairs of embeddings and answers with the distrib
 All get the same training pairs; those that need it set a tenth of them aside to stop on. None sees the truth.
 """
 
-import copy
 import math
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor
 
-from gmje_bench.alignment.truths import seeded
+from gmje_bench.alignment.conditional import Conditional
+from gmje_bench.alignment.flow import fit_flow
+from gmje_bench.alignment.networks import fit_mdn, fit_mse
+from gmje_bench.alignment.training import split
 from gmje_bench.errors import OptionError, did_you_mean
-from gmje_core import GaussianMixture, JointGaussianMixture
-from gmje_core.criteria.mdn import GMJEMDN
-from gmje_core.densities.covariance import FullCovariance
+from gmje_core import JointGaussianMixture
 from gmje_core.errors import ConvergenceWarning
 from gmje_core.estimator import JointEmbeddingMixture
-from gmje_core.linalg import safe_cholesky
 
-__all__ = ["RIVALS", "Conditional", "Rival", "fit_gje", "fit_gmje", "fit_mdn", "fit_mse", "get_rival"]
+__all__ = ["RIVALS", "Rival", "fit_gje", "fit_gmje", "fit_mdn", "fit_mse", "get_rival"]
 
-_VALIDATION = 0.1
-_RATE, _HIDDEN, _LAYERS = 4e-3, 64, 2
-#: Numbers of components that GMJE tries, upwards, until BIC gets worse.
-_GMJE_COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
-# Target sizes up to which the network's covariances are full, and rows evaluated at once.
-_FULL, _ROWS = 4, 1000
-
-
-class Conditional:
-    r"""A fitted conditional, asked as a truth is; :math:`z_t = \text{center} + A w` with a mixture of ``w``.
-
-    Args:
-        posterior: A function from contexts ``(n, d_c)`` to the mixture of ``w``, of batch shape ``(n,)``.
-        affine: The centre ``(d_t,)`` and the invertible ``A``, ``(d_t, d_t)``, where the mixture is of whitened
-            targets.
-
-    Examples:
-        >>> joint = JointGaussianMixture.from_moments(torch.ones(1), torch.zeros(1, 2), torch.eye(2)[None], 1)
-        >>> Conditional(joint.condition).log_prob(torch.zeros(3, 1), torch.zeros(3, 1))
-        tensor([-0.9189, -0.9189, -0.9189])
-    """
-
-    def __init__(
-        self, posterior: Callable[[Tensor], GaussianMixture], affine: tuple[Tensor, Tensor] | None = None
-    ) -> None:
-        self._posterior, self._affine = posterior, affine
-
-    @torch.no_grad()
-    def log_prob(self, target: Tensor, context: Tensor) -> Tensor:
-        """Log-density ``(..., n)`` in nats of targets ``(..., n, d_t)`` given contexts ``(n, d_c)``."""
-        constant: Tensor | float = 0.0
-        if self._affine is not None:
-            target = _whiten(target, *self._affine)
-            constant = torch.linalg.slogdet(self._affine[1]).logabsdet
-        parts = zip(target.split(_ROWS, dim=-2), context.split(_ROWS), strict=True)
-        return torch.cat([self._posterior(c).log_prob(t.to(c.dtype)) for t, c in parts], dim=-1) - constant
-
-    @torch.no_grad()
-    def sample_target(self, context: Tensor, count: int, generator: Generator) -> Tensor:
-        """Draw targets ``(count, n, d_t)`` of contexts ``(n, d_c)``."""
-        with seeded(generator):
-            return self._restore(torch.cat([self._posterior(c).sample((count,)) for c in context.split(_ROWS)], dim=1))
-
-    @torch.no_grad()
-    def mean(self, context: Tensor) -> Tensor:
-        """Conditional means ``(n, d_t)`` of contexts ``(n, d_c)``."""
-        return self._restore(torch.cat([self._posterior(c).mean for c in context.split(_ROWS)]))
-
-    def _restore(self, w: Tensor) -> Tensor:
-        if self._affine is None:
-            return w
-        center, matrix = self._affine
-        return center + w.to(matrix) @ matrix.mT
+# Numbers of components that GMJE tries, upwards; each has so many pairs at least.
+_GMJE_COMPONENTS, _GMJE_ROWS = (4, 16, 48), 20
 
 
 class Rival(NamedTuple):
@@ -107,39 +55,6 @@ def get_rival(name: str) -> Rival:
     return RIVALS[name]
 
 
-def fit_mse(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditional:
-    """Least-squares regression by a small network; as a density, a Gaussian with the residuals' covariance.
-
-    Args:
-        context: ``(N, d_c)``.
-        target: ``(N, d_t)``.
-        epochs: Largest number of passes over the pairs.
-        seed: Seed of the split, of the network's start and of the order of the pairs.
-
-    Returns:
-        The conditional: one Gaussian around the prediction. Its covariance is that of the pairs set aside.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        body: list[nn.Module] = []
-        for index in range(_LAYERS):
-            body += [nn.Linear(_HIDDEN if index else context.shape[1], _HIDDEN), nn.SiLU()]
-        network = nn.Sequential(*body, nn.Linear(_HIDDEN, target.shape[1]))
-    center, scale = context.mean(dim=0), context.std()
-
-    def predict(z: Tensor) -> Tensor:
-        prediction: Tensor = network((z - center) / scale)
-        return prediction
-
-    aside = _train(network, lambda c, t: (predict(c) - t).square().sum(dim=1).mean(), context, target, epochs, seed)
-    with torch.no_grad():
-        residuals = (target[aside] - predict(context[aside])).double()
-        second_moment = residuals.T @ residuals / len(residuals)
-        covariance = FullCovariance(safe_cholesky(second_moment).float().unsqueeze(0))
-
-    return Conditional(lambda z: GaussianMixture(torch.zeros(1), predict(z).unsqueeze(1), covariance))
-
-
 def fit_gje(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditional:
     """One joint Gaussian with the moments of the pairs: the maximum of likelihood, in closed form.
 
@@ -152,103 +67,34 @@ def fit_gje(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditio
 
 
 def fit_gmje(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditional:
-    """A joint mixture with full covariances, by EM; the number of components by BIC.
+    """A joint mixture with full covariances in the directions that matter, by EM.
+
+    The number of components grows as long as the targets set aside, which EM does not see, become likelier given their
+    contexts, by more than the standard error of that gain.
 
     Arguments and result are those of :func:`fit_mse`; EM runs until it converges, whatever the epochs.
     """
-    best, least = None, math.inf
+    aside, rest = split(len(context), torch.Generator().manual_seed(seed))
+    best: Conditional | None = None
+    highest = torch.empty(0)
     for components in _GMJE_COMPONENTS:
-        if components * (context.shape[1] + target.shape[1] + 1) > len(context):
+        if components * _GMJE_ROWS > len(rest):
             break
-        density = JointEmbeddingMixture(components, max_iter=200, tol=1e-4, random_state=seed)
+        density = JointEmbeddingMixture(
+            components, subspace="auto", max_iter=60, tol=2e-4, dtype="float32", random_state=seed
+        )
         with warnings.catch_warnings():
             # A mixture whose likelihood could still rise is good enough.
             warnings.simplefilter("ignore", ConvergenceWarning)
-            density.fit(context, target)
-        bic = density.bic(context, target)
-        if bic >= least:
+            density.fit(context[rest], target[rest])
+        fitted = Conditional(density.density_.condition)
+        log_prob = fitted.log_prob(target[aside], context[aside]).double()
+        gain = log_prob - highest if best is not None else torch.ones(2)
+        if float(gain.mean()) <= float(gain.std()) / math.sqrt(len(gain)):
             break
-        best, least = density, bic
+        best, highest = fitted, log_prob
     assert best is not None
-    return Conditional(best.density_.condition)
-
-
-def fit_mdn(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditional:
-    """GMJE-MDN on fixed embeddings: a mixture density network, on targets whitened by their principal axes.
-
-    Whitening is a change of variables, exact in the density, which makes directions of little variance as easy to
-    learn as the others. Conditional covariances are full up to four dimensions, low-rank plus diagonal beyond.
-
-    Arguments and result are those of :func:`fit_mse`.
-    """
-    size = target.shape[1]
-    large = size > _FULL
-    affine = _principal_axes(target)
-    whitened = _whiten(target, *affine).to(target.dtype)
-    criterion = GMJEMDN(
-        dim=(context.shape[1], size),
-        components=8 if large else 12,
-        covariance_type="low_rank" if large else "full" if size > 1 else "diag",
-        rank=2,
-        hidden=_HIDDEN,
-        hidden_layers=_LAYERS,
-        objective="nll",
-        context_components=1,
-        seed=seed,
-        check_every=0,
-    )
-    _train(criterion, criterion, context, whitened, epochs, seed, batch=512 if large else 256)
-    return Conditional(criterion.condition, affine)
-
-
-def _principal_axes(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Centre, and the matrix whose columns are principal axes as long as the deviations along them; float64."""
-    center = z.double().mean(dim=0)
-    variances, axes = torch.linalg.eigh(torch.cov(z.double().T, correction=0).view(z.shape[1], z.shape[1]))
-    return center, axes * variances.clamp_min(1e-12 * variances.max()).sqrt()
-
-
-def _whiten(z: Tensor, center: Tensor, matrix: Tensor) -> Tensor:
-    whitened: Tensor = torch.linalg.solve(matrix, (z - center).to(matrix).unsqueeze(-1)).squeeze(-1)
-    return whitened
-
-
-def _train(
-    module: nn.Module,
-    loss_of: Callable[[Tensor, Tensor], Tensor],
-    context: Tensor,
-    target: Tensor,
-    epochs: int,
-    seed: int,
-    batch: int = 256,
-) -> Tensor:
-    """Adam with a cosine to zero; keeps the parameters that were best on the pairs set aside, which it returns."""
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(context), generator=generator)
-    held = max(2, int(_VALIDATION * len(order)))
-    aside, rest = order[:held], order[held:]
-    batch = min(batch, len(rest))
-    steps = epochs * (len(rest) // batch)
-    optimizer = torch.optim.Adam(module.parameters(), lr=_RATE)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    least, best = math.inf, copy.deepcopy(module.state_dict())
-    for _ in range(epochs):
-        module.train()
-        shuffled = rest[torch.randperm(len(rest), generator=generator)]
-        for index in shuffled[: len(rest) // batch * batch].split(batch):
-            loss = loss_of(context[index], target[index])
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 5.0)
-            optimizer.step()
-            schedule.step()
-        module.eval()
-        with torch.no_grad():
-            score = float(loss_of(context[aside], target[aside]))
-        if score < least:
-            least, best = score, copy.deepcopy(module.state_dict())
-    module.load_state_dict(best)
-    return aside
+    return best
 
 
 #: All rivals by name, in the order of tables and pictures.
@@ -259,5 +105,6 @@ RIVALS: dict[str, Rival] = {
         Rival("gje", "GJE", fit_gje),
         Rival("gmje", "GMJE", fit_gmje),
         Rival("mdn", "GMJE-MDN", fit_mdn),
+        Rival("flow", "spline flow", fit_flow),
     )
 }

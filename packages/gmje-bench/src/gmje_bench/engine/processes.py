@@ -7,11 +7,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
+from accelerate.utils import InitProcessGroupKwargs, broadcast
 
 from gmje_bench.errors import BenchError, OptionError, RunFolderError
 
-__all__ = ["on_main", "start_accelerator"]
+__all__ = ["agreed_folder", "on_main", "set_tf32", "start_accelerator"]
+
+#: Longest path in bytes that Linux takes.
+LONGEST_PATH = 4096
 
 
 def start_accelerator(mixed_precision: str, *, tracker: str | None, folder: Path, processes: int | None) -> Accelerator:
@@ -40,6 +43,26 @@ def start_accelerator(mixed_precision: str, *, tracker: str | None, folder: Path
         raise OptionError(str(error)) from error
     check_world(accelerator, processes)
     return accelerator
+
+
+def agreed_folder(accelerator: Accelerator, folder: Path) -> Path:
+    """The run folder of the main process, for all processes: its name may hold a time, which they read apart.
+
+    Args:
+        accelerator: Knows the processes, all of which must call this function.
+        folder: The folder that this process was given.
+    """
+    if accelerator.num_processes == 1:
+        return folder
+    # A tensor of bytes, because Accelerate would send an object as a pickle.
+    name = os.fsencode(folder)[:LONGEST_PATH].ljust(LONGEST_PATH, b"\0")
+    agreed = torch.as_tensor(broadcast(torch.tensor(list(name), device=accelerator.device), from_process=0))
+    return Path(os.fsdecode(bytes(agreed.tolist()).rstrip(b"\0")))
+
+
+def set_tf32(allowed: bool) -> None:
+    """Say whether GPUs may compute float32 convolutions in TF32; matrix products, which densities need, never are."""
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def launched_processes() -> int:

@@ -7,6 +7,7 @@ every epoch, and what has finished is not done again when a run is resumed.
 import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from typing import Any
 
 from accelerate import Accelerator
@@ -14,17 +15,18 @@ from accelerate import Accelerator
 from gmje_bench.datasets import load_dataset
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.engine.output import draw
-from gmje_bench.engine.processes import on_main, start_accelerator
+from gmje_bench.engine.processes import agreed_folder, on_main, set_tf32, start_accelerator
 from gmje_bench.engine.state import Launch, RunState
 from gmje_bench.engine.synthetic import run_synthetic
-from gmje_bench.engine.trial import build, run_trial
+from gmje_bench.engine.trial import run_trial
 from gmje_bench.interrupts import Interrupts
 from gmje_bench.methods import METHODS
-from gmje_bench.pretrain import plan
+from gmje_bench.preview import DataShape, check_builds, precision, resolved
 from gmje_bench.profiling import check_trackers
 from gmje_bench.progress import Reporter
 from gmje_bench.resume import take_up
 from gmje_bench.runs import Results, create_run_folder, read_results, write_results
+from gmje_bench.schedule import plan
 from gmje_bench.suite import Suite
 
 __all__ = ["run"]
@@ -46,9 +48,12 @@ def run(suite: Suite, launch: Launch) -> Results:
     """
     check_trackers(launch.track)
     accelerator = start_accelerator(
-        suite.training.mixed_precision, tracker=launch.track, folder=launch.output, processes=launch.processes
+        precision(suite), tracker=launch.track, folder=launch.output, processes=launch.processes
     )
-    state = RunState(suite, launch, accelerator, prepare_data(suite, accelerator))
+    launch = replace(launch, output=agreed_folder(accelerator, launch.output))
+    set_tf32(suite.training.tf32)
+    suite, data = prepare(suite, accelerator)
+    state = RunState(suite, launch, accelerator, data)
     on_main(accelerator, lambda: open_folder(state))
     if accelerator.num_processes > 1 and launch.mode == "resume":
         state.results = read_results(launch.output)  # The main process has brought them up to date.
@@ -68,10 +73,10 @@ def run(suite: Suite, launch: Launch) -> Results:
     return state.results
 
 
-def prepare_data(suite: Suite, accelerator: Accelerator) -> ImageData | None:
-    """Load the images and try to build every method, so that a wrong option shows before an hour of training."""
+def prepare(suite: Suite, accelerator: Accelerator) -> tuple[Suite, ImageData | None]:
+    """Load the images, resolve the suite and try to build every method: a wrong option shows before training does."""
     if suite.dataset is None:
-        return None
+        return resolved(suite, None), None
     with accelerator.local_main_process_first():  # One process of a machine downloads, not all of them.
         data = load_dataset(
             suite.dataset,
@@ -79,12 +84,11 @@ def prepare_data(suite: Suite, accelerator: Accelerator) -> ImageData | None:
             limit=suite.limit,
             held_out_classes=suite.held_out_classes,
         )
+    shape = DataShape.of(data)
+    suite = resolved(suite, shape)
     plan(len(data.train), suite.training, accelerator)
-    for method in suite.methods:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            build(method, suite, data, suite.seeds[0])
-    return data
+    check_builds(suite, shape)
+    return suite, data
 
 
 def open_folder(state: RunState) -> None:

@@ -10,7 +10,6 @@ from accelerate.utils import set_seed
 
 from gmje_bench.checkpoint import Checkpoint
 from gmje_bench.consolidation import consolidate, needs_consolidation
-from gmje_bench.datasets.base import ImageData
 from gmje_bench.engine.output import save_tensors, write_text
 from gmje_bench.engine.processes import on_main
 from gmje_bench.engine.state import RunState
@@ -18,28 +17,20 @@ from gmje_bench.errors import BenchError, OptionError, RunFolderError
 from gmje_bench.evaluation.measure import Clock, autocast_type, measure
 from gmje_bench.interrupts import Interrupts
 from gmje_bench.methods import METHODS
-from gmje_bench.module import JointEmbedding, build_module
+from gmje_bench.module import JointEmbedding
 from gmje_bench.pretrain import Diagnostics, DivergedError, pretrain
+from gmje_bench.preview import DataShape, build
 from gmje_bench.profiling import profiled
 from gmje_bench.progress import Reporter
 from gmje_bench.runs import PRETRAINED, Record, finite
-from gmje_bench.suite import Suite
 from gmje_core import GMJEError
 
-__all__ = ["build", "run_trial"]
+__all__ = ["run_trial"]
 
 logger = logging.getLogger(__name__)
 
 # These errors come from numbers that all processes hold, so that all processes raise them.
 RAISED_BY_ALL = (DivergedError, GMJEError, OptionError)
-
-
-def build(method: str, suite: Suite, data: ImageData, seed: int) -> JointEmbedding:
-    """Build what a method trains; an option that the core refuses is an :class:`OptionError`."""
-    try:
-        return build_module(method, suite, data.channels, seed, classes=len(data.classes), image_size=data.image_size)
-    except GMJEError as error:
-        raise OptionError(str(error)) from error
 
 
 def run_trial(state: RunState, method: str, seed: int, reporter: Reporter, interrupts: Interrupts) -> None:
@@ -96,7 +87,7 @@ def train_and_evaluate(
     assert data is not None
     method, seed = record.method, record.seed
     set_seed(seed)
-    module = build(method, suite, data, seed).to(accelerator.device)
+    module = build(method, suite, DataShape.of(data), seed).to(accelerator.device)
     if module.trains:
         reporter.stage(f"{method} seed {seed}: training")
         train(state, module, record, checkpoint, reporter, interrupts)
@@ -105,8 +96,12 @@ def train_and_evaluate(
             with Clock(record.seconds)("consolidate"):
                 fit = consolidate(module, data, seed=seed, device=accelerator.device, workers=suite.training.workers)
             if fit is not None:
-                record.choices["consolidated_validation_log_prob"] = fit.validation_log_prob
-                record.choices["conditional_factor"] = fit.conditional_factor
+                record.choices |= {
+                    "consolidated_components": fit.components,
+                    "consolidated_shrinkage": fit.shrinkage,
+                    "consolidated_validation_log_prob": fit.validation_log_prob,
+                    "conditional_factor": fit.conditional_factor,
+                }
     elif METHODS[method].pretrained:
         record.verdict = PRETRAINED
     reporter.stage(f"{method} seed {seed}: evaluating")

@@ -1,8 +1,9 @@
 """One call that evaluates any model by any tasks, without training."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from gmje_bench.evaluation.cache import CachedSplits, EmbeddingCache, default_ca
 from gmje_bench.evaluation.measure import autocast_type, measure
 from gmje_bench.evaluation.models import Model, open_model
 from gmje_bench.runs import Record
-from gmje_bench.suite import MixedPrecision
+from gmje_bench.suite_sections import MixedPrecision
 from gmje_bench.tasks import TASKS
 
 __all__ = ["Evaluation", "evaluate"]
@@ -55,7 +56,7 @@ def evaluate(
     workers: int = 0,
     cache: Path | None = None,
     keep: bool = True,
-    mixed_precision: MixedPrecision = "no",
+    mixed_precision: str = "no",
 ) -> Evaluation:
     """Evaluate a model by tasks; nothing is trained.
 
@@ -93,6 +94,8 @@ def evaluate(
             raise OptionError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")
     if not tasks:
         raise OptionError(f"at least one task is needed (choose from {', '.join(TASKS)})")
+    if mixed_precision not in get_args(MixedPrecision):
+        raise OptionError(f"mixed precision must be {' or '.join(get_args(MixedPrecision))}, got {mixed_precision!r}")
     data = dataset
     if isinstance(data, str):
         data = load_dataset(data, image_size=image_size, limit=limit)
@@ -101,7 +104,7 @@ def evaluate(
     module = opened.module.to(accelerator.device)
     held = None
     if keep and opened.source and accelerator.num_processes == 1:
-        presented = opened.module.views(data).preprocessing.to_json()
+        presented = asdict(opened.module.views(data))
         identity = {"weights": opened.source, "images": data.fingerprint, "presented": presented}
         identity["precision"] = mixed_precision
         held = CachedSplits(EmbeddingCache(cache or default_cache()), identity)

@@ -47,35 +47,40 @@ def evaluate(
     check_name(dataset)
     if cache is not None and no_cache:
         raise OptionError("--cache and --no-cache exclude each other")
-    from gmje_bench.suite import check_precision
-
-    precision = check_precision(mixed_precision)
     if output is not None and not output.absolute().parent.is_dir():
         raise RunFolderError(f"cannot write {output}: its folder does not exist")
 
     from gmje_bench.evaluation import api
 
     data = load_dataset(dataset, image_size=image_size, limit=limit)
-    found = []
+    found, failed = [], []
     for model in models:
         typer.echo(f"evaluating {model}", err=True)
-        found.append(
-            api.evaluate(
-                model,
-                data,
-                chosen,
-                seed=seed,
-                pretrained=not random_weights,
-                workers=workers,
-                cache=cache,
-                keep=not no_cache,
-                mixed_precision=precision,
+        try:
+            found.append(
+                api.evaluate(
+                    model,
+                    data,
+                    chosen,
+                    seed=seed,
+                    pretrained=not random_weights,
+                    workers=workers,
+                    cache=cache,
+                    keep=not no_cache,
+                    mixed_precision=mixed_precision,
+                )
             )
-        )
-    show(found)
-    if output is not None:
+        except OptionError as error:  # The other models can still be evaluated.
+            failed.append(error)
+    if found:
+        show(found)
+    if found and output is not None:
         write(found, output)
         typer.echo(f"numbers in {output}")
+    for reason in failed[:-1]:
+        typer.echo(f"error: {reason}", err=True)
+    if failed:
+        raise failed[-1]
 
 
 def show(found: "list[Evaluation]") -> None:

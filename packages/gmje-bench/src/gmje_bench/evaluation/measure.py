@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
+from gmje_bench.consolidation import training_pairs
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.evaluation.cache import CachedSplits, splits_of
 from gmje_bench.features import embed_split, extract_features
@@ -92,6 +93,9 @@ def measure(
             embedded = _embedded(module, data, views, device=accelerator.device, workers=workers, precision=precision)
             if cache:
                 cache.keep(embedded, views=views)
+        pairs = None
+        if any(task.pairs for task in chosen):
+            pairs = training_pairs(module, data, seed=record.seed, device=accelerator.device, workers=workers)
     train, test = embedded.pop("train"), embedded.pop("test")
     # Tasks compute in float64 too, which MPS does not have.
     device = torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
@@ -113,8 +117,20 @@ def measure(
         assert isinstance(train, Embedded)
         assert isinstance(test, Embedded)
         outliers = {name: part for name, part in embedded.items() if isinstance(part, Embedded)}
-        density = module.cpu().density()  # The embeddings are on the CPU.
-        alone = Subject(record.method, record.seed, data.classes, train, test, outliers, density, **options)
+        module.cpu()  # The embeddings are there.
+        alone = Subject(
+            record.method,
+            record.seed,
+            data.classes,
+            train,
+            test,
+            outliers,
+            module.density(),
+            critic=module.critic_density(),
+            pairs=pairs,
+            views=module.views(data),
+            **options,
+        )
         with clock("latent_map"):
             artifacts |= _looked_at(alone)
     if "probe" in vars(together):

@@ -3,6 +3,7 @@
 Each becomes a :class:`~gmje_bench.module.JointEmbedding`, which is what features are extracted from.
 """
 
+import difflib
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,14 @@ class CallableBackbone(nn.Module):
             got = tuple(features.shape) if isinstance(features, Tensor) else type(features).__name__
             raise OptionError(f"a model must map images {tuple(images.shape)} to features (b, F), but it gave {got}")
         return features.float()
+
+
+class GreyAsColour(nn.Module):
+    """Grey images as images of three equal channels."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images ``(b, 3, S, S)`` of ``(b, 1, S, S)``."""
+        return images.expand(-1, 3, -1, -1)
 
 
 def open_model(model: Model, data: ImageData, *, pretrained: bool = True) -> OpenedModel:
@@ -131,26 +140,27 @@ def of_timm(name: str, data: ImageData, pretrained: bool) -> OpenedModel:
 
 
 def of_torchvision(name: str, data: ImageData, pretrained: bool) -> OpenedModel:
-    """A classifier of torchvision without its last layer, with its default weights."""
+    """A classifier of torchvision without its last layer, with its default weights; grey images are seen as colours."""
     from torchvision import models
 
     spec = f"torchvision:{name}"
     known = models.list_models(module=models)
     if name not in known:
         raise OptionError(f"torchvision has no classifier {name!r}{did_you_mean(name, known)}")
-    if data.channels != 3:
-        raise OptionError(f"{spec} takes images of 3 channels; the dataset's have {data.channels}")
     weights = models.get_model_weights(name).DEFAULT if pretrained else None
     try:
         network = models.get_model(name, weights=weights)
     except Exception as error:  # What a download raises depends on the library below.
         raise no_weights(spec, error) from error
     without_classifier(network, spec)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
     if weights is not None:
         transforms = weights.transforms()
         mean, std = tuple(transforms.mean), tuple(transforms.std)
-    return OpenedModel(spec, frozen(CallableBackbone(network), mean, std, data), weights_hash(network))
+    backbone = CallableBackbone(network if data.channels == 3 else nn.Sequential(GreyAsColour(), network))
+    mean, std = (for_channels(values, data.channels) for values in (mean, std))
+    return OpenedModel(spec, frozen(backbone, mean, std, data), weights_hash(network))
 
 
 def without_classifier(network: nn.Module, spec: str) -> None:
@@ -210,8 +220,11 @@ def of_repository(name: str, data: ImageData) -> OpenedModel:
     repo_id, _, revision = name.partition("@")
     folder = Path(name)
     if not folder.is_dir() and not is_repo_id(repo_id):
+        siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        close = difflib.get_close_matches(folder.name, siblings, n=1)
+        hint = f"; did you mean {folder.parent / close[0]}?" if close else ""
         raise OptionError(
-            f"no model {name!r}: give timm:NAME, torchvision:NAME, the folder of a saved model, or org/name of the Hub"
+            f"no model {name!r}{hint} (give timm:NAME, torchvision:NAME, the folder of a saved model, or org/name)"
         )
     try:
         place = folder if folder.is_dir() else repo_id

@@ -108,6 +108,8 @@ METHODS: dict[str, Method] = {
         _own("vicreg", "VICReg: variance, invariance, covariance (lightly)", "baselines"),
         _own("barlow", "Barlow Twins: cross-correlation near the identity (lightly)", "baselines"),
         _own("swav", "SwaV: swapped assignments to prototypes, two crops (lightly)", "baselines"),
+        _own("dino", "DINO: a momentum teacher's assignments, centred and sharpened, two crops (lightly)", "baselines"),
+        _own("lejepa", "LeJEPA: views agree, embeddings are an isotropic Gaussian (lightly)", "baselines"),
         _own("jepa", "deterministic joint-embedding predictor: squared error, momentum encoder", "baselines"),
         _own("supervised", "trained on the labels: a ceiling for the same budget", "baselines"),
         _own("random", "an untrained encoder: the floor", "baselines"),

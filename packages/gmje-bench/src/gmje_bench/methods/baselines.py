@@ -7,16 +7,33 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightly.loss import BarlowTwinsLoss, NegativeCosineSimilarity, NTXentLoss, SwaVLoss, VICRegLoss
+from lightly.loss import BarlowTwinsLoss, DINOLoss, NegativeCosineSimilarity, NTXentLoss, SwaVLoss, VICRegLoss
+from lightly.loss.lejepa_loss import SIGReg, lejepa_invariance_loss
 from lightly.models.modules.heads import BYOLPredictionHead, SimSiamPredictionHead, SwaVPrototypes
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from gmje_bench.errors import OptionError
 from gmje_bench.methods import Objective, Setting, take_options
 from gmje_bench.methods.settings import settings_of
+from gmje_core.counting import CountingModule
 from gmje_core.distributed import all_gather_with_grad, gather_pairs
+from gmje_core.models.momentum import MomentumEncoder
 
-__all__ = ["barlow", "byol", "jepa", "moco", "random", "simclr", "simsiam", "supervised", "swav", "vicreg"]
+__all__ = [
+    "barlow",
+    "byol",
+    "dino",
+    "jepa",
+    "lejepa",
+    "moco",
+    "random",
+    "simclr",
+    "simsiam",
+    "supervised",
+    "swav",
+    "vicreg",
+]
 
 
 class GlobalLoss(nn.Module):
@@ -123,6 +140,82 @@ def swav(setting: Setting, options: dict[str, Any]) -> Objective:
     return Objective(GlobalLoss(_Swapped(prototypes, loss)))
 
 
+class _CenteredLoss(DINOLoss):  # type: ignore[misc]
+    """DINO's loss, whose center moves in training only."""
+
+    def update_center(self, teacher_out: Tensor) -> None:
+        if self.training:
+            super().update_center(teacher_out)
+
+
+class _Distilled(nn.Module):
+    """Cross-entropy between the prototypes of the context and the centred, sharpened ones of a momentum teacher.
+
+    Embeddings are DINO's normalised bottleneck; this holds the weight-normalised layer behind it. The criterion is
+    called twice in a step, with either view as the context, so that each call moves both averages by half a step.
+    """
+
+    def __init__(
+        self, dim: int, prototypes: int, momentum: float, center_momentum: float, **temperatures: float
+    ) -> None:
+        super().__init__()
+        self.prototypes = weight_norm(nn.Linear(dim, prototypes, bias=False))
+        norms = self.prototypes.parametrizations.weight.original0
+        norms.requires_grad_(requires_grad=False).fill_(1.0)
+        self.teacher = MomentumEncoder(self.prototypes, momentum**0.5)
+        self.loss = _CenteredLoss(prototypes, center_momentum=center_momentum**0.5, **temperatures)
+
+    def forward(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            self.teacher.update(self.prototypes)
+        teacher = self.teacher(z_target)
+        # The loss leaves out the student's view of the teacher's own number, which is the first of the list.
+        loss: Tensor = self.loss([teacher], [teacher, self.prototypes(z_context)])
+        return loss
+
+
+def dino(setting: Setting, options: dict[str, Any]) -> Objective:
+    """Predict a momentum teacher's assignment to prototypes, centred and sharpened (Caron et al., 2021); two crops."""
+    chosen = take_options("dino", options, settings_of("dino"))
+    criterion = _Distilled(
+        setting.dim,
+        _integer("dino", chosen, "prototypes"),
+        _momentum("dino", chosen),
+        _momentum("dino", chosen, "center_momentum"),
+        teacher_temp=_temperature("dino", chosen, "teacher_temperature"),
+        student_temp=_temperature("dino", chosen, "student_temperature"),
+    )
+    return Objective(GlobalLoss(criterion), momentum=_momentum("dino", chosen), symmetric=True)
+
+
+class _Isotropic(CountingModule):
+    """LeJEPA's loss: both views agree, and along random directions the embeddings are standard normal."""
+
+    def __init__(self, weight: float, directions: int) -> None:
+        super().__init__(steps=0)
+        self.weight, self.sigreg = weight, SIGReg(num_vectors=directions)
+
+    def forward(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        views = torch.stack([z_context, z_target])
+        # Directions depend on the step alone: all processes draw the same ones, and so does a run that is resumed.
+        with torch.random.fork_rng(devices=[views.device] if views.is_cuda else []):
+            torch.manual_seed(self.counters["steps"])
+            distance = self.sigreg(views)
+        self.counters["steps"] += int(self.training)
+        invariance = lejepa_invariance_loss(all_proj=views, global_proj=views)
+        loss: Tensor = self.weight * distance + (1 - self.weight) * invariance
+        return loss
+
+
+def lejepa(setting: Setting, options: dict[str, Any]) -> Objective:
+    """Predict the other view while embeddings are an isotropic Gaussian (Balestriero and LeCun, 2025); two crops."""
+    chosen = take_options("lejepa", options, settings_of("lejepa"))
+    if chosen["weight"] > 1:
+        raise OptionError(f"method lejepa: weight must lie in [0, 1], got {chosen['weight']}")
+    criterion = _Isotropic(chosen["weight"], _integer("lejepa", chosen, "directions"))
+    return Objective(GlobalLoss(criterion), normalize=False)
+
+
 class _Classifier(nn.Module):
     """Cross-entropy of a linear classifier of both views' embeddings."""
 
@@ -167,7 +260,7 @@ def _integer(method: str, options: dict[str, float], key: str) -> int:
     return int(options[key])
 
 
-def _momentum(method: str, options: dict[str, float]) -> float:
-    if not options["momentum"] < 1:
-        raise OptionError(f"method {method}: momentum must lie in [0, 1), got {options['momentum']}")
-    return options["momentum"]
+def _momentum(method: str, options: dict[str, float], key: str = "momentum") -> float:
+    if not options[key] < 1:
+        raise OptionError(f"method {method}: {key} must lie in [0, 1), got {options[key]}")
+    return options[key]

@@ -60,10 +60,11 @@ class Block:
 
 @dataclass(frozen=True)
 class Words(Block):
-    """A paragraph."""
+    """A paragraph; ``problem`` marks one that says what went wrong."""
 
     kind: ClassVar[str] = "words"
     text: str
+    problem: bool = False
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ _PANELS = {
     "log_det_per_dim": ("log-volume per dimension", "nats"),
     "trace_ratio": ("trace ratio (scored before update)", ""),
 }
+# Between this and its negative the axis of the losses is linear.
+_LINEAR = 10.0
 # These are colours of Okabe and Ito, which colour-blind readers can tell apart.
 _COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000", "#F0E442")
 
@@ -111,5 +113,11 @@ def _histories(results: Results, method: str) -> list[list[dict[str, float | str
 
 
 def _scale_of_losses(axes: Axes) -> None:
-    """Scale the axis by a symmetric logarithm, because losses in different units share the panel."""
-    axes.set_yscale("symlog", linthresh=10)
+    """Scale the axis by a symmetric logarithm, because losses in different units share the panel; ticks are numbers."""
+    low, high = axes.get_ylim()
+    axes.set_yscale("symlog", linthresh=_LINEAR)
+    least, most = sorted((abs(low), abs(high)))
+    if most <= 3 * _LINEAR or (low * high > 0 and most <= 10 * least):  # There are too few powers of ten in between.
+        axes.yaxis.set_major_locator(mpl.ticker.MaxNLocator(6))
+    axes.yaxis.set_major_formatter("{x:,.10g}")
+    axes.yaxis.set_minor_locator(mpl.ticker.NullLocator())

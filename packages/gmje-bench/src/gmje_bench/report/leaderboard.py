@@ -3,7 +3,7 @@
 Here are the numbers and words of the cells; the page's template only lays them out.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from gmje_bench.errors import OptionError, did_you_mean
@@ -19,9 +19,9 @@ __all__ = [
     "Tested",
     "alignment_boards",
     "boards",
+    "kind_board",
     "method_title",
     "outlier_boards",
-    "sampling_board",
     "source_title",
     "task_title",
 ]
@@ -32,11 +32,12 @@ _TASKS = {
     "few_labels": "accuracy",
     "effective_rank": "accuracy",
     "uncertainty": "uncertainty",
-    "sampling": "sampling",
 }
-_TITLES = {"accuracy": "Representation", "uncertainty": "Uncertainty", "sampling": "Sampling"}
-# Their metrics are too many for columns of one table; their sections have tables with a row for each source or score.
-_OWN_TABLES = ("sampling", "outliers")
+_TITLES = {"accuracy": "Representation", "uncertainty": "Uncertainty", "sampling": "Sampling", "density": "Densities"}
+# Tasks whose metrics end with a dot and the kind of density that they are measured of; see :func:`kind_board`.
+_BY_KIND = ("sampling", "density")
+# Tasks that have tables of their own in their sections.
+_OWN_TABLES = (*_BY_KIND, "outliers")
 _ARROWS = {True: "↑", False: "↓"}
 
 
@@ -127,7 +128,7 @@ class _Scores:
 
 
 def boards(results: Results, reference: str | None = None) -> list[Board]:
-    """A board for every task that the run measured, except the tables of sampling and outliers by source and score.
+    """A board for every task that the run measured, except those with tables of their own.
 
     Args:
         results: The results of a run.
@@ -153,15 +154,17 @@ def boards(results: Results, reference: str | None = None) -> list[Board]:
     return made
 
 
-def sampling_board(results: Results, reference: str | None = None) -> Board | None:
-    """Measures of samples by method and source; ``None`` where the run has none.
+def kind_board(results: Results, task: str, words: Callable[[str], str], reference: str | None = None) -> Board | None:
+    """Measures of a task by method and kind of density; ``None`` where the run has none.
 
     Args:
         results: The results of a run.
-        reference: The same as in :func:`boards`; a cell is tested against the same source of other methods.
+        task: The task, whose metrics are named ``MEASURE.KIND``.
+        words: A function that gives words for a kind.
+        reference: The same as in :func:`boards`; a cell is tested against the same kind of other methods.
     """
     scores = _Scores(results, reference)
-    names = [name for name, metric in scores.metrics.items() if metric.task == "sampling"]
+    names = [name for name, metric in scores.metrics.items() if metric.task == task]
     if not names:
         return None
     measures = list(dict.fromkeys(name.partition(".")[0] for name in names))
@@ -175,13 +178,13 @@ def sampling_board(results: Results, reference: str | None = None) -> Board | No
             keys = [f"{measure}.{source}" for measure in measures]
             if any(key in row.estimates for key in keys):
                 cells = tuple(scores.cell(row, key) for key in keys)
-                lines.append(Line((row.method, source_title(source)), cells))
+                lines.append(Line((row.method, words(source)), cells))
     heads = [scores.metrics[next(n for n in names if n.partition(".")[0] == measure)] for measure in measures]
     columns = tuple(
         Column(heading(metric).replace(metric.title, metric.title.split(",")[0]), _ARROWS[metric.higher_is_better])
         for metric in heads
     )
-    return Board(_TITLES["sampling"], ("method", "density"), columns, tuple(lines), scores.tested(names))
+    return Board(_TITLES[task], ("method", "density"), columns, tuple(lines), scores.tested(names))
 
 
 def outlier_boards(results: Results, reference: str | None = None) -> list[Board]:

@@ -1,8 +1,9 @@
 """The page shows what a run's results and artifacts say, in sections that a template lays out in one HTML file.
 
-A section whose inputs the run lacks is left out, and the page says which and why.
+A section whose inputs the run lacks is left out, and the page says which and why; one that fails is replaced by a line.
 """
 
+import logging
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import NamedTuple
 import jinja2
 from markupsafe import Markup
 
-from gmje_bench.report.blocks import Content
+from gmje_bench.errors import BenchError
+from gmje_bench.report.blocks import Content, Words
 from gmje_bench.report.embed import Drawer
 from gmje_bench.report.export import to_csv, to_parquet
 from gmje_bench.report.sections.curves import curves
@@ -25,7 +27,9 @@ from gmje_bench.report.tables import caption, markdown
 from gmje_bench.runs.reading import Run
 from gmje_bench.tasks import TASKS
 
-__all__ = ["Paths", "render", "write_report"]
+__all__ = ["Page", "Paths", "render", "write_report"]
+
+logger = logging.getLogger(__name__)
 
 
 class Paths(NamedTuple):
@@ -51,13 +55,16 @@ class Paths(NamedTuple):
         return cls(output, *(output.with_suffix(f".{kind}") for kind in ("md", "csv", "parquet")))
 
 
-def write_report(run: Run, paths: Paths, *, reference: str | None = None) -> None:
-    """Render everything, then write: where anything fails, no file has changed.
+def write_report(run: Run, paths: Paths, *, reference: str | None = None) -> tuple[str, ...]:
+    """Render everything, then write: where an error is raised, no file has changed.
 
     Args:
         run: What :func:`gmje_bench.runs.reading.read_run` gave.
         paths: What :meth:`Paths.of` gave; the folder must exist.
         reference: The method that others are tested against; the best of each metric where missing.
+
+    Returns:
+        The sections that cannot be shown, with the reason; the page has a line in the place of each.
 
     Raises:
         OptionError: the run has no method ``reference``.
@@ -65,14 +72,16 @@ def write_report(run: Run, paths: Paths, *, reference: str | None = None) -> Non
     """
     from gmje_core.files import write_atomic
 
+    page = render(run, reference=reference)
     files = {
-        paths.html: render(run, reference=reference).encode(),
+        paths.html: page.text.encode(),
         paths.markdown: markdown(run.results).encode(),
         paths.csv: to_csv(run.results).encode(),
         paths.parquet: to_parquet(run.results),
     }
     for path, content in files.items():
         write_atomic(path, content)
+    return page.broken
 
 
 class Section(NamedTuple):
@@ -116,8 +125,15 @@ def page_sections(reference: str | None) -> list[Section]:
     ]
 
 
-def render(run: Run, *, reference: str | None = None) -> str:
-    """Render the page as text.
+class Page(NamedTuple):
+    """The page as text, and the sections that cannot be shown: title and reason of each."""
+
+    text: str
+    broken: tuple[str, ...]
+
+
+def render(run: Run, *, reference: str | None = None) -> Page:
+    """Render the page; where a section fails, one line on the page says so in its place.
 
     Args:
         run: What to show.
@@ -127,10 +143,18 @@ def render(run: Run, *, reference: str | None = None) -> str:
         OptionError: the run has no such method.
     """
     drawer = Drawer()
-    shown, left_out = [], []
+    shown, left_out, broken = [], [], []
     with drawer.style():
         for section in page_sections(reference):
-            blocks = section.make(run, drawer)
+            try:
+                blocks = section.make(run, drawer)
+            except BenchError:  # The user can correct it, such as the name of a method.
+                raise
+            except Exception as error:  # A section that fails must not take the others with it.
+                reason = " ".join(f"{type(error).__name__}: {error}".split())
+                logger.debug("the section %s cannot be shown", section.name, exc_info=True)
+                broken.append(f"{section.title} ({reason})")
+                blocks = [Words(f"This section cannot be shown ({reason}).", problem=True)]
             if blocks:
                 shown.append({"name": section.name, "title": section.title, "blocks": blocks})
             else:
@@ -142,7 +166,7 @@ def render(run: Run, *, reference: str | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("page.html.j2").render(
+    text = environment.get_template("page.html.j2").render(
         results=run.results,
         what=what(run),
         caption=caption(run.results),
@@ -151,3 +175,4 @@ def render(run: Run, *, reference: str | None = None) -> str:
         missing=run.missing,
         css=Markup((resources.files("gmje_bench.report") / "page.css").read_text()),
     )
+    return Page(text, tuple(broken))

@@ -54,13 +54,11 @@ def check_resumable(folder: Path) -> None:
     """Check, changing nothing, that a run can go on in the folder.
 
     Args:
-        folder: The folder of a run that was stopped.
+        folder: The folder of a run that was stopped; one that is not there, or empty, is where a run can start.
 
     Raises:
-        RunFolderError: there is no such folder, its results cannot be read, or it holds something other than a run.
+        RunFolderError: the folder's results cannot be read, or it holds something other than a run.
     """
-    if not folder.is_dir():
-        raise RunFolderError(f"cannot resume {folder}: there is no such folder")
     if (folder / RESULTS).exists():
         read_results(folder)
     else:

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["METRICS", "OUTLIER_KINDS", "OUTLIER_SCORES", "SOURCES", "Metric"]
+__all__ = ["KINDS", "METRICS", "OUTLIER_KINDS", "OUTLIER_SCORES", "SOURCES", "Metric"]
 
 
 class Metric(BaseModel):
@@ -45,6 +45,7 @@ OUTLIER_KINDS = {
 #: Scores that outliers are told from test images by.
 OUTLIER_SCORES = {
     "density": "learned density",
+    "density_features": "learned density and features",
     "fitted": "mixture fitted afterwards",
     "mahalanobis": "Mahalanobis, features",
     "class_mahalanobis": "Mahalanobis by class, features",
@@ -62,7 +63,7 @@ def _outliers() -> dict[str, Metric]:
             title=f"{title}, {kind_title}, {score_title}",
             higher_is_better=higher,
             task="outliers",
-            headline=(measure, score) == ("auroc", "density") and kind in ("held_out", "corrupted"),
+            headline=(measure, score) == ("auroc", "density_features") and kind in ("held_out", "corrupted"),
         )
         for measure, (title, higher) in measures.items()
         for kind, kind_title in OUTLIER_KINDS.items()
@@ -74,13 +75,15 @@ def _sampling() -> dict[str, Metric]:
     """Every measure of samples, for every source of them."""
     measures = {
         "frechet": ("Fréchet", "", False),
+        "image_frechet": ("Fréchet to images", "", False),
+        "decoded_frechet": ("Fréchet to decoded", "", False),
+        "nearest_frechet": ("Fréchet of nearest images", "", False),
         "precision": ("precision", "", True),
         "recall": ("recall", "", True),
         "density": ("density", "", True),
         "coverage": ("coverage", "", True),
         "mmd": ("MMD", "", False),
         "nll": ("NLL", "nats", False),
-        "image_frechet": ("Fréchet of pictures", "", False),
     }
     return {
         f"{measure}.{source}": Metric(
@@ -93,6 +96,44 @@ def _sampling() -> dict[str, Metric]:
         for source in (*SOURCES, "real")
         for measure, (title, unit, higher) in measures.items()
         if (measure, source) != ("nll", "real")
+    }
+
+
+#: The kinds of densities of pairs: those of the method itself, and those that are fitted afterwards.
+KINDS = {
+    "learned": "the density that answers",
+    "critic": "the critic, which trained the encoder",
+    "gaussian": "one Gaussian, fitted afterwards",
+    "kde": "kernels, fitted afterwards",
+    "mixture": "a full-covariance mixture, fitted afterwards",
+    "factors": "a mixture of factor analysers, fitted afterwards",
+    "scaled": "a mixture with scales, fitted afterwards",
+    "best": "the best on validation pairs of those fitted afterwards",
+}
+
+
+def _density() -> dict[str, Metric]:
+    """Every measure of densities of pairs, for every kind of them."""
+    measures = {
+        "joint_nll": ("joint NLL", "nats", False),
+        "joint_over_gaussian": ("joint NLL over one Gaussian's", "nats", False),
+        "conditional_nll": ("conditional NLL", "nats", False),
+        "conditional_over_gaussian": ("conditional NLL over one Gaussian's", "nats", False),
+        "calibration": ("calibration error", "", False),
+        "frechet_over_floor": ("Fréchet over floor", "", False),
+        "sample_precision": ("precision", "", True),
+        "sample_coverage": ("coverage", "", True),
+    }
+    return {
+        f"{measure}.{kind}": Metric(
+            title=f"{title}, {kind}",
+            unit=unit,
+            higher_is_better=higher,
+            task="density",
+            headline=measure == "joint_over_gaussian" and kind in ("learned", "best"),
+        )
+        for kind in KINDS
+        for measure, (title, unit, higher) in measures.items()
     }
 
 
@@ -127,6 +168,7 @@ METRICS: dict[str, Metric] = {
         marginal_ece_target_fitted=("calibration error of targets, fitted", "", False, False),
     ),
     **_sampling(),
+    **_density(),
     **_outliers(),
     **_metrics(
         "synthetic",

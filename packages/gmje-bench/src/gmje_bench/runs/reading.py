@@ -29,6 +29,8 @@ _FORMS: dict[str, tuple[int, str, dict[int, int]]] = {
     "uncertainty.hpd_histogram": (1, "f", {}),
     "uncertainty.ood_scores": (1, "f", {}),
     "sampling.pictures": (4, "u", {}),
+    "sampling.conditional.samples": (5, "u", {}),
+    "sampling.conditional": (4, "u", {}),
     "latent.pca": (2, "f", {1: 2}),
     "latent.tsne": (2, "f", {1: 2}),
     "latent.label": (1, "i", {}),
@@ -44,6 +46,7 @@ _TOGETHER = (
     (("latent.pca", "latent.tsne", "latent.label", "latent.component"), 1),
     (("neighbours.query", "neighbours.images", "neighbours.query_label", "neighbours.label"), 1),
     (("neighbours.images", "neighbours.label"), 2),
+    (tuple(f"sampling.conditional.{part}" for part in ("context", "target", "real", "mean", "samples")), 1),
 )
 
 

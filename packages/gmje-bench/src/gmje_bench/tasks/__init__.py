@@ -24,6 +24,7 @@ class Task:
         summary: One line for ``list``.
         run: ``module:function``, which is imported when the task runs, or the function; it takes a subject.
         views: Whether the task needs embeddings of views and of outliers, beside features.
+        pairs: Whether the task needs pairs of views of the training images to fit to and to choose by; with ``views``.
         section: ``module:function`` of its section of the report, or the function, which takes the run and a drawer;
             empty for none.
         title: The title of that section.
@@ -36,6 +37,7 @@ class Task:
     summary: str
     run: str | Callable[[Any], "TaskResult"]
     views: bool = False
+    pairs: bool = False
     section: str | Callable[[Any, Any], Any] = ""
     title: str = ""
     source: str = ""
@@ -111,6 +113,15 @@ TASKS: dict[str, Task] = {
             views=True,
             section="gmje_bench.report.sections.sampling:sampling",
             title="Samples",
+        ),
+        Task(
+            "density",
+            "densities of pairs, learned or fitted afterwards: likelihood, calibration, samples",
+            "gmje_bench.tasks.density:density",
+            views=True,
+            pairs=True,
+            section="gmje_bench.report.sections.density:density",
+            title="Densities",
         ),
     )
 }

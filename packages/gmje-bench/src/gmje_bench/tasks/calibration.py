@@ -93,7 +93,7 @@ def target_log_prob(density: JointGaussianMixture | ScaledJointMixture, z_target
     r"""Marginal log-density of targets, nats.
 
     A component of a density with scales has the covariance :math:`\alpha_a G C G^\top + \beta_b S`. In the coordinates
-    of the eigenvectors of :math:`L^{-1} G C G^\top L^{-\top}`, with :math:`S = L L^\top`, it is diagonal for all scales:
+    of the eigenvectors of :math:`L^{-1} G C G^\top L^{-\top}`, :math:`S = L L^\top`, it is diagonal for all scales:
     :math:`\alpha_a \lambda_i + \beta_b`. So no factor for each pair of scales is needed.
 
     Args:
@@ -120,13 +120,15 @@ def target_log_prob(density: JointGaussianMixture | ScaledJointMixture, z_target
     variances = (
         scales_a.double()[:, None, None] * eigenvalues.clamp_min(0)[:, None, None, :] + scales_b.double()[None, :, None]
     ).flatten(1, 2)  # (K, A * B, d_t)
-    moved = (z_target.unsqueeze(1) - means).unsqueeze(-1)  # (B, K, d_t, 1)
-    rows = (vectors.to(inverse.dtype).mT @ inverse @ moved).squeeze(-1).double()
+    rotation = vectors.to(inverse.dtype).mT @ inverse
+    # A broadcast product would copy the matrices for every row.
+    rows = torch.einsum("kij,nkj->nki", rotation, z_target.unsqueeze(1) - means).double()
     distances = torch.einsum("nki,kji->nkj", rows.square(), 1 / variances)
     log_det = variances.log().sum(dim=2) + 2 * target_tril.diagonal(dim1=1, dim2=2).double().log().sum(dim=1)[:, None]
     size = z_target.shape[1]
     scores = -0.5 * (distances + log_det + size * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64)))
-    return (scores + log_weights.double().view(k, a * b)).flatten(1).logsumexp(dim=1).to(z_target.dtype)
+    log_prob: Tensor = (scores + log_weights.double().view(k, a * b)).flatten(1).logsumexp(dim=1)
+    return log_prob.to(z_target.dtype)
 
 
 def _ranks(log_prob: Callable[[Tensor], Tensor], points: Tensor, own: Tensor, generator: Generator) -> Tensor:

@@ -23,8 +23,8 @@ from gmje_bench.tasks.rows import Rows
 
 __all__ = ["Classifier", "fit_path"]
 
-# L-BFGS remembers 60 steps, or as many as a GiB holds of large classifiers, and at least 10.
-_MEMORY, _MEMORY_BYTES, _LEAST = 60, 2**30, 10
+# L-BFGS remembers 60 steps, or as many as 128 MiB hold of large classifiers, and at least 10.
+_MEMORY, _MEMORY_BYTES, _LEAST = 60, 2**27, 10
 # So many lengths of a step are tried.
 _TRIALS = 20
 # Sufficient decrease and curvature of a step, the conditions of Wolfe.

@@ -6,6 +6,7 @@
 
     METRICS = {"norm": Metric(title="norm", higher_is_better=True, task="norm")}
     VIEWS = True                                                     # embeddings of views too; False where missing
+    PAIRS = False                                                    # pairs of views of the training images as well
 
     def measure(subject):                                            # a Subject; gives a TaskResult
         return TaskResult({"norm": float(subject.test.embeddings.norm(dim=1).mean())})
@@ -81,8 +82,10 @@ def register(name: str, module: ModuleType, source: str, place: str) -> Task:
     metrics = checked_metrics(name, getattr(module, "METRICS", None), place)
     section: Any = getattr(module, "section", "")
     title = name.replace("_", " ").capitalize() if section else ""
-    views = bool(getattr(module, "VIEWS", False))
-    task = Task(name, summary_of(module), module.measure, views, section, title, source)
+    views, pairs = (bool(getattr(module, need, False)) for need in ("VIEWS", "PAIRS"))
+    task = Task(
+        name, summary_of(module), module.measure, views or pairs, pairs, section=section, title=title, source=source
+    )
     TASKS[name] = task
     METRICS.update(metrics)
     return task

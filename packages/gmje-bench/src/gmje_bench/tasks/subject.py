@@ -15,9 +15,10 @@ from torch import Tensor
 from gmje_bench.datasets.base import Split
 from gmje_bench.tasks.probe import LinearProbe, fit_probe
 from gmje_bench.tasks.rows import Rows, Team
+from gmje_bench.views import ViewConfig
 from gmje_core.densities.joint import JointDensity
 
-__all__ = ["Embedded", "FeatureSubject", "Features", "Subject", "TaskResult"]
+__all__ = ["Embedded", "FeatureSubject", "Features", "Subject", "TaskResult", "TrainingPairs"]
 
 
 Made = TypeVar("Made")
@@ -52,6 +53,25 @@ class Embedded(Features):
     embeddings: Tensor
     context: Tensor
     target: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingPairs:
+    """Pairs of views of the training images, to fit densities to and to choose among them; float32 on the CPU.
+
+    Attributes:
+        context: ``(N, d)``, several pairs of views of each image: blocks of the same images in the same order.
+        target: ``(N, d)``.
+        validation: Pairs of the images that were set aside, ``(M, d)`` and ``(M, d)``.
+        passes: The number of blocks.
+        exchangeable: Whether one encoder gives both views.
+    """
+
+    context: Tensor
+    target: Tensor
+    validation: tuple[Tensor, Tensor]
+    passes: int = 1
+    exchangeable: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,12 +125,18 @@ class Subject(FeatureSubject):
         test: The images that it is measured on.
         outliers: Images that are not like the data, by kind; see :func:`gmje_bench.datasets.outliers.outlier_splits`.
         density: The joint density that was learned in training; ``None`` for a method without one.
+        critic: The density that the encoder was trained by, where a closing stage fitted another one.
+        pairs: What densities may be fitted to, for the tasks that ask for it.
+        views: How the views were drawn whose embeddings are held; ``None`` where that is not known.
     """
 
     train: Embedded
     test: Embedded
     outliers: Mapping[str, Embedded]
     density: JointDensity | None
+    critic: JointDensity | None = field(default=None, kw_only=True)
+    pairs: TrainingPairs | None = field(default=None, kw_only=True)
+    views: ViewConfig | None = field(default=None, kw_only=True)
 
     def pictures(self) -> Tensor:
         """The training images uint8 ``(N, C, S, S)`` at 32 pixels at most, read once for all methods of a run."""

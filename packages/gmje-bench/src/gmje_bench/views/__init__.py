@@ -4,7 +4,7 @@ The random parameters of a batch are a pure function of ``(seed, epoch, step, vi
 processes together and then sliced: results depend neither on the number of workers nor on that of processes.
 """
 
-from gmje_bench.views.config import ViewConfig, preset
+from gmje_bench.views.config import ViewConfig, configured, preset
 from gmje_bench.views.two_views import TwoViews
 
-__all__ = ["TwoViews", "ViewConfig", "preset"]
+__all__ = ["TwoViews", "ViewConfig", "configured", "preset"]

@@ -1,12 +1,14 @@
 """Which views are drawn: the distribution of their parameters, and what is recommended for a kind of images."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 from gmje_bench.errors import OptionError
 from gmje_core.models.preprocessing import Preprocessing
 
-__all__ = ["ViewConfig", "preset"]
+__all__ = ["ViewConfig", "configured", "preset"]
 
 # Images with a longer side get the views of ImageNet, others those of CIFAR-10.
 LARGE = 64
@@ -120,3 +122,22 @@ def preset(image_size: int, channels: int) -> ViewConfig:
         hue=0.2 * strength,
         **blur,  # type: ignore[arg-type]
     )
+
+
+def configured(image_size: int, channels: int, changes: Mapping[str, Any]) -> ViewConfig:
+    """The recommended views with changes.
+
+    Args:
+        image_size: Side of a view in pixels.
+        channels: 1 or 3.
+        changes: Values by the names of :class:`ViewConfig`; lists stand for pairs, and ``None`` changes nothing.
+
+    Raises:
+        OptionError: there is another number of channels, or a value is out of range.
+
+    Examples:
+        >>> configured(32, 3, {"crop_scale": [0.3, 1.0], "hue": None}).crop_scale
+        (0.3, 1.0)
+    """
+    wanted: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in changes.items()}
+    return replace(preset(image_size, channels), **{key: value for key, value in wanted.items() if value is not None})

@@ -6,7 +6,6 @@ under it.
 
 import warnings
 from abc import ABC, abstractmethod
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -27,20 +26,13 @@ from gmje_core.errors import (
     ShapeError,
 )
 from gmje_core.estimation.consolidated import ConsolidatedDensity
-from gmje_core.estimation.matching import match_moments
-from gmje_core.estimation.scaled import ScaledFit, calibrate_conditional, fit_scaled_mixture, refit_scales
+from gmje_core.estimation.consolidation import DENSITY_COMPONENTS, fit_density
+from gmje_core.estimation.scaled import ScaledFit
 from gmje_core.estimation.trainable import TrainableDensity
 from gmje_core.linalg import LOG_2PI, full_precision
 from gmje_core.transfer import copy_to_host
 
-__all__ = ["DENSITY_COMPONENTS", "Criterion"]
-
-#: Factors of a consolidated density where the criterion was given no number.
-DENSITY_COMPONENTS = 60
-# A component needs so many pairs; with fewer pairs there are fewer components.
-PAIRS_A_COMPONENT = 20
-# How far norms may be from one on the unit sphere.
-UNIT_TOLERANCE = 1e-3
+__all__ = ["Criterion"]
 
 
 class Criterion(CountingModule, ABC):
@@ -167,16 +159,16 @@ class Criterion(CountingModule, ABC):
         *,
         passes: int = 1,
         exchangeable: bool = False,
-        shrinkage: float = 64.0,
-        rounds: int = 14,
+        shrinkage: float | None = None,
+        rounds: int = 24,
         seed: int = 0,
     ) -> ScaledFit:
         """Fit the density that answers users to pairs of a frozen encoder: the closing stage of training.
 
         What trains an encoder well, many narrow kernels behind a noise channel, describes its embeddings badly. This
-        fits a mixture of full covariances with scales (:func:`~gmje_core.estimation.scaled.fit_scaled_mixture`), and
-        maps it so that samples have the embeddings' moments. From then on :meth:`density` is that one; it belongs to
-        the state. Call it on every process with the same pairs, or on the process that saves the model.
+        fits a calibrated mixture with scales (:func:`~gmje_core.estimation.consolidation.fit_density`). From then on
+        :meth:`density` is that one; it belongs to the state. Call it on every process with the same pairs, or on the
+        process that saves the model.
 
         Args:
             context: ``(N, d_c)`` embeddings of the training items, as many pairs of views as you like of each.
@@ -184,40 +176,34 @@ class Criterion(CountingModule, ABC):
             validation: Pairs of items that are not among those, ``(M, d_c)`` and ``(M, d_t)``.
             passes: The training pairs are so many blocks of the same items in the same order.
             exchangeable: Whether one encoder gives both views and either may be the context.
-            shrinkage: Pseudo-observations of the pooled covariance in each component's.
+            shrinkage: Pseudo-observations of the pooled covariance in each component's; ``None`` to choose them on the
+                validation pairs.
             rounds: Rounds of EM.
             seed: Seed of the start.
 
         Returns:
-            The fit before its moments were matched, with its mean log-densities in nats per pair.
+            The density that is held from now on, with its mean log-densities in nats per pair.
 
         Raises:
             ShapeError, NonFiniteError: pairs that do not fit.
-        BatchSizeError: fewer than two pairs for training or for validation.
+            BatchSizeError: fewer than two pairs for training or for validation.
         """
         for pair in ((context, target), validation):
             self._check_shapes(*pair)
             self._check_values(*pair)
-        norms = torch.cat([context.float().norm(dim=1), target.float().norm(dim=1)])
-        fit = fit_scaled_mixture(
+        fit = fit_density(
             context,
             target,
             validation,
-            components=max(1, min(self.density_components or DENSITY_COMPONENTS, len(context) // PAIRS_A_COMPONENT)),
+            components=self.density_components or DENSITY_COMPONENTS,
             shrinkage=shrinkage,
             rounds=rounds,
             passes=passes,
             exchangeable=exchangeable,
-            unit_norm=bool((norms - 1).abs().max() < UNIT_TOLERANCE),
             seed=seed,
         )
-        both = torch.cat([context, target]) if exchangeable else None
-        matched = match_moments(fit.density, context if both is None else both, both)
-        density = refit_scales(matched, *validation)
-        calibrated = calibrate_conditional(density, *validation, seed=seed)
-        self.consolidated.hold(calibrated)
-        roots = [float(found.parameters[-1][0, 0, 0]) for found in (calibrated, density)]
-        return replace(fit, conditional_factor=round((roots[0] / roots[1]) ** 2, 4))
+        self.consolidated.hold(fit.density)
+        return fit
 
     def diagnostics(self) -> dict[str, float | str]:
         """Report the gauges of the last batch, with the name of the verdict and its advice.

@@ -14,7 +14,6 @@ from gmje_core.criteria.channel import NoiseChannel
 from gmje_core.densities.covariance import CovarianceType
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import component_usage
-from gmje_core.errors import ConfigError
 from gmje_core.estimation.learned import LearnedMixture
 from gmje_core.estimation.online import OnlineMixture
 from gmje_core.objectives import mixture_pmi
@@ -58,15 +57,14 @@ class GMJE(PrototypeCriterion):
         tied: Whether all components share one covariance.
         rank: Number of columns of the factor of ``"low_rank"``.
         update: ``"em"``: online EM, state in buffers, nothing to optimise. ``"gradient"``: weights, means and
-            factors are parameters, trained on ``-log q(sg[z])`` (add them to the optimiser); ``"low_rank"``
-            needs it.
+            factors are parameters, trained on ``-log q(sg[z])`` (add them to the optimiser).
         temperature: Variance of the noise channel, in units of the mean squared norm of a view's
             embeddings.
         step: Step of online EM and of the running usage in ``(0, 1]``; ``None`` for ``(t + 2)^-0.6``, which
             converges where embeddings are fixed.
         weight_prior: Pseudo-observations of each component in the Dirichlet prior of the weights.
         covariance_prior: Pseudo-observations of each component in the inverse-Wishart prior of the covariances;
-            ``None`` for 2, with full covariances for ``D``.
+            ``None`` for 2, with low-rank covariances for ``2 + rank``, with full ones for ``D``.
         variance_floor: Least variance of a component, in units of the mean variance of an embedding dimension.
         seed: Seed of the k-means++ start and of re-seeding; it must be the same on every rank.
         check_every: Steps between automatic collapse checks; 0 to make none.
@@ -108,11 +106,6 @@ class GMJE(PrototypeCriterion):
         super().__init__(dim, check_every=check_every, density_components=density_components)
         check_choice("covariance_type", covariance_type, CovarianceType)
         check_choice("update", update, Update)
-        if update == "em" and covariance_type == "low_rank":
-            raise ConfigError(
-                "online EM keeps no low-rank statistics: use update='gradient' with covariance_type='low_rank', "
-                "or one of 'full', 'diag', 'spherical' with update='em'"
-            )
         check_counts(components=components, rank=rank)
         check_positive(temperature=temperature, variance_floor=variance_floor, weight_prior=weight_prior)
         if step is not None:
@@ -131,6 +124,7 @@ class GMJE(PrototypeCriterion):
                 covariance_prior=covariance_prior,
                 variance_floor=variance_floor,
                 step=step,
+                rank=rank,
                 seed=seed,
             )
         else:

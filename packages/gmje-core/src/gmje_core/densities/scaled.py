@@ -25,6 +25,8 @@ __all__ = ["ScaledJointMixture"]
 
 # Rows that are scored at a time: the scores of one block are rows x components x scales.
 _ROWS = 4096
+# Names of the constructor's arguments, in the order of ``parameters``.
+_PARAMETERS = ("log_weights", "context_means", "target_means", "context_tril", "gain", "target_tril")
 
 
 class ScaledJointMixture:
@@ -274,23 +276,18 @@ class ScaledJointMixture:
         (map_c, shift_c), (map_t, shift_t) = ((part.double() for part in view) for view in (context, target))
         context_tril = self._context_covariance.scale_tril.double()
         target_tril = self._target_covariance.scale_tril.double()
-        mixture = ScaledJointMixture(
-            self._log_weights.double(),
-            self._context_means.double() @ map_c.T + shift_c,
-            self._target_means.double() @ map_t.T + shift_t,
-            triangular_factor(map_c @ context_tril),
-            torch.linalg.solve(map_c, map_t @ self._gain.double(), left=False),
-            triangular_factor(map_t @ target_tril),
-            self._context_covariance.scales,
-            self._target_covariance.scales,
-            unit_norm=self._unit_norm,
+        mixture = self.to(torch.float64)._replace(
+            context_means=self._context_means.double() @ map_c.T + shift_c,
+            target_means=self._target_means.double() @ map_t.T + shift_t,
+            context_tril=triangular_factor(map_c @ context_tril),
+            gain=torch.linalg.solve(map_c, map_t @ self._gain.double(), left=False),
+            target_tril=triangular_factor(map_t @ target_tril),
         )
         return mixture.to(self.dtype)
 
     def to(self, target: torch.device | torch.dtype | str) -> "ScaledJointMixture":
         """The density on another device or in another dtype (float32 at least)."""
-        scales = (self._context_covariance.scales, self._target_covariance.scales)
-        return ScaledJointMixture(*(t.to(target) for t in (*self.parameters, *scales)), unit_norm=self._unit_norm)
+        return self._replace(**{name: tensor.to(target) for name, tensor in self._arguments().items()})
 
     def detach(self) -> "ScaledJointMixture":
         """The density itself, which carries no gradient."""
@@ -307,17 +304,26 @@ class ScaledJointMixture:
 
     def with_log_weights(self, log_weights: Tensor) -> "ScaledJointMixture":
         """The density with other logits ``(K, A, B)``, normalised here."""
-        _, context, target, context_tril, gain, target_tril = self.parameters
-        scale_c, scale_t = self._context_covariance.scales, self._target_covariance.scales
-        parts = (log_weights, context, target, context_tril, gain, target_tril, scale_c, scale_t)
-        return ScaledJointMixture(*parts, unit_norm=self._unit_norm)
+        return self._replace(log_weights=log_weights)
+
+    def with_context_factor(self, factor: float) -> "ScaledJointMixture":
+        """The density with the covariances of its contexts multiplied by a factor; the conditional stays."""
+        return self._replace(context_tril=factor**0.5 * self._context_covariance.scale_tril)
 
     def with_conditional_factor(self, factor: float) -> "ScaledJointMixture":
         """The density with the covariances of its conditional multiplied by a factor."""
-        weights, context, target, context_tril, gain, target_tril = self.parameters
-        scale_c, scale_t = self._context_covariance.scales, self._target_covariance.scales
-        parts = (weights, context, target, context_tril, gain, factor**0.5 * target_tril, scale_c, scale_t)
-        return ScaledJointMixture(*parts, unit_norm=self._unit_norm)
+        return self._replace(target_tril=factor**0.5 * self._target_covariance.scale_tril)
+
+    def _arguments(self) -> dict[str, Tensor]:
+        """The tensors that the constructor takes, by name."""
+        return dict(zip(_PARAMETERS, self.parameters, strict=True)) | {
+            "context_scales": self._context_covariance.scales,
+            "target_scales": self._target_covariance.scales,
+        }
+
+    def _replace(self, **changed: Tensor) -> "ScaledJointMixture":
+        """The density with some arguments of the constructor changed."""
+        return ScaledJointMixture(**(self._arguments() | changed), unit_norm=self._unit_norm)
 
     def _scores(self, z_context: Tensor, z_target: Tensor | None) -> tuple[Tensor, Tensor | None]:
         distances = self._context_covariance.factors.squared_mahalanobis(z_context, self._context_means)

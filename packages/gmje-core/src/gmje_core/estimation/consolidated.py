@@ -56,7 +56,8 @@ class ConsolidatedDensity(CountingModule):
         """
         if not self.fitted:
             raise NotFittedError("no density was consolidated yet: call consolidate on pairs of embeddings first")
-        weights, context, target, context_tril, gain, target_tril = (self.get_buffer(name) for name in _PARTS)
+        held = self.get_buffer(_PARTS[0]).amax(dim=(1, 2)) > _NO_WEIGHT / 2
+        weights, context, target, context_tril, gain, target_tril = (self.get_buffer(name)[held] for name in _PARTS)
         scales = weights.new_tensor(SCALES)
         on_sphere = bool(self.counters["unit_norm"])
         return ScaledJointMixture(

@@ -14,13 +14,17 @@ from torch import Tensor
 from gmje_core.densities.covariance import Covariance, CovarianceType, covariance_class
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import NonFiniteError, NotPositiveDefiniteError
+from gmje_core.estimation.factors import FactorMoments, FactorSums
 from gmje_core.estimation.moments import Moments, MomentSums, batch_moments, merge_moments, pooled_covariance
 from gmje_core.estimation.pairs import Pairs
+from gmje_core.estimation.shrinkage import CovariancePrior, shrink_covariances
 
 __all__ = ["CovarianceForm", "block_rows", "expectation", "maximization", "moments_of", "total_moments"]
 
 # A block has about so many elements, rows x (components + dimensions), within a range of rows that runs fast.
 _BLOCK_ELEMENTS, _FEWEST_ROWS, _MOST_ROWS = 2**20, 256, 8192
+# Up to this dimension, the second moments of a low-rank component are kept whole, and each M-step runs to its end.
+_WHOLE_MOMENTS = 64
 #: Function from a block of rows ``(b, D)`` to their responsibilities ``(b, K)``.
 Responsibilities = Callable[[Tensor], Tensor]
 
@@ -45,6 +49,18 @@ class CovarianceForm:
     def diagonal(self) -> bool:
         """Whether the diagonals of the second moments are enough."""
         return covariance_class(self.covariance_type).diagonal_moments
+
+    def factored(self, dim: int) -> bool:
+        """Whether EM keeps the second moments of rows in ``dim`` dimensions only as those of rows and factors.
+
+        That is so where each of many dimensions' components has a low-rank covariance of its own. A round is then one
+        step of factor analysis, at :math:`K D r` operations and numbers a row in place of :math:`K D^2`.
+
+        Examples:
+            >>> [CovarianceForm("low_rank", False, 8, 0.0).factored(dim) for dim in (16, 256)]
+            [False, True]
+        """
+        return self.covariance_type == "low_rank" and not self.tied and dim > max(_WHOLE_MOMENTS, 4 * self.rank)
 
     def parameter_count(self, components: int, dim: int) -> int:
         """Number of free parameters of a mixture, for information criteria: covariances, means and weights.
@@ -122,8 +138,12 @@ def _merged_moments(pairs: Pairs, responsibilities: Responsibilities, size: int,
 
 
 def expectation(
-    mixture: GaussianMixture, pairs: Pairs, form: CovarianceForm, total: tuple[Tensor, Tensor]
-) -> tuple[float, Moments]:
+    mixture: GaussianMixture,
+    pairs: Pairs,
+    form: CovarianceForm,
+    total: tuple[Tensor, Tensor],
+    prior: CovariancePrior | None = None,
+) -> tuple[float, Moments | FactorMoments]:
     """E-step: score all rows and take the moments of each component's share of them.
 
     Args:
@@ -131,10 +151,13 @@ def expectation(
         pairs: The rows.
         form: Form of the covariances.
         total: Mean and covariance of all rows, from :func:`total_moments`.
+        prior: Prior of the covariances, if they have one.
 
     Returns:
-        Mean log-density of the rows in nats, and the moments of the components. Where one full covariance is shared,
-        the second moments are a single pooled one, ``(1, D, D)``: the covariance of all rows less that of the means.
+        Mean log-density of the rows in nats, with the log-density of the prior where there is one, and the moments of
+        the components. Where one full covariance is shared, the second moments are a single pooled one, ``(1, D, D)``:
+        the covariance of all rows less that of the means. Where the form is :meth:`CovarianceForm.factored`, they are
+        those of rows and factors.
 
     Raises:
         NonFiniteError: a log-density is beyond what the dtype of the rows can represent.
@@ -148,31 +171,60 @@ def expectation(
         log_density.add_(evidence.double().sum())
         return joint.sub_(evidence).exp_()
 
-    pooled = form.tied and not form.diagonal
-    mass, means, second = moments_of(pairs, responsibilities, mixture.means, diagonal=form.diagonal or pooled)
-    if pooled:
-        spread = means - total[0]
-        second = (total[1] - (mass.unsqueeze(1) * spread).T @ spread).unsqueeze(0)
+    moments = _moments_of_form(mixture, pairs, responsibilities, form, total)
     value = float(log_density) / len(pairs)
     if not math.isfinite(value):
         raise NonFiniteError(
             f"the mean log-density became {value}: the embeddings' scale is beyond what {pairs.dtype} can represent"
         )
-    return value, (mass, means, second)
+    return value if prior is None else value + float(prior.log_density(mixture.covariance)), moments
 
 
-def maximization(moments: Moments, form: CovarianceForm, previous: Covariance | None = None) -> GaussianMixture:
-    r"""M-step: the mixture with these moments, :math:`\Sigma_k = C_k + \epsilon I` with :math:`\epsilon` ``reg_covar``.
+def _moments_of_form(
+    mixture: GaussianMixture,
+    pairs: Pairs,
+    responsibilities: Responsibilities,
+    form: CovarianceForm,
+    total: tuple[Tensor, Tensor],
+) -> Moments | FactorMoments:
+    """The moments that the M-step of a form needs."""
+    if form.factored(pairs.dim):
+        sums = FactorSums(mixture)
+        for block in pairs.blocks(block_rows(mixture.components * form.rank, pairs.dim)):
+            sums.add(block, responsibilities(block))
+        return sums.moments()
+    pooled = form.tied and not form.diagonal
+    mass, means, second = moments_of(pairs, responsibilities, mixture.means, diagonal=form.diagonal or pooled)
+    if pooled:
+        spread = means - total[0]
+        second = (total[1] - (mass.unsqueeze(1) * spread).T @ spread).unsqueeze(0)
+    return mass, means, second
 
-    A component without mass gets the pooled covariance and stays without weight. ``low_rank`` covariances are the
-    maximum-likelihood factor analysis of :math:`\Sigma_k`, by the fixed point of
-    :func:`~gmje_core.densities.covariance.low_rank.factor_analysis` from the previous one.
+
+def maximization(
+    moments: Moments | FactorMoments,
+    form: CovarianceForm,
+    previous: Covariance | None = None,
+    prior: CovariancePrior | None = None,
+) -> GaussianMixture:
+    r"""M-step: the mixture with these moments, :math:`\Sigma_k = \hat C_k + \epsilon I`.
+
+    :math:`\epsilon` is ``reg_covar``. :math:`\hat C_k` is the second moment :math:`C_k`, or with a prior the mode of
+    its posterior, :math:`(n_k C_k + \nu T) / (n_k + \nu)`; see
+    :func:`~gmje_core.estimation.shrinkage.shrink_covariances`.
+
+    A component without mass gets the target of the prior, without one the pooled covariance, and stays without weight.
+    ``low_rank`` covariances are the maximum-likelihood factor analysis of :math:`\Sigma_k`, by the rounds of
+    :func:`~gmje_core.densities.covariance.low_rank.factor_analysis` from the previous one. From
+    :class:`~gmje_core.estimation.factors.FactorMoments` they take one such step (generalised EM: the likelihood never
+    falls), and a component without mass keeps its covariance.
 
     Args:
         moments: Masses ``(K,)``, means ``(K, D)`` and second moments ``(K or 1, D, D)``, or ``(K, D)`` for diagonal
             forms.
         form: Form of the covariances.
         previous: Covariance from which ``low_rank`` starts; ``None`` to fit it to the second moments alone.
+        prior: Prior of the covariances, if they have one.
 
     Raises:
         NotPositiveDefiniteError: a covariance is singular, because ``reg_covar`` is too small.
@@ -185,11 +237,19 @@ def maximization(moments: Moments, form: CovarianceForm, previous: Covariance | 
         >>> mixture.weights, mixture.means.flatten(), mixture.covariance.dense().flatten()
         (tensor([0.5000, 0.5000]), tensor([1., 9.]), tensor([1.2500, 0.2500]))
     """
+    if isinstance(moments, FactorMoments):
+        moments = moments if prior is None else moments.shrunk(prior)
+        _require_variance(torch.where(moments.mass.unsqueeze(1) > 0, moments.variances + form.reg_covar, 1.0))
+        covariance: Covariance = moments.covariance(form.reg_covar)
+        return GaussianMixture(moments.mass.log(), moments.means, covariance)
     mass, means, second = moments
     if len(second) == len(mass) and len(mass) > 1:
         pooled = pooled_covariance(mass, second).unsqueeze(0)
         has_rows = (mass > 0).view(-1, *[1] * (second.ndim - 1))
         second = pooled if form.tied else torch.where(has_rows, second, pooled)
+    if prior is not None:
+        counts = mass if len(second) == len(mass) else mass.sum().unsqueeze(0)
+        second = shrink_covariances(second, counts, prior.target, prior.mass)
     return GaussianMixture(mass.log(), means, _covariance(second, form, previous))
 
 
@@ -199,13 +259,13 @@ def _covariance(second: Tensor, form: CovarianceForm, previous: Covariance | Non
     if form.diagonal:
         return kind.from_second_moments(second.clamp_min(0) + form.reg_covar)
     dense = second + form.reg_covar * torch.eye(second.shape[-1]).to(second)
-    _require_variance(dense)
+    _require_variance(dense.diagonal(dim1=-2, dim2=-1))
     return kind.from_second_moments(dense, rank=form.rank, previous=previous, floor=form.reg_covar)
 
 
-def _require_variance(dense: Tensor) -> None:
-    """Raise an error that names the component and the dimension without variance, if there is one."""
-    bad = (dense.diagonal(dim1=-2, dim2=-1) <= 0).nonzero()
+def _require_variance(variances: Tensor) -> None:
+    """Raise an error that names the component and the dimension without variance ``(K, D)``, if there is one."""
+    bad = (variances <= 0).nonzero()
     if len(bad):
         component, dimension = (int(index) for index in bad[0])
         raise NotPositiveDefiniteError(

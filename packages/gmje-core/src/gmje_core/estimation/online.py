@@ -5,8 +5,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from gmje_core.densities.covariance import Covariance, covariance_class
+from gmje_core.densities.covariance import Covariance, LowRankCovariance, covariance_class
+from gmje_core.densities.covariance.low_rank import RELATIVE_FLOOR
 from gmje_core.densities.mixture import GaussianMixture
+from gmje_core.errors import ConfigError
+from gmje_core.estimation.factors import FactorMoments, FactorSums, random_factors
 from gmje_core.estimation.moments import MIN_VARIANCE, batch_moments, merge_moments, pooled_covariance
 from gmje_core.estimation.seeding import dead_components, find_centres, reseeding, step_generator
 from gmje_core.estimation.shrinkage import shrink_covariances
@@ -27,17 +30,26 @@ class OnlineMixture(TrainableDensity):
     component turns singular. Components begin at rows that k-means++ draws from the first batch; components that no
     sample belongs to any more are moved onto badly explained samples.
 
+    Low-rank components keep :math:`r (z, u)` and :math:`r u u^\top` of the factors ``u`` in the place of
+    :math:`r z z^\top`, and its diagonal (Ghahramani and Hinton, 1996): :math:`D (r + 1)` numbers each. The covariance
+    of these statistics is low-rank again, and the prior shrinks that one; see
+    :meth:`~gmje_core.estimation.factors.FactorMoments.follow`.
+
     Args:
         components: Number of components ``K``.
         dim: Dimension ``D`` of a row.
-        covariance_type: ``"full"``, ``"diag"`` or ``"spherical"``.
+        covariance_type: ``"full"``, ``"low_rank"``, ``"diag"`` or ``"spherical"``.
         tied: Whether all components share one covariance.
         weight_prior: Pseudo-observations of each component in the Dirichlet prior of the weights.
         covariance_prior: Pseudo-observations of each component in the inverse-Wishart prior of the covariances;
-            ``None`` for 2, and ``D`` where the covariances are full.
+            ``None`` for 2, ``rank`` more where the covariances are low-rank, and ``D`` where they are full.
         variance_floor: Number added to the variances, in units of the pooled variance of an embedding dimension.
         step: :math:`\gamma` in ``(0, 1]``; ``None`` for ``(t + 2)^-0.6``, which converges where embeddings are fixed.
+        rank: Number of columns of the factor of ``"low_rank"``, which needs it.
         seed: Seed of the start and of re-seeding.
+
+    Raises:
+        ConfigError: there is no such form, or the rank of ``"low_rank"`` does not lie between 1 and ``D``.
 
     Examples:
         >>> z = torch.tensor([[-3.0], [3.0]])[torch.arange(64) % 2]
@@ -53,6 +65,7 @@ class OnlineMixture(TrainableDensity):
     mass: Tensor
     means: Tensor
     second: Tensor
+    factor: Tensor
     total_mean: Tensor
     total_variance: Tensor
     inverse_count: Tensor
@@ -69,18 +82,27 @@ class OnlineMixture(TrainableDensity):
         covariance_prior: float | None,
         variance_floor: float,
         step: float | None = None,
+        rank: int | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__(step)
         self.form, self.tied = covariance_class(covariance_type), tied
+        self.rank = 0
+        if self.form is LowRankCovariance:
+            if rank is None or not 1 <= rank <= dim:
+                raise ConfigError(f"rank must lie between 1 and D = {dim} where covariances are low_rank, got {rank}")
+            self.rank = rank
         if covariance_prior is None:
-            covariance_prior = 2.0 if self.diagonal else float(dim)
+            covariance_prior = 2.0 + self.rank if self.diagonal else float(dim)
         self.weight_prior, self.covariance_prior = weight_prior, covariance_prior
         self.variance_floor, self.seed = variance_floor, seed
         shape = (components, dim) if self.diagonal else (components, dim, dim)
         self.register_buffer("mass", torch.zeros(components, dtype=torch.float64))
         self.register_buffer("means", torch.zeros(components, dim, dtype=torch.float64))
         self.register_buffer("second", torch.zeros(shape, dtype=torch.float64))
+        if self.rank:
+            matrices = 1 if tied else components
+            self.register_buffer("factor", torch.zeros(matrices, dim, self.rank, dtype=torch.float64))
         self.register_buffer("total_mean", torch.zeros(dim, dtype=torch.float64))
         self.register_buffer("total_variance", torch.ones(dim, dtype=torch.float64))
         self.register_buffer("inverse_count", torch.zeros((), dtype=torch.float64))
@@ -89,7 +111,7 @@ class OnlineMixture(TrainableDensity):
     @property
     def diagonal(self) -> bool:
         """Whether only the diagonals of the second moments are kept."""
-        return self.form.diagonal_moments
+        return self.form.diagonal_moments or self.form is LowRankCovariance
 
     @property
     def counts(self) -> Tensor:
@@ -106,6 +128,8 @@ class OnlineMixture(TrainableDensity):
         pooled = pooled_covariance(self.counts, self.second)
         floor = self.variance_floor * self.total_variance.mean().clamp_min(MIN_VARIANCE)
         isotropic = (pooled if self.diagonal else pooled.diagonal()).mean() + floor
+        if self.rank:
+            return self.factors_shrunk(self.covariance_prior, isotropic).add_diagonal(floor)
         second, counts = (pooled[None], self.counts.sum()[None]) if self.tied else (self.second, self.counts)
         if self.diagonal:
             posterior = shrink_covariances(second, counts, isotropic, self.covariance_prior)
@@ -113,6 +137,24 @@ class OnlineMixture(TrainableDensity):
         eye = torch.eye(second.shape[-1]).to(second)
         posterior = shrink_covariances(second, counts, isotropic * eye, self.covariance_prior)
         return self.form.from_second_moments(posterior + floor * eye, validate=False)
+
+    def factors_shrunk(self, prior_count: Tensor | float, variance: Tensor) -> LowRankCovariance:
+        r"""Low-rank covariances of the statistics, averaged with an isotropic one as if that had been observed.
+
+        The result :math:`(n_k (W_k W_k^\top + \mathrm{diag}(v_k)) + \nu_k t I) / (n_k + \nu_k)` is low-rank as well; a
+        variance :math:`v_k` is at least a millionth of that of its dimension.
+
+        Args:
+            prior_count: Observations :math:`\nu_k` that the isotropic one counts as: one number, or ``(K,)``.
+            variance: Variance :math:`t` of a dimension of the isotropic one.
+        """
+        second, counts = self.second, self.counts
+        if self.tied:
+            second, counts = pooled_covariance(counts, second)[None], counts.sum()[None]
+        noise = torch.maximum(second - self.factor.square().sum(dim=-1), RELATIVE_FLOOR * second)
+        share = (counts / (counts + prior_count)).sqrt()
+        noise = shrink_covariances(noise, counts, variance, prior_count)
+        return LowRankCovariance(share[:, None, None] * self.factor, noise, validate=False)
 
     def forward(self, dtype: torch.dtype | None = None) -> GaussianMixture:
         """The maximum a posteriori mixture of the statistics; see :class:`TrainableDensity`."""
@@ -127,13 +169,25 @@ class OnlineMixture(TrainableDensity):
         step = self.next_step
         return dead_components((1 - step) * self.mass + step * usage).any()
 
-    def observe(self, z: Tensor, responsibilities: Tensor, step: float) -> None:
-        """Take one step of online EM on a batch ``(B, D)`` with its responsibilities ``(B, K)``."""
+    def observe(
+        self, z: Tensor, responsibilities: Tensor, step: float, scored: LowRankCovariance | None = None
+    ) -> None:
+        """Take one step of online EM on a batch.
+
+        Args:
+            z: ``(B, D)``.
+            responsibilities: ``(B, K)``.
+            step: Step in ``(0, 1]``.
+            scored: Low-rank covariance that the batch was scored by, where it is another one than :meth:`covariance`.
+        """
         z = z.to(self.means)
         old = (self.mass, self.means, self.second)
-        new = batch_moments(z, responsibilities.to(z), diagonal=self.diagonal)
-        for buffer, value in zip(old, merge_moments(old, new, step), strict=True):
-            buffer.copy_(value)
+        if self.rank:
+            self._observe_factors(z, responsibilities, step, scored)
+        else:
+            new = batch_moments(z, responsibilities.to(z), diagonal=self.diagonal)
+            for buffer, value in zip(old, merge_moments(old, new, step), strict=True):
+                buffer.copy_(value)
         one = torch.ones((), dtype=z.dtype, device=z.device)
         _, mean, variance = merge_moments(
             (one, self.total_mean, self.total_variance), batch_moments(z, diagonal=True), step
@@ -153,7 +207,24 @@ class OnlineMixture(TrainableDensity):
         self.means[index] = torch.where(moved[:, None], choice.points.to(self.means), self.means[index])
         self.second[index] = torch.where(moved.view(shape), self._isotropic(variance), self.second[index])
         self.mass[index] = torch.where(moved, choice.mass, self.mass[index])
+        if self.rank and not self.tied:
+            fresh = random_factors(self.second[index], self.rank, generator)
+            self.factor[index] = torch.where(moved[:, None, None], fresh, self.factor[index])
         self.reseeded += moved.sum()
+
+    def _observe_factors(
+        self, z: Tensor, responsibilities: Tensor, step: float, scored: LowRankCovariance | None
+    ) -> None:
+        covariance = self.covariance() if scored is None else scored.to(self.means.dtype)
+        assert isinstance(covariance, LowRankCovariance)
+        sums = FactorSums(GaussianMixture(self.log_weights(), self.means, covariance, validate_args=False))
+        sums.add(z, responsibilities)
+        running = FactorMoments(self.mass, self.means, self.second, self.factor, covariance)
+        merged = running.follow(sums.moments(), step)
+        self.mass.copy_(merged.mass)
+        self.means.copy_(merged.means)
+        self.second.copy_(merged.variances)
+        self.factor.copy_(merged.cross)
 
     def _begin(self, z: Tensor) -> None:
         centres = find_centres(z, len(self.mass), step_generator(self.seed, self.counters["updates"]))
@@ -174,6 +245,9 @@ class OnlineMixture(TrainableDensity):
         self.mass.zero_()[:count] = found.to(self.mass) / found.sum()
         self.means.zero_()[:count] = torch.where(found[:, None], means.to(self.means), 0.0)
         self.second.copy_(self._isotropic(variance))
+        if self.rank:
+            generator = step_generator(self.seed, self.counters["updates"])
+            self.factor.copy_(random_factors(self.second[: len(self.factor)], self.rank, generator))
         self.total_mean.copy_(z.double().mean(dim=0))
         self.total_variance.copy_(z.double().var(dim=0, unbiased=False).clamp_min(MIN_VARIANCE))
         self.inverse_count.fill_(1 / len(z))

@@ -1,9 +1,10 @@
 r"""The two steps of EM for a joint mixture with scales, as functions of whitened rows.
 
-Products are in float32 and sums in float64; see :mod:`gmje_core.estimation.scaled` for the whole fit.
+A row is scored under a few candidate components only. The rows of one component are held together, so that every
+product is one of matrices. Products are in float32 and sums in float64; see :mod:`gmje_core.estimation.scaled` for the
+whole fit.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -13,15 +14,16 @@ from gmje_core.densities.covariance.scaled import ScaledCovariance
 from gmje_core.estimation.shrinkage import shrink_covariances
 from gmje_core.linalg import safe_cholesky, triangular_inverse
 
-__all__ = ["Components", "Expectation", "Sums", "expect", "gather", "maximise"]
+__all__ = ["Components", "Expectation", "Sums", "expect", "gather", "likeliest", "maximise", "mean_log_prob"]
 
-# Squared distance that stands for "not a candidate".
-_FAR = 1e6
 # Ridge on whitened covariances, and the share of the mean that every entry of the table of scales keeps.
 _RIDGE, _TABLE_FLOOR = 1e-6, 1e-4
 # Pseudo-counts of the shared table in each component's, and of scale one in the scale of its pooled covariance.
 _TABLE_PRIOR, _SCALE_PRIOR = 50.0, 20.0
-_ROWS = 8192
+# Responsibilities below this one are left out of the sums of squares.
+_LEAST = 1e-3
+# Rows that are scored under all components at a time.
+_ROWS = 2048
 
 
 @dataclass(frozen=True)
@@ -49,26 +51,43 @@ class Components:
 
 @dataclass(frozen=True)
 class Expectation:
-    """What one E-step finds.
+    """What one E-step finds for ``E`` entries, each a row and one of its candidates, sorted by component.
 
     Attributes:
-        log_prob: ``(N,)`` log-densities in whitened coordinates.
-        responsibilities: ``(N, K)``.
+        rows: ``(E,)`` the row of each entry.
+        sizes: Number of entries of each of the ``K`` components.
+        responsibilities: ``(E,)``.
+        context_precision: ``(E,)`` expected inverse scale of the context, given the component.
+        target_precision: ``(E,)`` the same of the conditional.
         table: ``(K, A, B)`` expected counts of the scales.
-        context_precision: ``(N, K)`` expected inverse scale of the context, given the component.
-        target_precision: ``(N, K)`` the same of the conditional.
+        log_joint: ``(N, C)`` log-densities of the rows in their candidates, with the log-weight.
     """
 
-    log_prob: Tensor
+    rows: Tensor
+    sizes: list[int]
     responsibilities: Tensor
-    table: Tensor
     context_precision: Tensor
     target_precision: Tensor
+    table: Tensor
+    log_joint: Tensor
+
+    @property
+    def log_prob(self) -> Tensor:
+        """``(N,)`` log-densities in whitened coordinates."""
+        return self.log_joint.logsumexp(dim=1)
+
+    @classmethod
+    def of_clusters(cls, assigned: Tensor, table: Tensor) -> "Expectation":
+        """That rows belong to one component each, ``(N,)``, at scale one; ``table`` is the counts ``(K, A, B)``."""
+        order = assigned.argsort(stable=True)
+        sizes = torch.bincount(assigned, minlength=len(table)).tolist()
+        one = torch.ones(len(assigned), device=assigned.device)
+        return cls(order, sizes, one, one, one, table, one.unsqueeze(1))
 
 
 @dataclass(frozen=True)
 class Sums:
-    """Weighted sums of each component's rows about its reference points, in float64; they add up over rounds.
+    """Weighted sums of each component's rows about its reference points, in float64; they add up over steps.
 
     Attributes:
         mass: ``(K,)`` responsibilities.
@@ -90,9 +109,7 @@ class Sums:
 
     def mixed(self, other: "Sums", step: float) -> "Sums":
         """``(1 - step)`` of these sums and ``step`` of others."""
-        return Sums(
-            *((1 - step) * mine + step * theirs for mine, theirs in zip(self.parts(), other.parts(), strict=True))
-        )
+        return Sums(*(mine.lerp(theirs, step) for mine, theirs in zip(self.parts(), other.parts(), strict=True)))
 
     def parts(self) -> tuple[Tensor, ...]:
         """The tensors, in order."""
@@ -108,79 +125,92 @@ class Sums:
         )
 
 
-def expect(model: Components, x: Tensor, y: Tensor, candidates: Tensor | None) -> Expectation:
+def expect(model: Components, x: Tensor, y: Tensor, candidates: Tensor) -> Expectation:
     """E-step over all rows.
 
     Args:
         model: The current parameters.
         x: ``(N, d_c)`` whitened contexts.
         y: ``(N, d_t)`` whitened targets.
-        candidates: ``(N, K)`` which components to consider; ``None`` for all.
+        candidates: ``(N, C)`` the different components to consider for each row.
     """
-    context_whitening, target_whitening = triangular_inverse(model.context_tril), triangular_inverse(model.target_tril)
-    context_covariance = ScaledCovariance(model.context_tril, model.scales, validate=False)
-    target_covariance = ScaledCovariance(model.target_tril, model.scales, validate=False)
-    components, table = len(model.context_means), model.log_weights.exp()
-    counts = torch.zeros_like(table, dtype=torch.float64)
-    parts = []
-    for block in _blocks(len(x)):
-        near = x.new_full((2, len(x[block]), components), _FAR)
-        for k in range(components):
-            rows = slice(None) if candidates is None else candidates[block, k].nonzero().flatten()
-            difference = x[block][rows] - model.context_means[k]
-            residual = y[block][rows] - model.target_means[k] - difference @ model.gain[k].T
-            near[0, rows, k] = (difference @ context_whitening[k].T).square().sum(dim=1)
-            near[1, rows, k] = (residual @ target_whitening[k].T).square().sum(dim=1)
-        context, target = context_covariance.log_densities(near[0]), target_covariance.log_densities(near[1])
-        most_context, most_target = context.amax(dim=2, keepdim=True), target.amax(dim=2, keepdim=True)
-        context, target = (context - most_context).exp_(), (target - most_target).exp_()
-        by_context = context * torch.einsum("nkb,kab->nka", target, table)
-        by_target = target * torch.einsum("nka,kab->nkb", context, table)
-        total = by_context.sum(dim=2).clamp_min(torch.finfo(x.dtype).tiny)
-        log_joint = total.log() + most_context.squeeze(2) + most_target.squeeze(2)
-        log_prob = log_joint.logsumexp(dim=1)
-        share = (log_joint - log_prob[:, None]).exp()
-        weighted = context * (share / total).unsqueeze(2)
-        counts += (torch.einsum("nka,nkb->kab", weighted, target) * table).double()
-        parts.append(
-            (log_prob, share, (by_context / model.scales).sum(dim=2) / total, (by_target / model.scales).sum(2) / total)
-        )
-    joined = [torch.cat(part) for part in zip(*parts, strict=True)]
-    return Expectation(joined[0], joined[1], counts, joined[2], joined[3])
-
-
-def gather(x: Tensor, y: Tensor, step: Expectation, about_context: Tensor, about_target: Tensor) -> Sums:
-    """Weighted sums of an E-step about reference points ``(K, d_c)`` and ``(K, d_t)``."""
-    context_weights = step.responsibilities * step.context_precision
-    target_weights = step.responsibilities * step.target_precision
-    rows: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for k in range(step.responsibilities.shape[1]):
-        own = (step.responsibilities[:, k] > 1e-3).nonzero().flatten()
-        context = x[own] - about_context[k]
-        pair = torch.cat([context, y[own] - about_target[k]], dim=1)
-        weight, pair_weight = context_weights[own, k], target_weights[own, k]
-        rooted, pair_rooted = context * weight.sqrt()[:, None], pair * pair_weight.sqrt()[:, None]
-        rows.append((weight @ context, rooted.T @ rooted, pair_weight @ pair, pair_rooted.T @ pair_rooted))
-    context, context_square, pair, pair_square = (torch.stack(part).double() for part in zip(*rows, strict=True))
-    return Sums(
-        step.responsibilities.double().sum(dim=0),
-        context_weights.double().sum(dim=0),
-        target_weights.double().sum(dim=0),
-        context,
-        context_square,
-        pair,
-        pair_square,
-        step.table.double(),
+    flat = candidates.flatten()
+    order = flat.argsort(stable=True)
+    component, rows = flat[order], order // candidates.shape[1]
+    sizes = torch.bincount(flat, minlength=len(model.context_means)).tolist()
+    near_context, near_target = _distances(model, x[rows], y[rows], sizes)
+    context = _log_densities(near_context, model.context_tril, model.scales, component)
+    target = _log_densities(near_target, model.target_tril, model.scales, component)
+    most_context, most_target = context.amax(dim=1, keepdim=True), target.amax(dim=1, keepdim=True)
+    context, target = (context - most_context).exp_(), (target - most_target).exp_()
+    table = model.log_weights.exp()
+    by_context = context * _by_component(target, sizes, table.mT)
+    by_target = target * _by_component(context, sizes, table)
+    total = by_context.sum(dim=1).clamp_min(torch.finfo(x.dtype).tiny)
+    log_joint = total.log() + (most_context + most_target).squeeze(1)
+    of_rows = torch.empty_like(log_joint)
+    of_rows[order] = log_joint
+    of_rows = of_rows.view(candidates.shape)
+    share = (log_joint - of_rows.logsumexp(dim=1)[rows]).exp()
+    weighted = context * (share / total).unsqueeze(1)
+    counts = torch.stack([a.T @ b for a, b in zip(weighted.split(sizes), target.split(sizes), strict=True)])
+    inverse = 1 / model.scales
+    return Expectation(
+        rows,
+        sizes,
+        share,
+        by_context @ inverse / total,
+        by_target @ inverse / total,
+        (counts * table).double(),
+        of_rows,
     )
+
+
+def likeliest(model: Components, x: Tensor, y: Tensor, count: int) -> Tensor:
+    """``(N, count)`` the likeliest components of each row, among all; fewer where there are not so many."""
+    every = torch.arange(len(model.context_means), device=x.device)
+    chosen = [
+        expect(model, a, b, every.expand(len(a), -1)).log_joint.topk(min(count, len(every)), dim=1).indices
+        for a, b in zip(x.split(_ROWS), y.split(_ROWS), strict=True)
+    ]
+    return torch.cat(chosen)
+
+
+def mean_log_prob(model: Components, x: Tensor, y: Tensor, candidates: Tensor) -> float:
+    """Mean log-density of rows in whitened coordinates, under candidates ``(N, C)``."""
+    return float(expect(model, x, y, candidates).log_prob.double().mean())
+
+
+def gather(
+    x: Tensor, y: Tensor, step: Expectation, about_context: Tensor, about_target: Tensor, weight: float = 1.0
+) -> Sums:
+    """Weighted sums of an E-step about reference points ``(K, d_c)`` and ``(K, d_t)``; each row counts ``weight``."""
+    (components, c), t = about_context.shape, about_target.shape[1]
+    masses = x.new_zeros(3, components)
+    context, context_square = x.new_empty(components, c), x.new_empty(components, c, c)
+    pair, pair_square = x.new_empty(components, c + t), x.new_empty(components, c + t, c + t)
+    shares = weight * step.responsibilities
+    parts = (step.rows, shares, shares * step.context_precision, shares * step.target_precision)
+    for k, (rows, *weights) in enumerate(zip(*(part.split(step.sizes) for part in parts), strict=True)):
+        masses[:, k] = torch.stack([part.sum() for part in weights])
+        own = weights[0] > _LEAST * weight
+        rows, of_context, of_pair = rows[own], weights[1][own], weights[2][own]
+        rooted = torch.cat([x[rows] - about_context[k], y[rows] - about_target[k]], dim=1)
+        context[k], pair[k] = of_context @ rooted[:, :c], of_pair @ rooted
+        rooted_context = rooted[:, :c] * of_context.sqrt().unsqueeze(1)
+        rooted = rooted * of_pair.sqrt().unsqueeze(1)
+        torch.mm(rooted_context.T, rooted_context, out=context_square[k])
+        torch.mm(rooted.T, rooted, out=pair_square[k])
+    sums = (*masses, context, context_square, pair, pair_square, weight * step.table)
+    return Sums(*(part.double() for part in sums))
 
 
 def maximise(sums: Sums, about_context: Tensor, about_target: Tensor, scales: Tensor, shrinkage: float) -> Components:
     """M-step: maximum a posteriori parameters of the sums."""
     dim = about_context.shape[1]
     context_mass, target_mass = sums.context_mass.clamp_min(_RIDGE), sums.target_mass.clamp_min(_RIDGE)
-    context_mean, pair_mean = sums.context / context_mass[:, None], sums.pair / target_mass[:, None]
-    context_square = sums.context_square / context_mass[:, None, None] - _outer(context_mean)
-    pair_square = sums.pair_square / target_mass[:, None, None] - _outer(pair_mean)
+    context_mean, context_square = _moments(sums.context, sums.context_square, context_mass)
+    pair_mean, pair_square = _moments(sums.pair, sums.pair_square, target_mass)
     context_cov = _shrunk(context_square, context_mass, shrinkage)
     pair_cov = _shrunk(pair_square, target_mass, shrinkage)
     # The context-first factor of the pairs' covariance holds the gain and the conditional covariance.
@@ -204,20 +234,47 @@ def maximise(sums: Sums, about_context: Tensor, about_target: Tensor, scales: Te
     return Components(*(part.float() for part in parts))
 
 
+def _distances(model: Components, x: Tensor, y: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
+    """Squared distances ``(E,)`` of contexts, and of targets from their prediction, to the component of each entry."""
+    whiten_context, whiten_target = triangular_inverse(model.context_tril), triangular_inverse(model.target_tril)
+    predict = whiten_target @ model.gain
+    offset_context = (whiten_context @ model.context_means.unsqueeze(2)).squeeze(2)
+    offset_target = (whiten_target @ model.target_means.unsqueeze(2) - predict @ model.context_means.unsqueeze(2))[
+        ..., 0
+    ]
+    context, target = [], []
+    for k, (a, b) in enumerate(zip(x.split(sizes), y.split(sizes), strict=True)):
+        context.append(torch.addmm(-offset_context[k], a, whiten_context[k].T).square_().sum(dim=1))
+        residual = torch.addmm(-offset_target[k], b, whiten_target[k].T).addmm_(a, predict[k].T, alpha=-1)
+        target.append(residual.square_().sum(dim=1))
+    return torch.cat(context), torch.cat(target)
+
+
+def _log_densities(distances: Tensor, tril: Tensor, scales: Tensor, component: Tensor) -> Tensor:
+    """``(E, A)`` log-densities at every scale, of entries that belong to the components ``(E,)``."""
+    covariance = ScaledCovariance(tril, scales, validate=False)
+    at_mean = covariance.log_densities(distances.new_zeros(len(tril)))
+    return at_mean[component] - 0.5 * distances.unsqueeze(1) / scales
+
+
+def _by_component(entries: Tensor, sizes: list[int], matrices: Tensor) -> Tensor:
+    """The product of each entry ``(E, i)`` with the matrix ``(i, j)`` of its component."""
+    return torch.cat([part @ matrix for part, matrix in zip(entries.split(sizes), matrices, strict=True)])
+
+
+def _moments(total: Tensor, square: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
+    """Means and covariances of weighted sums."""
+    mean = total / mass.unsqueeze(1)
+    return mean, torch.baddbmm(square / mass[:, None, None], mean.unsqueeze(2), mean.unsqueeze(1), alpha=-1)
+
+
 def _shrunk(covariances: Tensor, mass: Tensor, shrinkage: float) -> Tensor:
     """Covariances shrunk toward the pooled one, which each component first brings to its own scale."""
     dim = covariances.shape[-1]
     ridge = _RIDGE * torch.eye(dim).to(covariances)
-    pooled = (mass[:, None, None] * covariances).sum(dim=0) / mass.sum() + ridge
-    relative = torch.linalg.solve(pooled, covariances).diagonal(dim1=1, dim2=2).mean(dim=1)
+    pooled = torch.tensordot(mass / mass.sum(), covariances, dims=1) + ridge
+    # The mean eigenvalue of each covariance relative to the pooled one is the trace of a product.
+    inverse = torch.cholesky_inverse(safe_cholesky(pooled, name="pooled covariance"))
+    relative = covariances.flatten(1) @ inverse.flatten() / dim
     scale = (mass * relative + _SCALE_PRIOR) / (mass + _SCALE_PRIOR)
-    return shrink_covariances(covariances, mass, scale[:, None, None] * pooled, shrinkage) + ridge
-
-
-def _outer(mean: Tensor) -> Tensor:
-    return mean[:, :, None] * mean[:, None, :]
-
-
-def _blocks(rows: int) -> Iterator[slice]:
-    for start in range(0, rows, _ROWS):
-        yield slice(start, start + _ROWS)
+    return shrink_covariances(covariances, mass, scale[:, None, None] * pooled, shrinkage).add_(ridge)

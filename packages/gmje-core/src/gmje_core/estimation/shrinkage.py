@@ -1,9 +1,54 @@
 r"""Shrinkage of covariances toward a target, so that a component with few observations does not turn singular."""
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-__all__ = ["isotropic_target", "shrink_covariances"]
+from gmje_core.densities.covariance import Covariance
+from gmje_core.linalg import safe_cholesky
+
+__all__ = ["CovariancePrior", "TargetKind", "isotropic_target", "shrink_covariances"]
+
+#: What covariances are shrunk toward: the pooled covariance within components, or the isotropic one of its variance.
+TargetKind = Literal["pooled", "isotropic"]
+
+
+@dataclass(frozen=True)
+class CovariancePrior:
+    r"""Inverse-Wishart prior that each component's covariance has in EM over ``N`` rows, with a target that stays.
+
+    Its logarithm is, up to a constant and divided by ``N`` as the mean log-density of the rows is,
+
+    .. math::
+        \frac{1}{N} \log p(\Sigma_1, \dots, \Sigma_K)
+        = -\frac{\nu}{2 N} \sum_k \big( \log |\Sigma_k| + \mathrm{tr}(T \Sigma_k^{-1}) \big),
+
+    which each component's ``nu`` further rows of covariance ``T`` about its mean would add. Its M-step is
+    :func:`shrink_covariances`.
+
+    Attributes:
+        target: :math:`T`, ``(D, D)``, or its diagonal ``(D,)`` where the covariances are diagonal.
+        mass: :math:`\nu / N`.
+    """
+
+    target: Tensor
+    mass: float
+
+    def log_density(self, covariance: Covariance) -> Tensor:
+        """Logarithm of the prior of covariances of leading shape ``(K,)``, up to a constant and divided by ``N``.
+
+        Examples:
+            >>> from gmje_core.densities.covariance import SphericalCovariance
+            >>> CovariancePrior(torch.ones(3), mass=0.5).log_density(SphericalCovariance(torch.ones(2), 3))
+            tensor(-1.5000)
+        """
+        root = self.target.sqrt().diag() if self.target.ndim == 1 else safe_cholesky(self.target, name="target")
+        origin = root.new_zeros(len(covariance.half_log_det()), len(root)).to(covariance.dtype)
+        # The trace is the sum of the squared Mahalanobis norms of the columns of a root of the target.
+        trace = covariance.squared_mahalanobis(root.mT.to(covariance.dtype), origin).sum(dim=0)
+        return -0.5 * self.mass * (2 * covariance.half_log_det() + trace).sum()
 
 
 def shrink_covariances(second: Tensor, counts: Tensor, target: Tensor, prior_count: Tensor | float) -> Tensor:
@@ -36,7 +81,8 @@ def shrink_covariances(second: Tensor, counts: Tensor, target: Tensor, prior_cou
     counts = counts.view(shape)
     if isinstance(prior_count, Tensor):
         prior_count = prior_count.view(shape)
-    return (counts * second + prior_count * target) / (counts + prior_count)
+    share = prior_count / (counts + prior_count)
+    return (1 - share) * second + share * target
 
 
 def isotropic_target(covariance: Tensor, *, diagonal: bool) -> Tensor:

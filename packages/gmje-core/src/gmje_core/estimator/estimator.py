@@ -14,12 +14,14 @@ from gmje_core.errors import ConfigError
 from gmje_core.estimation.em import total_moments
 from gmje_core.estimation.pairs import Embeddings, Pairs, to_kind
 from gmje_core.estimation.seeding import step_generator
+from gmje_core.estimation.shrinkage import TargetKind
 from gmje_core.estimator import fitting
 from gmje_core.estimator.growing import grow_graph
 from gmje_core.estimator.options import Settings, check_options, read_device, read_seed
 from gmje_core.estimator.questions import DensityQuestions
 from gmje_core.estimator.saving import read_fit, write_fit
 from gmje_core.estimator.starts import InitMethod
+from gmje_core.estimator.subspace import SubspaceSize
 from gmje_core.linalg import full_precision
 
 __all__ = ["JointEmbeddingMixture"]
@@ -28,7 +30,8 @@ __all__ = ["JointEmbeddingMixture"]
 class JointEmbeddingMixture(DensityQuestions):
     r"""Joint density :math:`q(z_c, z_t) = \sum_k w_k N([z_c; z_t]; \mu_k, \Sigma_k)` of frozen paired embeddings.
 
-    It is fitted by EM, in memory that does not grow with rows x components x dimensions; with ``batch_size`` by
+    It is fitted by EM, in memory that does not grow with rows x components x dimensions, and for ``"low_rank"`` in more
+    than 64 dimensions, or four times its rank, not with components x squared dimensions either; with ``batch_size`` by
     online EM over minibatches (Cappé and Moulines, 2009), for memory-mapped arrays larger than memory. From the joint
     density follow, in closed form, the conditional :math:`q(z_t \mid z_c)` with all its modes, marginals and samples
     (method from arXiv 2603.26799).
@@ -45,6 +48,11 @@ class JointEmbeddingMixture(DensityQuestions):
         tied: Whether all components share one covariance.
         rank: Columns of the factor of ``"low_rank"``, at most ``d_c + d_t``.
         reg_covar: Number added to every variance, in squared units of the embeddings.
+        covariance_prior: Pseudo-observations :math:`\nu` of a target :math:`T` in each component's covariance,
+            :math:`\Sigma_k = (n_k C_k + \nu T) / (n_k + \nu)`: the mode under an inverse-Wishart prior.
+        covariance_target: :math:`T`: ``"pooled"``, the covariance of the rows about the nearest mean of the start, or
+            ``"isotropic"``, the multiple of the identity with its mean variance. In online EM it follows the running
+            covariance within components; low-rank components of more than 64 dimensions then take the isotropic one.
         max_iter: Most rounds of EM; with ``batch_size``, most passes over the rows.
         tol: EM has converged when the mean log-density of a round, in nats, changes by less.
         n_init: Number of starts; the one that ends with the largest lower bound is kept.
@@ -54,6 +62,10 @@ class JointEmbeddingMixture(DensityQuestions):
         means_init: Means ``(K, d_c + d_t)`` to start from.
         precisions_init: Inverse covariances to start from, of the shape of ``covariances_``.
         batch_size: Rows of a minibatch; ``None`` for EM over all rows.
+        subspace: Number of directions in which the components differ, or ``"auto"`` to find it: along all others the
+            density is one Gaussian, independent of them after whitening. Many components then follow a curved density
+            in many dimensions of noise at the price of a few parameters each. For full covariances and EM over all
+            rows; ``reg_covar`` counts relative to the mean variance within. ``None`` lets components differ in all.
         random_state: Seed of every draw; ``None`` takes one from torch's global generator.
         device: Device of the computation; ``None`` for that of the embeddings.
         dtype: Dtype of the densities, ``"float64"`` or ``"float32"`` (faster on accelerators); statistics are
@@ -67,7 +79,9 @@ class JointEmbeddingMixture(DensityQuestions):
             ``spherical``; without ``K`` where tied.
         converged_: Whether the last round changed the lower bound by less than ``tol``.
         n_iter_: Rounds of EM, or calls of :meth:`partial_fit`.
-        lower_bound_: Mean log-density of a row in nats in the last round, before its update.
+        subspace_: Number of directions in which the components differ; ``None`` without the option ``subspace``.
+        lower_bound_: Mean log-density of a row in nats in the last round, before its update; in EM over all rows with
+            the log-density of ``covariance_prior`` divided by ``N``.
         lower_bounds_: The lower bounds of all rounds; after :meth:`partial_fit` of the last batch alone.
         context_dim_: ``d_c``; also ``n_features_in_``.
         target_dim_: ``d_t``.
@@ -99,6 +113,8 @@ class JointEmbeddingMixture(DensityQuestions):
         tied: bool = False,
         rank: int = 8,
         reg_covar: float = 1e-6,
+        covariance_prior: float = 0.0,
+        covariance_target: TargetKind = "pooled",
         max_iter: int = 100,
         tol: float = 1e-3,
         n_init: int = 1,
@@ -107,6 +123,7 @@ class JointEmbeddingMixture(DensityQuestions):
         means_init: Embeddings | None = None,
         precisions_init: Embeddings | None = None,
         batch_size: int | None = None,
+        subspace: SubspaceSize | None = None,
         random_state: int | None = None,
         device: torch.device | str | None = None,
         dtype: Literal["float32", "float64"] | torch.dtype = "float64",
@@ -116,6 +133,8 @@ class JointEmbeddingMixture(DensityQuestions):
         self.tied = tied
         self.rank = rank
         self.reg_covar = reg_covar
+        self.covariance_prior = covariance_prior
+        self.covariance_target = covariance_target
         self.max_iter = max_iter
         self.tol = tol
         self.n_init = n_init
@@ -124,6 +143,7 @@ class JointEmbeddingMixture(DensityQuestions):
         self.means_init = means_init
         self.precisions_init = precisions_init
         self.batch_size = batch_size
+        self.subspace = subspace
         self.random_state = random_state
         self.device = device
         self.dtype = dtype
@@ -175,6 +195,8 @@ class JointEmbeddingMixture(DensityQuestions):
             InputTypeError, ShapeError, NonFiniteError: as in :meth:`fit`; also where the sizes are other than before.
         """
         settings, seed = check_options(self.get_params()), self._seed()
+        if settings.subspace is not None:
+            raise ConfigError(f"partial_fit knows no subspace, but subspace={settings.subspace!r}: set it to None")
         pairs = self._pairs_to_fit(Z_context, Z_target, settings)
         with full_precision(pairs.device.type):
             if not hasattr(self, "density_"):
@@ -284,6 +306,7 @@ class JointEmbeddingMixture(DensityQuestions):
     def _pairs_to_fit(self, Z_context: Embeddings, Z_target: Embeddings, settings: Settings) -> Pairs:
         pairs = Pairs({"Z_context": Z_context, "Z_target": Z_target}, settings.dtype, settings.device)
         fitting.require_rank(pairs, settings.form)
+        fitting.require_directions(pairs, settings.subspace)
         return pairs
 
     def _run_to_continue(self, pairs: Pairs, settings: Settings) -> fitting.Run:

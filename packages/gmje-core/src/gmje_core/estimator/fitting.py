@@ -11,16 +11,19 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from gmje_core.densities.covariance import Covariance
+from gmje_core.densities.covariance import Covariance, LowRankCovariance
 from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import BatchSizeError, ConfigError, ConvergenceWarning, NonFiniteError, ScaleWarning
 from gmje_core.estimation.em import CovarianceForm, expectation, maximization, total_moments
+from gmje_core.estimation.moments import pooled_covariance
 from gmje_core.estimation.online import OnlineMixture
 from gmje_core.estimation.pairs import Kind, Pairs
 from gmje_core.estimation.seeding import dead_components, step_generator
+from gmje_core.estimation.shrinkage import CovariancePrior, isotropic_target, shrink_covariances
 from gmje_core.estimator.options import Settings
-from gmje_core.estimator.starts import fill_up_rows, starting_mixture, subsample
+from gmje_core.estimator.starts import covariance_about_nearest, fill_up_rows, starting_mixture, subsample
+from gmje_core.estimator.subspace import fit_in_subspace
 from gmje_core.linalg import full_precision
 
 __all__ = [
@@ -31,6 +34,7 @@ __all__ = [
     "fit_online",
     "fit_whole",
     "online_step",
+    "require_directions",
     "require_rank",
     "require_rows",
     "start_online",
@@ -53,6 +57,7 @@ class Run:
         converged: Whether the last round changed that by less than the tolerance.
         online: Running statistics of online EM; ``None`` after EM over all rows.
         seen: Number of rows, counted as often as they were seen.
+        subspace: Number of directions in which the components differ, where they differ in few; else ``None``.
     """
 
     mixture: GaussianMixture
@@ -60,6 +65,7 @@ class Run:
     converged: bool
     online: OnlineMixture | None
     seen: int
+    subspace: int | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +81,7 @@ class Fit:
         n_iter: Rounds of EM, or steps of online EM by ``partial_fit``.
         lower_bounds: Mean log-density of a row in each round, before its update.
         n_samples_seen: Number of rows, counted as often as they were seen.
+        subspace: Number of directions in which the components differ, where they differ in few; else ``None``.
     """
 
     density: JointGaussianMixture
@@ -85,6 +92,7 @@ class Fit:
     n_iter: int
     lower_bounds: list[float]
     n_samples_seen: int
+    subspace: int | None = None
 
     @classmethod
     def of_run(cls, run: Run, pairs: Pairs, settings: Settings, n_iter: int) -> Self:
@@ -107,7 +115,9 @@ class Fit:
         )
         density = JointGaussianMixture.from_mixture(mixture, pairs.dims[0])
         tied = settings.form.tied
-        return cls(density, pairs.kind, tied, run.online, run.converged, n_iter, run.lower_bounds, run.seen)
+        return cls(
+            density, pairs.kind, tied, run.online, run.converged, n_iter, run.lower_bounds, run.seen, run.subspace
+        )
 
 
 def fit_best(pairs: Pairs, settings: Settings, seed: int) -> Run:
@@ -158,12 +168,25 @@ def fit_whole(pairs: Pairs, settings: Settings, total: tuple[Tensor, Tensor], ge
         total: Mean and covariance of all rows, or their variances where the form does not need more.
         generator: CPU generator of the start.
     """
+    if settings.subspace is not None:
+        fitted = fit_in_subspace(
+            pairs,
+            settings.form,
+            settings.n_components,
+            settings.subspace,
+            settings.init_params,
+            generator,
+            max_iter=settings.max_iter,
+            tol=settings.tol,
+        )
+        return Run(fitted.mixture, fitted.lower_bounds, fitted.converged, None, len(pairs), fitted.space.size)
     mixture = _start(pairs, settings, generator)
+    prior = _prior(mixture, pairs, settings)
     bounds: list[float] = []
     converged = False
     while len(bounds) < settings.max_iter and not converged:
-        bound, moments = expectation(mixture, pairs, settings.form, total)
-        mixture = maximization(moments, settings.form, mixture.covariance)
+        bound, moments = expectation(mixture, pairs, settings.form, total, prior)
+        mixture = maximization(moments, settings.form, mixture.covariance, prior)
         converged = bool(bounds) and abs(bound - bounds[-1]) < settings.tol
         bounds.append(bound)
     return Run(mixture, bounds, converged, None, len(pairs))
@@ -236,10 +259,11 @@ def online_step(run: Run, rows: Tensor, settings: Settings, generator: torch.Gen
     bound = float(evidence.double().mean())
     if not torch.isfinite(evidence).all():
         raise NonFiniteError(f"the mean log-density became {bound}: the embeddings' scale is beyond {rows.dtype}")
-    run.online.observe(rows, (joint - evidence).exp(), (steps + 2) ** -_STEP_POWER)
+    scored = run.mixture.covariance if isinstance(run.mixture.covariance, LowRankCovariance) else None
+    run.online.observe(rows, (joint - evidence).exp(), (steps + 2) ** -_STEP_POWER, scored)
     if steps < _RESEED_STEPS and bool(dead_components(run.online.mass).any()):
         run.online.reseed(rows, generator)
-    mixture = _mixture_of_statistics(run.online, settings.form, run.mixture.covariance)
+    mixture = _mixture_of_statistics(run.online, settings, run.mixture.covariance)
     return Run(mixture, [bound], False, run.online, run.seen + len(rows))
 
 
@@ -256,6 +280,12 @@ def require_rank(pairs: Pairs, form: CovarianceForm) -> None:
     """Raise :class:`ConfigError` where a low-rank factor would have more columns than the pairs."""
     if form.covariance_type == "low_rank" and form.rank > pairs.dim:
         raise ConfigError(f"rank must lie between 1 and d_c + d_t = {pairs.dim}, got {form.rank}")
+
+
+def require_directions(pairs: Pairs, subspace: int | str | None) -> None:
+    """Raise :class:`ConfigError` where components would differ in more directions than the pairs have."""
+    if isinstance(subspace, int) and subspace > pairs.dim:
+        raise ConfigError(f"subspace must lie between 1 and d_c + d_t = {pairs.dim}, got {subspace}")
 
 
 def warn_of_small_variance(variance: Tensor, reg_covar: float) -> None:
@@ -282,20 +312,39 @@ def _start(pairs: Pairs, settings: Settings, generator: torch.Generator) -> Gaus
     return mixture
 
 
+def _prior(mixture: GaussianMixture, pairs: Pairs, settings: Settings) -> CovariancePrior | None:
+    """Prior of the covariances, whose target is the covariance of the rows about the nearest mean of the start."""
+    if settings.covariance_prior == 0:
+        return None
+    isotropic = settings.covariance_target == "isotropic"
+    diagonal = settings.form.diagonal
+    pooled = covariance_about_nearest(pairs, mixture.means, diagonal=diagonal or isotropic)
+    if isotropic:
+        pooled = isotropic_target(pooled, diagonal=True)
+    target = pooled + settings.form.reg_covar * (1.0 if pooled.ndim == 1 else torch.eye(pairs.dim).to(pooled))
+    if pooled.ndim == 1 and not (diagonal or settings.form.factored(pairs.dim)):
+        target = target.diag()
+    return CovariancePrior(target, settings.covariance_prior / len(pairs))
+
+
 def _running_statistics(mixture: GaussianMixture, form: CovarianceForm, rows: int) -> OnlineMixture:
     """Running statistics whose parameters are those of a mixture, as if of a number of rows."""
-    dim = mixture.dim
+    dim, covariance = mixture.dim, mixture.covariance
+    factored = form.factored(dim)
     online = OnlineMixture(
         mixture.components,
         dim,
-        covariance_type="diag" if form.diagonal else "full",
+        covariance_type="low_rank" if factored else "diag" if form.diagonal else "full",
         tied=form.tied,
         weight_prior=1.0,
-        covariance_prior=2.0 if form.diagonal else float(dim),
+        covariance_prior=None,
         variance_floor=form.reg_covar,
+        rank=form.rank if factored else None,
     ).to(mixture.device)
-    covariance = mixture.covariance
-    second = covariance.diagonal() if form.diagonal else covariance.dense()
+    second = covariance.diagonal() if form.diagonal or factored else covariance.dense()
+    if factored:
+        assert isinstance(covariance, LowRankCovariance)
+        online.factor.copy_(covariance.factor)
     online.mass.copy_(mixture.weights)
     online.means.copy_(mixture.means)
     online.second.copy_(second.expand(online.second.shape))
@@ -305,9 +354,19 @@ def _running_statistics(mixture: GaussianMixture, form: CovarianceForm, rows: in
     return online
 
 
-def _mixture_of_statistics(online: OnlineMixture, form: CovarianceForm, previous: Covariance) -> GaussianMixture:
-    """Maximum a posteriori mixture of running statistics."""
-    second = fill_up_rows(online.counts, online.second)
+def _mixture_of_statistics(online: OnlineMixture, settings: Settings, previous: Covariance) -> GaussianMixture:
+    """Maximum a posteriori mixture of running statistics, whose prior has a target that runs along."""
+    form, counts = settings.form, online.counts
+    pooled = pooled_covariance(counts, online.second)
+    if online.rank:
+        missing = (2 * (online.rank + 1) - counts).clamp_min(0) + settings.covariance_prior
+        covariance = online.factors_shrunk(missing, pooled.mean()).add_diagonal(pooled.new_tensor(form.reg_covar))
+        return GaussianMixture(online.log_weights(), online.means, covariance)
+    second = fill_up_rows(counts, online.second)
+    if settings.covariance_prior > 0:
+        isotropic = settings.covariance_target == "isotropic"
+        target = isotropic_target(pooled, diagonal=online.diagonal) if isotropic else pooled
+        second = shrink_covariances(second, counts, target, settings.covariance_prior)
     return maximization((online.log_weights().exp(), online.means, second), form, previous)
 
 

@@ -11,7 +11,9 @@ from gmje_core.checks import as_integer, as_real, check_at_least, check_choice, 
 from gmje_core.densities.covariance import CovarianceType
 from gmje_core.errors import ConfigError, unknown_name
 from gmje_core.estimation.em import CovarianceForm
+from gmje_core.estimation.shrinkage import TargetKind
 from gmje_core.estimator.starts import GivenParameters, InitMethod
+from gmje_core.estimator.subspace import SubspaceSize
 
 __all__ = ["DTYPES", "EstimatorOptions", "Settings", "check_options", "read_device", "read_seed"]
 
@@ -76,6 +78,8 @@ class Settings:
 
     n_components: int
     form: CovarianceForm
+    covariance_prior: float
+    covariance_target: TargetKind
     max_iter: int
     tol: float
     n_init: int
@@ -84,6 +88,7 @@ class Settings:
     batch_size: int | None
     device: torch.device | None
     dtype: torch.dtype
+    subspace: SubspaceSize | None
 
 
 def check_options(options: dict[str, Any]) -> Settings:
@@ -99,15 +104,18 @@ def check_options(options: dict[str, Any]) -> Settings:
         batch_size = as_integer("batch_size", batch_size)
         check_counts(batch_size=batch_size)
     check_choice("covariance_type", options["covariance_type"], CovarianceType)
+    check_choice("covariance_target", options["covariance_target"], TargetKind)
     check_choice("init_params", options["init_params"], InitMethod)
     tied = options["tied"]
     if not isinstance(tied, (bool, np.bool_)):
         raise ConfigError(f"tied must be True or False, got {tied!r}")
-    reals = {name: as_real(name, options[name]) for name in ("reg_covar", "tol")}
+    reals = {name: as_real(name, options[name]) for name in ("covariance_prior", "reg_covar", "tol")}
     check_at_least(0, **reals)
     return Settings(
         n_components=counts["n_components"],
         form=CovarianceForm(options["covariance_type"], bool(tied), counts["rank"], reals["reg_covar"]),
+        covariance_prior=reals["covariance_prior"],
+        covariance_target=options["covariance_target"],
         max_iter=counts["max_iter"],
         tol=reals["tol"],
         n_init=counts["n_init"],
@@ -116,6 +124,7 @@ def check_options(options: dict[str, Any]) -> Settings:
         batch_size=batch_size,
         device=read_device(options["device"]),
         dtype=_read_dtype(options["dtype"]),
+        subspace=_read_subspace(options),
     )
 
 
@@ -155,6 +164,23 @@ def read_device(device: object) -> torch.device | None:
     except (RuntimeError, TypeError, AssertionError) as error:
         raise ConfigError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
     return place  # type: ignore[no-any-return]
+
+
+def _read_subspace(options: dict[str, Any]) -> SubspaceSize | None:
+    """Read the number of directions in which components differ; it goes with EM of full covariances over all rows."""
+    subspace = options["subspace"]
+    if subspace is None:
+        return None
+    if subspace != "auto":
+        subspace = as_integer('subspace (or None or "auto")', subspace)
+        check_counts(subspace=subspace)
+    needed = {"covariance_type": "full", "tied": False, "batch_size": None, "covariance_prior": 0}
+    needed |= dict.fromkeys(("weights_init", "means_init", "precisions_init"))
+    for name, value in needed.items():
+        given = options[name]
+        if given is not value and (value is None or given != value):
+            raise ConfigError(f"subspace={subspace!r} needs {name}={value!r}, got {given!r}")
+    return subspace  # type: ignore[no-any-return]
 
 
 def _read_dtype(dtype: object) -> torch.dtype:

@@ -14,6 +14,7 @@ from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import NotFittedError, ShapeError
 from gmje_core.estimation.em import CovarianceForm, block_rows
 from gmje_core.estimation.pairs import Array, Embeddings, Pairs, to_kind
+from gmje_core.estimation.subspace import subspace_parameter_count
 from gmje_core.estimator.arrays import covariances_array
 from gmje_core.estimator.fitting import Fit
 from gmje_core.estimator.options import EstimatorOptions, read_seed
@@ -154,6 +155,7 @@ class DensityQuestions(EstimatorOptions):
         self.lower_bounds_ = fit.lower_bounds
         self.lower_bound_ = fit.lower_bounds[-1]
         self.n_samples_seen_ = fit.n_samples_seen
+        self.subspace_ = fit.subspace
         return self
 
     def _fitted_density(self) -> JointGaussianMixture:
@@ -194,4 +196,6 @@ class DensityQuestions(EstimatorOptions):
         rank = covariance.rank if isinstance(covariance, LowRankCovariance) else 1
         form = CovarianceForm(covariance.covariance_type, covariance.tied, rank, 0.0)
         parameters = form.parameter_count(density.components, density.joint.dim)
+        if self._fit.subspace is not None:
+            parameters = subspace_parameter_count(density.components, density.joint.dim, self._fit.subspace)
         return -2 * self.score(Z_context, Z_target) * len(pairs) + parameters * price(len(pairs))

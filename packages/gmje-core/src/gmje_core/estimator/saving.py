@@ -56,6 +56,7 @@ def write_fit(path: str | os.PathLike[str], options: dict[str, Any], fit: Fit) -
             "n_iter_": fit.n_iter,
             "lower_bounds_": fit.lower_bounds,
             "n_samples_seen_": fit.n_samples_seen,
+            "subspace_": fit.subspace,
         },
         "kind": fit.kind,
         "covariance_type": density.covariance.covariance_type,
@@ -125,7 +126,18 @@ def _read_fit(tensors: dict[str, Tensor], header: dict[str, Any], settings: Sett
         n_iter=counts["n_iter_"],
         lower_bounds=bounds,
         n_samples_seen=counts["n_samples_seen_"],
+        subspace=_read_size(fitted.get("subspace_"), density.joint.dim),
     )
+
+
+def _read_size(value: Any, dim: int) -> int | None:
+    """Number of directions in which components differ; a file without it, or with null, says that they may in all."""
+    if value is None:
+        return None
+    size = as_integer("subspace_", value)
+    if not 1 <= size <= dim:
+        raise ConfigError(f"subspace_ must lie between 1 and {dim}, got {size}")
+    return size
 
 
 def _read_mixture(tensors: dict[str, Tensor], covariance_type: str) -> GaussianMixture:

@@ -11,17 +11,26 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gmje_core.densities.covariance import Covariance
+from gmje_core.densities.covariance import Covariance, LowRankCovariance
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError
-from gmje_core.estimation.em import CovarianceForm, maximization, moments_of
+from gmje_core.estimation.em import CovarianceForm, block_rows, maximization, moments_of
+from gmje_core.estimation.factors import random_factors
 from gmje_core.estimation.moments import pooled_covariance
 from gmje_core.estimation.pairs import Pairs
 from gmje_core.estimation.seeding import kmeans_plus_plus, move_to_means, nearest_centre
 from gmje_core.estimation.shrinkage import isotropic_target, shrink_covariances
 from gmje_core.estimator.arrays import covariance_from_precisions, precisions_shape, read_array
 
-__all__ = ["CheckedParameters", "GivenParameters", "InitMethod", "fill_up_rows", "starting_mixture", "subsample"]
+__all__ = [
+    "CheckedParameters",
+    "GivenParameters",
+    "InitMethod",
+    "covariance_about_nearest",
+    "fill_up_rows",
+    "starting_mixture",
+    "subsample",
+]
 
 #: Ways to find the centres of the start, by scikit-learn's names.
 InitMethod = Literal["k-means++", "kmeans", "random_from_data"]
@@ -120,7 +129,8 @@ def starting_mixture(
         generator: CPU generator of everything that is drawn.
 
     Returns:
-        The mixture, and how many of its components have rows.
+        The mixture, and how many of its components have rows. Where the form is factored, the factors are random ones
+        that explain half of each variance.
     """
     wanted = given.check(form, components, pairs.dim, pairs.device)
     if wanted.weights is not None and wanted.means is not None and wanted.covariance is not None:
@@ -134,11 +144,17 @@ def starting_mixture(
 
     # Where there are fewer centres than components, the last components begin empty.
     about = torch.cat([centres, centres[:1].expand(components - len(centres), -1)])
-    mass, means, second = moments_of(pairs, belongs_to_nearest, about, diagonal=form.diagonal)
+    factored = form.factored(pairs.dim)
+    mass, means, second = moments_of(pairs, belongs_to_nearest, about, diagonal=form.diagonal or factored)
     covariance = wanted.covariance
     if covariance is None:
         second = fill_up_rows(mass * len(pairs), second)
-        covariance = maximization((mass, means, second), form).covariance
+        if factored:
+            variances = second + form.reg_covar
+            factor = random_factors(variances, form.rank, generator)
+            covariance = LowRankCovariance(factor, variances - factor.square().sum(dim=-1))
+        else:
+            covariance = maximization((mass, means, second), form).covariance
     weights = mass if wanted.weights is None else wanted.weights
     mixture = GaussianMixture(weights.log(), means if wanted.means is None else wanted.means, covariance)
     return mixture, int((weights > 0).sum())
@@ -164,6 +180,30 @@ def fill_up_rows(counts: Tensor, second: Tensor) -> Tensor:
     enough = 4 if diagonal else 2 * second.shape[-1]
     target = isotropic_target(pooled_covariance(counts, second), diagonal=diagonal)
     return shrink_covariances(second, counts, target, (enough - counts).clamp_min(0))
+
+
+def covariance_about_nearest(pairs: Pairs, centres: Tensor, *, diagonal: bool) -> Tensor:
+    """Second moments of all rows about the nearest of some centres: the pooled covariance of their clusters.
+
+    Args:
+        pairs: The rows.
+        centres: ``(K, D)``, in float64.
+        diagonal: Whether to compute only the diagonal.
+
+    Returns:
+        ``(D, D)`` or ``(D,)``, in float64.
+
+    Examples:
+        >>> pairs = Pairs({"rows": [[0.0], [2.0], [9.0], [9.0]]}, torch.float64)
+        >>> covariance_about_nearest(pairs, torch.tensor([[1.0], [9.0]], dtype=torch.float64), diagonal=True)
+        tensor([0.5000], dtype=torch.float64)
+    """
+    total = centres.new_zeros(pairs.dim if diagonal else (pairs.dim, pairs.dim))
+    for block in pairs.blocks(block_rows(len(centres), pairs.dim)):
+        rows = block.double()
+        residual = rows - centres[nearest_centre(rows, centres)]
+        total += residual.square().sum(dim=0) if diagonal else residual.T @ residual
+    return total / len(pairs)
 
 
 def _find_centres(rows: Tensor, components: int, init_params: InitMethod, generator: torch.Generator) -> Tensor:

@@ -44,12 +44,12 @@ def score_group(run: Run, drawer: Drawer, method: str, seed: int, tensors: Artif
         outside = tensors.get(f"outliers.density.{kind}")
         if inside is None or outside is None:
             continue
-        pair = [values[np.isfinite(values)] for values in (inside, outside)]
-        if not all(len(values) for values in pair):
+        seen, unseen = (values[np.isfinite(values)] for values in (inside, outside))
+        if not (len(seen) and len(unseen)):
             continue
         alt = (
-            f"{method}: log-density in nats of {len(pair[0])} test images, median {np.median(pair[0]):.3g}, and of "
-            f"{len(pair[1])} outliers ({words}), median {np.median(pair[1]):.3g}"
+            f"{method}: log-density in nats of {len(seen)} test images, median {np.median(seen):.3g}, and of "
+            f"{len(unseen)} outliers ({words}), median {np.median(unseen):.3g}"
         )
-        figures.append(Figure("", alt, drawer.svg(charts.draw_scores(*pair, words), alt)))
+        figures.append(Figure("", alt, drawer.svg(charts.draw_scores(seen, unseen, words), alt)))
     return Group(method, tuple(figures), seed_note(run, method, seed)) if figures else None

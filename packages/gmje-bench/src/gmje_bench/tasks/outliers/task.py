@@ -7,7 +7,7 @@ from torch import Tensor
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.densities import Scale, embedding_log_prob, fit_joint
 from gmje_bench.tasks.outliers.measures import auroc, false_positive_rate
-from gmje_bench.tasks.outliers.scores import knn_score, mahalanobis_score
+from gmje_bench.tasks.outliers.scores import feature_score, knn_score, mahalanobis_score
 from gmje_bench.tasks.subject import Embedded, Subject, TaskResult
 
 __all__ = ["outliers"]
@@ -23,7 +23,10 @@ def outliers(subject: Subject) -> TaskResult:
     :func:`gmje_bench.datasets.outliers.outlier_splits`. The scores are
 
     - ``density``: marginal log-density of the embedding, by the density learned in training, where there is one;
-    - ``fitted``: the same by a mixture fitted afterwards to the embeddings;
+    - ``density_features``: the mean of that log-density over the image and a random view of it, plus the log-density of
+      the features under one Gaussian, see :func:`~gmje_bench.tasks.outliers.scores.feature_score`: of the tries with
+      the learned density on validation images, held-out classes and corruptions, the best;
+    - ``fitted``: the same as ``density`` by a mixture fitted afterwards to the embeddings;
     - ``mahalanobis`` and ``class_mahalanobis``: distance of the backbone features to the training mean, or to the
       nearest class mean (Lee et al., 2018); the latter is the only score that uses labels;
     - ``knn``: distance to the ``k``-th nearest training features at unit norm (Sun et al., 2022);
@@ -64,4 +67,12 @@ def _scores(subject: Subject) -> dict[str, Score]:
     density = subject.density
     if density is None:
         return scores
-    return {"density": lambda part: embedding_log_prob(density, part.embeddings), **scores}
+
+    def learned(z: Tensor) -> Tensor:
+        return embedding_log_prob(density, z)
+
+    def with_features(part: Embedded) -> Tensor:
+        typical = (learned(part.embeddings) + learned(part.context)) / 2
+        return typical + feature_score(train.features, part.features)
+
+    return {"density": lambda part: learned(part.embeddings), "density_features": with_features, **scores}

@@ -14,7 +14,7 @@ from gmje_core import GaussianMixture
 from gmje_core.densities.covariance import SphericalCovariance
 from gmje_core.densities.joint import JointDensity
 
-__all__ = ["Source", "fit_gaussian", "fit_kernel", "fit_mixture", "of_density", "of_joint"]
+__all__ = ["FITTED", "Source", "fit_gaussian", "fit_kernel", "fit_mixture", "of_density", "of_joint"]
 
 # These widths of the kernels are tried, in standard deviations of a coordinate.
 _WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.8)
@@ -99,3 +99,11 @@ def fit_mixture(z: Tensor, seed: int) -> Source:
         ).fit(z.double().numpy())
     weights, means, covariances = map(torch.from_numpy, (fitted.weights_, fitted.means_, fitted.covariances_))
     return of_density(GaussianMixture.from_moments(weights, means, covariances))
+
+
+#: Densities that are fitted to the embeddings of any method, by the names of :data:`gmje_bench.runs.SOURCES`.
+FITTED: dict[str, Callable[[Tensor, int], Source]] = {
+    "gaussian": fit_gaussian,
+    "kde": fit_kernel,
+    "mixture": fit_mixture,
+}

@@ -1,6 +1,6 @@
-"""What embeddings look like: a small decoder from embeddings to images, and a classifier whose features compare them.
+"""A classifier of the images, whose features compare pictures where an Inception network has never seen such.
 
-Both are trained on the training split with a fixed seed and budget, on one process, and change no other number.
+It is trained on the training split with a fixed seed and budget, on one process, and changes no other number.
 """
 
 import itertools
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from gmje_bench.protocol import PROTOCOL
 
-__all__ = ["Classifier", "decode", "small", "train_classifier", "train_decoder"]
+__all__ = ["Classifier", "small", "train_classifier"]
 
-_SIDE, _HIDDEN, _BATCH, _RATE = 32, 512, 256, 2e-3
+_SIDE, _BATCH, _RATE = 32, 256, 2e-3
 
 
 def small(images: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def small(images: Tensor) -> Tensor:
 
 
 class Classifier(nn.Module):
-    """A small convolutional network; its features compare pictures where an Inception network has never seen such.
+    """A small convolutional network.
 
     Args:
         channels: Number of channels of the images.
@@ -46,6 +46,16 @@ class Classifier(nn.Module):
         """Logits ``(n, classes)`` of pixels ``(n, C, S, S)`` in [0, 1]."""
         logits: Tensor = self.head(self.body(pixels))
         return logits
+
+    def maps(self, pixels: Tensor) -> Iterator[Tensor]:
+        """Yield the feature maps ``(n, c, h, w)`` after each convolution, from fine to coarse; they have a gradient."""
+        x = pixels
+        for layer in self.body:
+            if isinstance(layer, nn.AdaptiveAvgPool2d):
+                return
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                yield x
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
@@ -71,45 +81,7 @@ def train_classifier(images: Tensor, labels: Tensor, classes: int, seed: int = 0
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-    return network.eval()
-
-
-def train_decoder(embeddings: Tensor, images: Tensor, seed: int) -> nn.Module:
-    """Train a decoder from embeddings to the pixels that least squares expects.
-
-    Args:
-        embeddings: ``(N, d)``, float32, of unit scale.
-        images: uint8 ``(N, C, S, S)``.
-        seed: Seed of everything that is drawn.
-
-    Returns:
-        A network from embeddings ``(n, d)`` to logits of pixels ``(n, C * side * side)``.
-    """
-    pixels = small(images).flatten(1)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
-        network = nn.Sequential(
-            nn.Linear(embeddings.shape[1], _HIDDEN),
-            nn.ReLU(),
-            nn.Linear(_HIDDEN, _HIDDEN),
-            nn.ReLU(),
-            nn.Linear(_HIDDEN, pixels.shape[1]),
-        )
-        optimizer = torch.optim.Adam(network.parameters(), lr=_RATE)
-        for rows in _batches(len(embeddings), PROTOCOL.decoder_epochs, seed):
-            loss = F.mse_loss(network(embeddings[rows]).sigmoid(), pixels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-    return network.eval()
-
-
-@torch.no_grad()
-def decode(decoder: nn.Module, embeddings: Tensor, channels: int) -> Tensor:
-    """Pixels ``(n, C, side, side)`` in [0, 1] of embeddings ``(n, d)``."""
-    pixels: Tensor = torch.cat([decoder(part) for part in embeddings.float().split(_BATCH)]).sigmoid()
-    side = round((pixels.shape[1] / channels) ** 0.5)
-    return pixels.view(-1, channels, side, side)
+    return network.eval().requires_grad_(False)
 
 
 def _batches(count: int, epochs: int, seed: int) -> Iterator[Tensor]:

@@ -1,0 +1,45 @@
+"""The recipe of the closing stage for any embeddings: it is the criteria's, and refuses what it cannot fit."""
+
+import pytest
+import torch
+from criterion_cases import pairs
+
+from gmje_core.criteria import GMJE
+from gmje_core.errors import BatchSizeError, NonFiniteError, ShapeError
+from gmje_core.estimation.consolidation import fit_density
+
+
+def test_a_criterion_holds_what_it_gives():
+    train, validation, held_out = pairs(600, seed=1), pairs(200, seed=2), pairs(50, seed=3)
+    criterion = GMJE(3, 6, density_components=4)
+    told = criterion.consolidate(*train, validation, exchangeable=True, seed=5)
+    fit = fit_density(*train, validation, components=4, exchangeable=True, seed=5)
+    assert torch.equal(criterion.density().log_prob(*held_out), fit.density.log_prob(*held_out))
+    assert told.validation_log_prob == fit.validation_log_prob
+    assert fit.validation_log_prob == pytest.approx(float(fit.density.log_prob(*validation).mean()), abs=1e-5)
+
+
+def test_pairs_of_one_gaussian_have_its_entropy():
+    torch.manual_seed(0)
+    z = torch.randn(6000, 4, dtype=torch.float64) @ torch.tensor(
+        [[1.0, 0.5, 0.2, 0], [0, 1, 0.7, 0], [0, 0, 0.5, 0.3], [0, 0, 0, 2]], dtype=torch.float64
+    )
+    context, target = z.split(2, dim=1)
+    fit = fit_density(context[:4000], target[:4000], (context[4000:5000], target[4000:5000]), components=2)
+    truth = torch.distributions.MultivariateNormal(torch.zeros(4).double(), z.T @ z / len(z))
+    gap = truth.log_prob(z[5000:]).mean() - fit.density.log_prob(context[5000:].float(), target[5000:].float()).mean()
+    assert abs(gap) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (lambda c, t, v: (c, t[:-1], v), ShapeError, r"target must have shape \(40, 3\), but has \(39, 3\)"),
+        (lambda c, t, v: (c, t, (v[0], v[1][:, :2])), ShapeError, r"validation\[1\] must have shape"),
+        (lambda c, t, v: (c, t, (v[0][:1], v[1][:1])), BatchSizeError, r"validation\[0\] must hold at least 2 pairs"),
+        (lambda c, t, v: (c.index_fill(0, torch.tensor(7), torch.nan), t, v), NonFiniteError, "context .* in row 7"),
+    ],
+)
+def test_bad_pairs_are_named(change, error, words):
+    with pytest.raises(error, match=words):
+        fit_density(*change(*pairs(40), pairs(20)))
