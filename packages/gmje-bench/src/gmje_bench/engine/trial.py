@@ -105,7 +105,7 @@ def train_and_evaluate(
     elif METHODS[method].pretrained:
         record.verdict = PRETRAINED
     reporter.stage(f"{method} seed {seed}: evaluating")
-    precision = autocast_type(suite.training.mixed_precision) if suite.training.mixed_evaluation else None
+    precision = autocast_type(accelerator.mixed_precision) if suite.training.mixed_evaluation else None
     workers = suite.training.workers
     artifacts = measure(record, module, data, suite.tasks, accelerator, workers=workers, precision=precision)
     if not accelerator.is_main_process:
