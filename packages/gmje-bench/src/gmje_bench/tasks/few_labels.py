@@ -13,6 +13,8 @@ __all__ = ["draw", "few_labels", "folds_of"]
 
 _SHARES = {"few_labels_1": 0.01, "few_labels_10": 0.1}
 _FOLDS = 5
+# Classifiers that only choose a strength are fitted less exactly; their predictions are the same but for a few.
+_TOLERANCE = 1e-4
 
 
 def few_labels(subject: FeatureSubject) -> TaskResult:
