@@ -14,7 +14,7 @@ rows, sums of them in float64.
 
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -38,12 +38,10 @@ class Classifier:
     Attributes:
         coefficients: float64 ``(F + 1, K)``; the last row holds the intercepts.
         iterations: How many steps the solver took.
-        memory: What the solver learned of the curvature, for a fit that starts from this one.
     """
 
     coefficients: Tensor
     iterations: int = 0
-    memory: "Memory | None" = field(default=None, repr=False)
 
     def logits(self, rows: Tensor) -> Tensor:
         """Scores ``(n, K)`` of rows ``(n, F)``, in their precision."""
@@ -139,18 +137,18 @@ def fit_path(
     gram = problem.gram()
     if start is None:
         start = Classifier(torch.zeros(len(gram), classes, dtype=torch.float64, device=gram.device))
+    memory = None
     for c in strengths:
         # Two classes have one vector of coefficients in scikit-learn, half of whose square two opposite columns have.
         penalty = (2 if classes == 2 else 1) / (c * problem.count)
-        start = minimise(problem, start, penalty, gram, max_iter, tolerance)
+        memory = Memory(gram, penalty, classes, memory)
+        start = minimise(problem, start, memory, max_iter, tolerance)
         yield start
 
 
-def minimise(
-    problem: Problem, start: Classifier, penalty: float, gram: Tensor, max_iter: int, tolerance: float
-) -> Classifier:
-    """L-BFGS from a classifier."""
-    memory = Memory(gram, penalty, problem.classes, start.memory)
+def minimise(problem: Problem, start: Classifier, memory: "Memory", max_iter: int, tolerance: float) -> Classifier:
+    """L-BFGS from a classifier, with a memory that is filled on the way."""
+    penalty = memory.penalty
     point = start.coefficients
     value, gradient = problem.value_and_gradient(point, penalty)
     step = 0
@@ -165,7 +163,7 @@ def minimise(
         moved, value, changed = found
         memory.remember(moved - point, changed - gradient)
         point, gradient, step = moved, changed, step + 1
-    return Classifier(point, step, memory)
+    return Classifier(point, step)
 
 
 class Memory:
