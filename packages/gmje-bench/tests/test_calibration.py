@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from gmje_bench.tasks.calibration import LEVELS, calibration_error, marginal_ranks, reliability, target_log_prob
+from gmje_bench.tasks.calibration import LEVELS, calibration_error, marginal_ranks, reliability
 from gmje_core import GaussianMixture, JointGaussianMixture
 from gmje_core.densities.conditional import ConditionalJointMixture
 from gmje_core.densities.scaled import ScaledJointMixture
@@ -93,16 +93,6 @@ def test_ranks_leave_the_global_source_alone():
     one, two = (marginal_ranks(joint(), randn(20, 2, seed=8), randn(20, 3, seed=9), seed=3) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(one[name], two[name]) for name in one)
-
-
-def test_the_targets_density_is_that_of_all_components_written_out():
-    z = 3 * randn(50, 4, seed=10)
-    torch.testing.assert_close(target_log_prob(scaled(), z), scaled().expanded().target.log_prob(z))
-    torch.testing.assert_close(target_log_prob(joint(), z[:, :3]), joint().target.log_prob(z[:, :3]))
-    precise = target_log_prob(scaled(), z)
-    torch.testing.assert_close(
-        target_log_prob(scaled().to(torch.float32), z.float()).double(), precise, rtol=1e-4, atol=1e-3
-    )
 
 
 def test_a_conditional_network_has_no_density_of_targets():

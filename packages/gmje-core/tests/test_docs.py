@@ -15,7 +15,7 @@ from gmje_core.estimator import JointEmbeddingMixture
 DOCS = Path(__file__).parents[3] / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
 FACES = [*CRITERIA.values(), JointEmbeddingMixture]
-PAGES_WITH_CODE = [page for page in PAGES if page.stem != "README"]
+PAGES_WITH_CODE = [page for page in PAGES if page.stem not in ("README", "scale")]
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ that just holds it, uniform on [0, 1] under a calibrated density (Hyndman, 1996)
 """
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from scipy import stats
@@ -16,9 +15,8 @@ from gmje_bench.alignment.metrics import hpd_ranks
 from gmje_core import JointGaussianMixture
 from gmje_core.densities.joint import JointDensity
 from gmje_core.densities.scaled import ScaledJointMixture
-from gmje_core.linalg import triangular_inverse
 
-__all__ = ["LEVELS", "calibration_error", "marginal_ranks", "reliability", "target_log_prob"]
+__all__ = ["LEVELS", "calibration_error", "marginal_ranks", "reliability"]
 
 #: The levels at which nominal and actual coverage are compared.
 LEVELS = tuple(level / 100 for level in range(5, 100, 5))
@@ -84,51 +82,8 @@ def marginal_ranks(density: JointDensity, context: Tensor, target: Tensor, seed:
         sampled = _samples(density)
     ranks = {"context": _ranks(density.context.log_prob, context.to(sampled[0]), sampled[0], generator)}
     if isinstance(density, JointGaussianMixture | ScaledJointMixture):
-        log_prob = partial(target_log_prob, density)
-        ranks["target"] = _ranks(log_prob, target.to(sampled[1]), sampled[1], generator)
+        ranks["target"] = _ranks(density.target.log_prob, target.to(sampled[1]), sampled[1], generator)
     return ranks
-
-
-def target_log_prob(density: JointGaussianMixture | ScaledJointMixture, z_target: Tensor) -> Tensor:
-    r"""Marginal log-density of targets, nats.
-
-    A component of a density with scales has the covariance :math:`\alpha_a G C G^\top + \beta_b S`. In the coordinates
-    of the eigenvectors of :math:`L^{-1} G C G^\top L^{-\top}`, :math:`S = L L^\top`, it is diagonal for all scales:
-    :math:`\alpha_a \lambda_i + \beta_b`. So no factor for each pair of scales is needed.
-
-    Args:
-        density: A joint density with a marginal of targets.
-        z_target: ``(B, d_t)``.
-
-    Returns:
-        ``(B,)``.
-
-    Examples:
-        >>> eye, zero, one = torch.eye(2)[None], torch.zeros(1, 2), torch.ones(1)
-        >>> density = ScaledJointMixture(torch.zeros(1, 1, 1), zero, zero, eye, 0.6 * eye, 0.8 * eye, one, one)
-        >>> round(float(target_log_prob(density, torch.zeros(1, 2))), 4)  # -log(2 pi): the variances are 1.
-        -1.8379
-    """
-    if not isinstance(density, ScaledJointMixture):
-        return density.target.log_prob(z_target)
-    log_weights, _, means, context_tril, gain, target_tril = density.parameters
-    inverse = triangular_inverse(target_tril)
-    whitened = inverse @ gain @ context_tril
-    eigenvalues, vectors = torch.linalg.eigh((whitened @ whitened.mT).double())
-    scales_a, scales_b = density.scales
-    k, a, b = log_weights.shape
-    variances = (
-        scales_a.double()[:, None, None] * eigenvalues.clamp_min(0)[:, None, None, :] + scales_b.double()[None, :, None]
-    ).flatten(1, 2)  # (K, A * B, d_t)
-    rotation = vectors.to(inverse.dtype).mT @ inverse
-    # A broadcast product would copy the matrices for every row.
-    rows = torch.einsum("kij,nkj->nki", rotation, z_target.unsqueeze(1) - means).double()
-    distances = torch.einsum("nki,kji->nkj", rows.square(), 1 / variances)
-    log_det = variances.log().sum(dim=2) + 2 * target_tril.diagonal(dim1=1, dim2=2).double().log().sum(dim=1)[:, None]
-    size = z_target.shape[1]
-    scores = -0.5 * (distances + log_det + size * torch.log(torch.tensor(2 * torch.pi, dtype=torch.float64)))
-    log_prob: Tensor = (scores + log_weights.double().view(k, a * b)).flatten(1).logsumexp(dim=1)
-    return log_prob.to(z_target.dtype)
 
 
 def _ranks(log_prob: Callable[[Tensor], Tensor], points: Tensor, own: Tensor, generator: Generator) -> Tensor:

@@ -30,7 +30,7 @@ class ConditionalJointMixture:
     r"""Joint density :math:`q(z_c, z_t) = q(z_c)\, q(z_t \mid z_c)` of a marginal mixture and a conditional network.
 
     The conditional of the target has a closed form. That of the context has none, because the network maps one way
-    only: train another network with the views exchanged, or use a :class:`JointGaussianMixture`.
+    only: train another network with the views exchanged, or use another joint density.
 
     Args:
         context: Marginal of the context, of batch shape ``()``.

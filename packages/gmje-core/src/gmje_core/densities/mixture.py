@@ -179,12 +179,7 @@ class GaussianMixture(Distribution):
     @in_full_precision
     def covariance_within(self) -> Tensor:
         r""":math:`\sum_k w_k \Sigma_k`, ``(*batch_shape, D, D)``: the spread inside a mode."""
-        dense = self._covariance.dense()
-        if dense.shape[-3] == 1:
-            return dense.squeeze(-3).expand(*self.batch_shape, -1, -1).clone()
-        if dense.ndim == 3:  # shared by the whole batch: one product, no copy per member
-            return (self.weights @ dense.flatten(1)).view(*self.batch_shape, self.dim, self.dim)
-        return (self.weights.unsqueeze(-2) @ dense.flatten(-2)).view(*self.batch_shape, self.dim, self.dim)
+        return self._covariance.weighted_sum(self.weights)
 
     @property
     @in_full_precision

@@ -7,19 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gmje_core.densities.blockwise import apply_matrices, over_blocks, squared_norms
+from gmje_core.densities.canonical import CanonicalAxes
 from gmje_core.densities.covariance import FullCovariance
 from gmje_core.densities.covariance.scaled import ScaledCovariance
 from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.densities.parameters import check_same_rows
 from gmje_core.errors import ShapeError
-from gmje_core.linalg import (
-    full_precision,
-    promote,
-    require_finite,
-    triangular_factor,
-    triangular_inverse,
-)
+from gmje_core.linalg import full_precision, promote, require_finite, triangular_factor, triangular_inverse
 
 __all__ = ["ScaledJointMixture"]
 
@@ -163,8 +158,13 @@ class ScaledJointMixture:
 
     @property
     def target(self) -> GaussianMixture:
-        """Marginal of the target, a mixture of ``K * A * B`` components with a factor each."""
-        return self.expanded().target
+        r"""Marginal of the target, a mixture of ``K * A * B`` components.
+
+        Each access finds the :class:`~gmje_core.densities.canonical.CanonicalAxes` of the ``K`` factors: keep the
+        mixture where it is asked often. Gradients reach what it scores, and of the parameters its weights and means.
+        """
+        with full_precision(self.device.type):
+            return self._target_marginal(CanonicalAxes.of_channel(*self.parameters[3:]))
 
     def log_prob(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         r""":math:`\log q(z_c, z_t)`, nats.
@@ -202,10 +202,38 @@ class ScaledJointMixture:
         with full_precision(self.device.type):
             context, _ = self._scores(z_context, None)
             weights = (context.unsqueeze(-1) + self._log_weights).logsumexp(dim=2)  # (B, K, B)
-            means = self._predict(z_context)
+            shift = apply_matrices(self._gain, z_context.unsqueeze(-2) - self._context_means)
+            means = self._target_means + shift  # (B, K, d_t)
         scales = len(self._target_covariance.scales)
         shared = means.unsqueeze(-2).expand(*means.shape[:-1], scales, -1).flatten(-3, -2)
         return GaussianMixture(weights.flatten(-2), shared, self._target_covariance)
+
+    def condition_on_target(self, z_target: Tensor) -> GaussianMixture:
+        r"""Mixture of the context given the target.
+
+        Args:
+            z_target: ``(N, d_t)``.
+
+        Returns:
+            Mixture of batch shape ``(N,)`` with ``K * A * B`` components, each with a mean of its own: they are
+            ``N * K * A * B * d_c`` numbers, so ask for few rows at a time. Covariances are shared by the rows.
+
+        Raises:
+            ShapeError, NonFiniteError: targets that do not fit.
+
+        Examples:
+            >>> eye, zero, one = torch.eye(2)[None], torch.zeros(1, 2), torch.ones(1)
+            >>> density = ScaledJointMixture(torch.zeros(1, 1, 1), zero, zero, eye, eye, eye, one, one)
+            >>> density.condition_on_target(torch.tensor([[2.0, 4.0]])).mean  # half of a target is noise
+            tensor([[1., 2.]])
+        """
+        z_target = self._check("z_target", z_target)
+        with full_precision(self.device.type):
+            axes = CanonicalAxes.of_channel(*self.parameters[3:])
+            weights = self._target_marginal(axes).component_log_prob(z_target)
+            shift = axes.context_shift(z_target.unsqueeze(1) - self._target_means, *self.scales)
+            means = shift.add_(self._context_means.repeat_interleave(self._log_weights[0].numel(), dim=0))
+            return GaussianMixture(weights, means, axes.context_covariance(*self.scales))
 
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
@@ -351,9 +379,9 @@ class ScaledJointMixture:
         both = context.unsqueeze(-1) + target.unsqueeze(-2) + self._log_weights
         return both.flatten(-2).logsumexp(dim=-1)
 
-    def _predict(self, z_context: Tensor) -> Tensor:
-        """``(B, K, d_t)`` conditional means."""
-        return self._target_means + apply_matrices(self._gain, z_context.unsqueeze(-2) - self._context_means)
+    def _target_marginal(self, axes: CanonicalAxes) -> GaussianMixture:
+        means = self._target_means.repeat_interleave(self._log_weights[0].numel(), dim=0)
+        return GaussianMixture(self._log_weights.flatten(), means, axes.target_covariance(*self.scales))
 
     def _check(self, name: str, z: Tensor) -> Tensor:
         size = self.context_dim if name == "z_context" else self.target_dim

@@ -36,9 +36,9 @@ __all__ = ["SCALES", "SHRINKAGES", "ScaledFit", "fit_scaled_mixture"]
 
 #: Scales that context and conditional may have, about a factor of 1.35 apart.
 SCALES = (0.2, 0.3, 0.42, 0.6, 0.8, 1.0, 1.3, 1.7, 2.3, 3.2, 4.5, 7.0)
-#: Pseudo-observations of the pooled covariance that are tried, where none are given. Fewer than 64 are likelier
-#: on held-out pairs by a few nats, but their samples are less precise.
-SHRINKAGES = (64.0, 128.0)
+#: Pseudo-observations of the pooled covariance that are tried for each dimension of a pair, where none are given. Fewer
+#: are likelier on held-out pairs by a few nats of hundreds, but their samples are less precise.
+SHRINKAGES = (0.25, 0.5)
 
 # Rows drawn for each choice of k-means++.
 _TRIALS = 4
@@ -128,7 +128,8 @@ def fit_scaled_mixture(
         target: ``(N, d_t)``.
         validation: Pairs of other items, ``(M, d_c)`` and ``(M, d_t)``.
         components: ``K``, the number of factors.
-        shrinkage: Pseudo-observations of the pooled covariance; ``None`` to choose one of :data:`SHRINKAGES`.
+        shrinkage: Pseudo-observations of the pooled covariance; ``None`` to choose one of :data:`SHRINKAGES`
+            times the number of dimensions of a pair.
         rounds: Rounds of EM; in each of them every item shows one pair of views.
         passes: The pairs are so many blocks of the same items in the same order; each round then pairs a context of
             an item with a target of it, from blocks that are drawn.
@@ -166,7 +167,8 @@ def fit_scaled_mixture(
     held_out = whiten_context.apply(validation[0]), whiten_target.apply(validation[1])
     # One point an item, so that its pairs begin together.
     items = torch.cat([context, target], dim=1).float().unflatten(0, (passes, -1)).mean(dim=0)
-    tried = SHRINKAGES if shrinkage is None else (shrinkage,)
+    dim = context.shape[1] + target.shape[1]
+    tried = tuple(share * dim for share in SHRINKAGES) if shrinkage is None else (shrinkage,)
     fitted = StepwiseEM(views, items, min(components, len(items)), tried[0], seed)
     fitted.advance(min(_CHOICE, rounds))
     some = held_out[0][:_CHOICE_ROWS], held_out[1][:_CHOICE_ROWS]

@@ -25,7 +25,7 @@ def outliers(subject: Subject) -> TaskResult:
     - ``density``: marginal log-density of the embedding, by the density learned in training, where there is one;
     - ``density_features``: the mean of that log-density over the image and a random view of it, plus the log-density of
       the features under one Gaussian, see :func:`~gmje_bench.tasks.outliers.scores.feature_score`: of the tries with
-      the learned density on validation images, held-out classes and corruptions, the best;
+      the learned density on validation images, held-out classes and corruptions, nearly the best;
     - ``fitted``: the same as ``density`` by a mixture fitted afterwards to the embeddings;
     - ``mahalanobis`` and ``class_mahalanobis``: distance of the backbone features to the training mean, or to the
       nearest class mean (Lee et al., 2018); the latter is the only score that uses labels;

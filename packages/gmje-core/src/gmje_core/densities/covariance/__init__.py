@@ -2,6 +2,9 @@
 
 Each form knows its log-determinants, its Mahalanobis distances, its marginals, its conditionals and how to draw noise,
 in the cheapest way that its structure allows. None of them caches anything, so nothing can go stale.
+
+Two more forms, ``scaled`` and ``framed``, hold many components of few matrices. Mixtures with several scales make them;
+they have no name to be chosen by.
 """
 
 import torch

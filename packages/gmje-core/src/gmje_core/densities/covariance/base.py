@@ -6,20 +6,15 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from gmje_core.densities.blockwise import apply_matrices, gather_components, over_components
-from gmje_core.errors import NotPositiveDefiniteError, ShapeError
 from gmje_core.linalg import broadcast_shapes
 
 __all__ = [
     "Conditional",
     "Covariance",
     "CovarianceType",
-    "require_positive",
-    "standard_deviations",
-    "variances_of",
 ]
 
 CovarianceType = Literal["full", "low_rank", "diag", "spherical"]
@@ -216,6 +211,22 @@ class Covariance(ABC):
                 only for a vector does it have to read the values.
         """
 
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        r""":math:`\sum_k w_k \Sigma_k`.
+
+        Args:
+            weights: ``(..., K)``; where the covariance is tied, they sum to one.
+
+        Returns:
+            ``(..., D, D)``.
+        """
+        dense = self.dense()
+        if dense.shape[-3] == 1:
+            return dense.squeeze(-3).expand(*weights.shape[:-1], -1, -1).clone()
+        if dense.ndim == 3:  # shared by the whole batch: one product, no copy per member
+            return (weights @ dense.flatten(1)).view(*weights.shape[:-1], self.dim, self.dim)
+        return (weights.unsqueeze(-2) @ dense.flatten(-2)).squeeze(-2).view(*weights.shape[:-1], self.dim, self.dim)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """Covariance of the same form with a function applied to every parameter, leading axes included."""
         return self.rebuild(*[function(tensor) for tensor in self.parameters])
@@ -325,70 +336,3 @@ class Conditional:
         if self.decode is not None:
             shift = apply_matrices(self.decode, shift)
         return free_means + shift
-
-
-def require_positive(name: str, values: Tensor) -> None:
-    """Check rows of variances or deviations for values that are not positive.
-
-    Args:
-        name: What the values are, for the message.
-        values: ``(..., K, D)``.
-
-    Raises:
-        NotPositiveDefiniteError: names the first bad component.
-
-    Examples:
-        >>> require_positive("variance", torch.tensor([[1.0], [-2.0]]))
-        Traceback (most recent call last):
-        ...
-        gmje_core.errors.NotPositiveDefiniteError: variance must be positive, but is -2 at the least; first bad ...
-    """
-    bad = (values.detach() <= 0).any(dim=-1)
-    if bad.any():
-        index = tuple(int(i) for i in bad.nonzero()[0])
-        raise NotPositiveDefiniteError(
-            f"{name} must be positive, but is {float(values.detach().min()):.3g} at the least; "
-            f"first bad component: {index[0] if len(index) == 1 else index}"
-        )
-
-
-def variances_of(second: Tensor) -> Tensor:
-    """Diagonals of second moments that may be given as diagonals already.
-
-    Args:
-        second: ``(..., K, D, D)``, or diagonals ``(K, D)``.
-
-    Returns:
-        ``(..., K, D)``.
-
-    Raises:
-        ShapeError: ``second`` has another shape.
-
-    Examples:
-        >>> variances_of(torch.eye(2)[None]), variances_of(torch.ones(1, 2))
-        (tensor([[1., 1.]]), tensor([[1., 1.]]))
-    """
-    if second.ndim == 2:
-        return second
-    if second.ndim < 2 or second.shape[-1] != second.shape[-2]:
-        raise ShapeError(f"second moments must have shape (..., K, D, D) or (K, D), but have {tuple(second.shape)}")
-    diagonal: Tensor = second.diagonal(dim1=-2, dim2=-1)
-    return diagonal
-
-
-def standard_deviations(rho: Tensor, scale: Tensor | float, floor: float) -> Tensor:
-    r"""Positive numbers :math:`\text{scale} \cdot (\operatorname{softplus}(\rho) + \text{floor})`.
-
-    Args:
-        rho: Unconstrained numbers.
-        scale: Unit of length, a scalar.
-        floor: Least deviation, in units of ``scale``.
-
-    Returns:
-        A tensor of the shape of ``rho``.
-
-    Examples:
-        >>> standard_deviations(torch.tensor([-100.0, 0.0]), scale=2.0, floor=0.5)
-        tensor([1.0000, 2.3863])
-    """
-    return scale * (F.softplus(rho) + floor)

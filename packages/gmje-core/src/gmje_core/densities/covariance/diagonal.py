@@ -7,14 +7,8 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from gmje_core.densities.covariance.base import (
-    Conditional,
-    Covariance,
-    CovarianceType,
-    require_positive,
-    standard_deviations,
-    variances_of,
-)
+from gmje_core.densities.covariance.base import Conditional, Covariance, CovarianceType
+from gmje_core.densities.covariance.values import require_positive, standard_deviations, variances_of
 from gmje_core.densities.distances import as_distances, common_origin, weighted_squared_distances
 from gmje_core.errors import ShapeError
 from gmje_core.linalg import accumulation_dtype, require_finite, slice_or_list

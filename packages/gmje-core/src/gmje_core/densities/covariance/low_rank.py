@@ -8,13 +8,8 @@ import torch
 from torch import Tensor
 
 from gmje_core.densities.blockwise import apply_matrices, gathered_product, over_blocks, squared_norms
-from gmje_core.densities.covariance.base import (
-    Conditional,
-    Covariance,
-    CovarianceType,
-    require_positive,
-    standard_deviations,
-)
+from gmje_core.densities.covariance.base import Conditional, Covariance, CovarianceType
+from gmje_core.densities.covariance.values import require_positive, standard_deviations
 from gmje_core.densities.distances import (
     as_distances,
     common_origin,

@@ -1,14 +1,15 @@
 """Covariances that share factors and differ by scales, so that many components cost little more than their factors."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import InitVar, dataclass
-from typing import ClassVar, Self
+from typing import Self
 
-import torch
 from torch import Tensor
 
-from gmje_core.densities.covariance.base import Conditional, Covariance, CovarianceType, require_positive
+from gmje_core.densities.covariance.base import Conditional
 from gmje_core.densities.covariance.full import FullCovariance
+from gmje_core.densities.covariance.shared import SharedCovariance
+from gmje_core.densities.covariance.values import require_positive
 from gmje_core.errors import ShapeError
 from gmje_core.linalg import LOG_2PI, require_finite
 
@@ -16,7 +17,7 @@ __all__ = ["ScaledCovariance"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class ScaledCovariance(Covariance):
+class ScaledCovariance(SharedCovariance):
     r"""Several scales of each of ``F`` full covariances, :math:`\Sigma_{fs} = \sigma_s L_f L_f^\top`.
 
     Component ``f * S + s`` has factor ``f`` and scale ``s``. It is made for mixtures of heavy tails, in which the ``S``
@@ -31,14 +32,11 @@ class ScaledCovariance(Covariance):
         ShapeError, NonFiniteError, NotPositiveDefiniteError: they are no factors or scales.
 
     Examples:
+        >>> import torch
         >>> covariance = ScaledCovariance(torch.eye(2).expand(3, 2, 2), torch.tensor([1.0, 4.0]))
         >>> covariance.shape, covariance.diagonal()[:2].tolist()
         (torch.Size([6]), [[1.0, 1.0], [4.0, 4.0]])
     """
-
-    covariance_type: ClassVar[CovarianceType] = "full"
-    axis_aligned: ClassVar[bool] = False
-    diagonal_moments: ClassVar[bool] = False
 
     scale_tril: Tensor
     scales: Tensor
@@ -61,44 +59,14 @@ class ScaledCovariance(Covariance):
         return FullCovariance(self.scale_tril, validate=False)
 
     @property
-    def shape(self) -> torch.Size:
-        """Leading shape ``(F * S,)``."""
-        return torch.Size([len(self.scale_tril) * len(self.scales)])
-
-    @property
-    def dim(self) -> int:
-        """Number of dimensions ``D``."""
-        return self.scale_tril.shape[-1]
+    def shared(self) -> int:
+        """Number ``S`` of scales."""
+        return len(self.scales)
 
     @classmethod
-    def from_second_moments(
-        cls,
-        second: Tensor,
-        *,
-        rank: int | None = None,
-        previous: Covariance | None = None,
-        floor: float = 0.0,
-        validate: bool = True,
-    ) -> Self:
-        """Covariance with these matrices at the only scale 1; see :meth:`Covariance.from_second_moments`."""
-        full = FullCovariance.from_second_moments(second, validate=validate)
+    def from_full(cls, full: FullCovariance) -> Self:
+        """The same covariances at the only scale 1."""
         return cls(full.scale_tril, full.scale_tril.new_ones(1), validate=False)
-
-    @classmethod
-    def unconstrained_sizes(cls, dim: int, rank: int | None = None) -> dict[str, int]:
-        """Those of full covariances; see :meth:`Covariance.unconstrained_sizes`."""
-        return FullCovariance.unconstrained_sizes(dim, rank)
-
-    @classmethod
-    def from_unconstrained(cls, values: Mapping[str, Tensor], dim: int, *, scale: Tensor | float, floor: float) -> Self:
-        """Full covariances at the only scale 1; see :meth:`Covariance.from_unconstrained`."""
-        full = FullCovariance.from_unconstrained(values, dim, scale=scale, floor=floor)
-        return cls(full.scale_tril, full.scale_tril.new_ones(1), validate=False)
-
-    @classmethod
-    def parameter_count(cls, dim: int, rank: int | None = None) -> int:
-        """Number of free parameters of one factor."""
-        return FullCovariance.parameter_count(dim, rank)
 
     @classmethod
     def from_parameters(cls, parameters: Sequence[Tensor], dim: int) -> Self:
@@ -118,6 +86,11 @@ class ScaledCovariance(Covariance):
     def diagonal(self) -> Tensor:
         """The variances, ``(F * S, D)``."""
         return (self.factors.diagonal()[:, None] * self.scales[:, None]).flatten(0, 1)
+
+    def weighted_sum(self, weights: Tensor) -> Tensor:
+        r""":math:`\sum_{fs} w_{fs} \Sigma_{fs}`, ``(..., D, D)``, from weights ``(..., F * S)``."""
+        scale = (self.by_matrix(weights, -1) * self.scales).sum(dim=-1)
+        return (scale @ self.factors.dense().flatten(1)).view(*weights.shape[:-1], self.dim, self.dim)
 
     def half_log_det(self) -> Tensor:
         """Half the log-determinants in nats, ``(F * S,)``."""
