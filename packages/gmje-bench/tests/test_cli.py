@@ -238,7 +238,7 @@ def test_a_stopped_run_says_how_to_go_on(number, tmp_path, capsys, monkeypatch):
     def interrupted(*_: object, **__: object) -> None:
         signal.raise_signal(number)
 
-    monkeypatch.setattr(trial, "evaluate", interrupted)
+    monkeypatch.setattr(trial, "measure", interrupted)
     output = tmp_path / "run"
     assert main(["run", *TINY, "--methods", "gmje", "--output", str(output)]) == 128 + number
     assert capsys.readouterr().err.endswith(

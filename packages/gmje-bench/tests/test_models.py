@@ -11,6 +11,7 @@ from gmje_bench.evaluation.models import open_model, weights_hash
 from gmje_bench.features import extract_features
 from gmje_bench.runs import read_results
 from gmje_bench.tasks.knn import weighted_knn
+from gmje_bench.tasks.rows import Rows
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +73,8 @@ def test_a_method_of_a_run_gives_its_features_again(run, data, method):
     opened = open_model(folder, whole)
     cpu = torch.device("cpu")
     train, test = (extract_features(opened.module, split, whole, device=cpu) for split in (whole.train, whole.test))
-    accuracy = weighted_knn(train, whole.train.labels, test, whole.test.labels, 10)
+    rows = Rows.of(train), whole.train.labels, Rows.of(test), whole.test.labels
+    accuracy, _ = weighted_knn(*rows, 10, cpu)
     record = next(record for record in read_results(run).records if record.method == method)
     assert accuracy == record.metrics["knn"]
 

@@ -12,7 +12,10 @@ from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks import TASKS, named
 from gmje_bench.tasks.knn import weighted_knn
 from gmje_bench.tasks.probe import fit_probe
+from gmje_bench.tasks.rows import Rows
 from gmje_bench.tasks.subject import Features, FeatureSubject
+
+CPU = torch.device("cpu")
 
 
 def blobs(n: int, seed: int, classes: int = 4, dim: int = 6):
@@ -31,13 +34,13 @@ def test_weighted_knn_against_numpy():
     for i, row in enumerate(nearest):
         np.add.at(votes[i], y.numpy()[row], np.exp(cosine[i, row] / PROTOCOL.knn_temperature))
     expected = 100 * np.mean(votes.argmax(1) == truth.numpy())
-    assert weighted_knn(train, y, test, truth, classes=4) == pytest.approx(expected)
+    assert weighted_knn(Rows.of(train), y, Rows.of(test), truth, 4, CPU)[0] == pytest.approx(expected)
     assert 50 < expected < 99, "neither trivial nor hopeless"
 
 
 def test_linear_probe_is_the_chosen_logistic_regression():
     (train, y), (test, truth) = blobs(400, 0), blobs(200, 1)
-    probe = fit_probe(train, y, test, truth)
+    probe = fit_probe(Rows.of(train), y, Rows.of(test), truth, CPU)
     assert probe.c in PROTOCOL.probe_c
     mean, std = train.double().mean(0), train.double().std(0, correction=0)
     x, x_test = ((v.double() - mean) / std for v in (train, test))
@@ -48,7 +51,10 @@ def test_linear_probe_is_the_chosen_logistic_regression():
 def test_linear_probe_does_not_choose_on_test():
     (train, y), (test, truth) = blobs(400, 0), blobs(200, 1)
     shuffled = truth[torch.randperm(200, generator=torch.Generator().manual_seed(0))]
-    honest, other = fit_probe(train, y, test, truth), fit_probe(train, y, test, shuffled)
+    honest, other = (
+        fit_probe(Rows.of(train), y, Rows.of(test), truth, CPU),
+        fit_probe(Rows.of(train), y, Rows.of(test), shuffled, CPU),
+    )
     assert (honest.c, honest.validation_accuracy) == (other.c, other.validation_accuracy)
 
 

@@ -43,15 +43,42 @@ def test_every_method_trains_on_the_global_batch(computed, method):
     assert len(one[f"{method}.losses"].unique()) > 1, "the encoder moves"
 
 
-@pytest.mark.parametrize("key", ["features", "images", "embeddings", "context", "target"])
+@pytest.mark.parametrize("key", ["features", "embeddings", "context", "target"])
 def test_what_tasks_see_is_the_same_to_the_last_bit(computed, key):
     one, two = computed
     assert one[key].float().abs().flatten(1).sum(dim=1).min() > 0, "every image has its row"
     assert torch.equal(one[key], two[key])
 
 
+@pytest.mark.parametrize(
+    "key",
+    [
+        "mean",
+        "deviation",
+        "coefficients",
+        "cosine",
+        "places",
+        "taken",
+        "log_prob",
+        "accuracies",
+        "few_labels",
+    ],
+)
+def test_what_processes_compute_together_is_the_same_to_the_last_bit(computed, key):
+    one, two = computed
+    assert one[key].isfinite().all()
+    assert torch.equal(one[key], two[key])
+
+
+def test_the_probe_that_is_trained_along_learns_from_the_global_batch(computed):
+    one, two = computed
+    torch.testing.assert_close(two["online"], one["online"], rtol=1e-4, atol=1e-6)
+    assert two["online_accuracy"] == one["online_accuracy"]
+
+
 def test_a_run_gives_the_scores_of_one_process(tmp_path):
     options = ["run", "--suite", "smoke", "--limit", "700", "--methods", "random,gje"]
+    options += ["--tasks", "linear_probe,knn,few_labels"]
     one, two = tmp_path / "one", tmp_path / "two"
     start("-m", "gmje_bench", *options, "--output", str(one))
     done = start(*TWO, "-m", "gmje_bench", *options, "--processes", "2", "--output", str(two))

@@ -12,10 +12,19 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from gmje_bench.datasets import load_dataset
+from gmje_bench.datasets.base import ImageData
 from gmje_bench.features import embed_split, extract_features
 from gmje_bench.methods import METHODS, Setting, build_objective
 from gmje_bench.module import build_module
+from gmje_bench.online_probe import OnlineProbe
+from gmje_bench.protocol import PROTOCOL
 from gmje_bench.suite import load_suite
+from gmje_bench.tasks.few_labels import few_labels
+from gmje_bench.tasks.knn import nearest, weighted_knn
+from gmje_bench.tasks.logistic import fit_path
+from gmje_bench.tasks.probe import Scaler, fit_probe
+from gmje_bench.tasks.rows import Rows, Team
+from gmje_bench.tasks.subject import Features, FeatureSubject
 from gmje_core.distributed import rank, world_size
 
 BATCH, SIZE, DIM, STEPS, CLASSES = 32, 10, 6, 3, 4
@@ -55,11 +64,51 @@ def trained(method: str) -> dict[str, Tensor]:
     return {"weight": encoder.weight.detach(), "bias": encoder.bias.detach(), "losses": torch.stack(losses)}
 
 
+def watched() -> dict[str, Tensor]:
+    """What a probe learns that is trained along, each process on its share of the batches."""
+    backbone, generator = nn.Identity(), torch.Generator().manual_seed(0)
+    probe = OnlineProbe(backbone, SIZE, CLASSES)
+    share = BATCH // world_size()
+    for _ in range(STEPS):
+        x, labels = torch.randn(BATCH, SIZE, generator=generator), torch.arange(BATCH) % CLASSES
+        own = slice(rank() * share, (rank() + 1) * share)
+        backbone(torch.cat([x[own], x[own] + 1]))
+        probe.step(labels[own])
+    return {"online": probe.weights.detach(), "online_accuracy": torch.tensor(probe.end_epoch())}
+
+
 def mean_over_processes(value: Tensor) -> Tensor:
     value = value.clone()
     if world_size() > 1:
         dist.all_reduce(value)
     return value / world_size()
+
+
+def scored(data: ImageData, features: Tensor) -> dict[str, Tensor]:
+    """What tasks find that all processes compute together."""
+    x = Rows.of(features, len(data.train), Team.of_all())
+    y, cpu, places = data.train.labels, torch.device("cpu"), torch.arange(1, 700, 7)
+    scaler = Scaler.of(x)
+    z = scaler.apply(x, cpu)
+    path = list(fit_path(z, y, 10, PROTOCOL.probe_c))
+    queries = torch.nn.functional.normalize(
+        torch.randn(20, features.shape[1], generator=torch.Generator().manual_seed(0))
+    )
+    found = nearest(x, queries, 20)
+    probe = fit_probe(x, y, x, y, cpu)
+    subject = FeatureSubject("gje", 0, data.classes, *[Features(y, features)] * 2, team=Team.of_all())
+    few = few_labels(subject).metrics
+    return {
+        "mean": scaler.mean,
+        "deviation": scaler.deviation,
+        "coefficients": torch.stack([classifier.coefficients for classifier in path]),
+        "cosine": found.cosine,
+        "places": found.places,
+        "taken": z.take(places).whole(),
+        "log_prob": probe.log_prob,
+        "accuracies": torch.tensor([probe.accuracy, probe.top5, probe.c, *weighted_knn(x, y, x, y, 10, cpu)]),
+        "few_labels": torch.tensor([few["few_labels_1"], few["few_labels_10"]]),
+    }
 
 
 def main(path: str, processes: int) -> None:
@@ -79,8 +128,9 @@ def main(path: str, processes: int) -> None:
     module = build_module("gje", load_suite("smoke"), 1, seed=0)
     results["features"] = extract_features(module, data.train, data, device=torch.device("cpu"))
     embedded = embed_split(module, data.train, data, device=torch.device("cpu"))
-    results |= {name: getattr(embedded, name) for name in ("images", "embeddings", "context", "target")}
+    results |= watched() | scored(data, results["features"])
     if rank() == 0:
+        results |= {name: getattr(embedded, name) for name in ("embeddings", "context", "target")}
         save_file(results, path)
     if processes > 1:
         dist.destroy_process_group()

@@ -15,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from gmje_bench.errors import RunFolderError
+from gmje_bench.online_probe import OnlineProbe
 from gmje_core.files import write_atomic
 
 __all__ = ["Checkpoint", "Progress"]
@@ -51,7 +52,12 @@ class Checkpoint:
         self.path, self._identity = path, json.dumps(identity, sort_keys=True)
 
     def save(
-        self, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress, scaler: Any | None = None
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        progress: Progress,
+        scaler: Any | None = None,
+        online: OnlineProbe | None = None,
     ) -> None:
         """Write the file; an earlier one stays whole until this one is.
 
@@ -60,6 +66,7 @@ class Checkpoint:
             optimizer: The optimiser of the module.
             progress: Where training stands.
             scaler: The scaler of gradients in float16, if there is one.
+            online: The probe that is trained along, if there is one.
         """
         tensors = {f"module.{key}": value for key, value in _state(module).items()}
         tensors |= {
@@ -69,6 +76,8 @@ class Checkpoint:
             if value is not None
         }
         tensors |= {f"random.{key}": value for key, value in _random_state().items()}
+        if online is not None:
+            tensors |= {f"online.{key}": value for key, value in online.state().items()}
         if progress.losses:
             tensors["losses"] = torch.stack(progress.losses)
         described = {
@@ -82,7 +91,13 @@ class Checkpoint:
         self.path.parent.mkdir(exist_ok=True)
         write_atomic(self.path, content)
 
-    def restore(self, module: nn.Module, optimizer: torch.optim.Optimizer, scaler: Any | None = None) -> Progress:
+    def restore(
+        self,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: Any | None = None,
+        online: OnlineProbe | None = None,
+    ) -> Progress:
         """Put the state of the file into module, optimiser and random sources; without a file, training starts anew.
 
         Raises:
@@ -112,6 +127,8 @@ class Checkpoint:
             _restore_optimizer(optimizer, _part(tensors, "optimizer."))
             if scaler is not None:
                 scaler.load_state_dict(json.loads(described["scaler"]))
+            if online is not None:
+                online.load_state(_part(tensors, "online."))
             _set_random_state(_part(tensors, "random."))
         except (KeyError, ValueError, RuntimeError) as error:
             raise self._damaged(error) from error

@@ -48,6 +48,9 @@ def run(
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see.")] = None,
     mixed_precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16; densities stay in float32.")] = None,
     workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
+    online_probe: Annotated[
+        bool | None, typer.Option("--online-probe", help="Train a linear classifier along, for the learning curves.")
+    ] = None,
     processes: Annotated[int | None, typer.Option(help="Fail unless launched with so many processes.")] = None,
     jobs: Annotated[int | None, typer.Option(help="Synthetic tasks at a time.  [default: one a core]")] = None,
     method_file: Annotated[
@@ -93,6 +96,7 @@ def run(
         image_size=image_size,
         mixed_precision=mixed_precision,
         workers=workers,
+        online_probe=online_probe,
     )
     chosen = with_overrides(chosen, settings or [])
     if chosen.dataset is not None:

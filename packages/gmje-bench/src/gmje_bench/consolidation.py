@@ -44,7 +44,7 @@ def consolidate(
         The fit, on the main process; ``None`` on the others.
     """
     pairs = training_pairs(module, data, seed=seed, device=device, workers=workers)
-    if rank() > 0:
+    if pairs is None:
         return None
     assert isinstance(module.criterion, Criterion)
     return module.criterion.cpu().consolidate(
@@ -59,8 +59,8 @@ def consolidate(
 
 def training_pairs(
     module: JointEmbedding, data: ImageData, *, seed: int, device: torch.device, workers: int = 0
-) -> TrainingPairs:
-    """Pairs of views of the training images by a frozen module; every process must call it.
+) -> TrainingPairs | None:
+    """Pairs of views of the training images by a frozen module, on the main process; every process must call it.
 
     Nine tenths of the images give the pairs to fit to, several views of each; the rest give those to choose by. The
     test images play no part.
@@ -71,6 +71,9 @@ def training_pairs(
         seed: Seed of the division of the images.
         device: The device of the module.
         workers: Number of processes that decode images.
+
+    Returns:
+        The pairs on the main process; ``None`` on the others.
     """
     order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))
     aside = order[: max(1, round(PROTOCOL.consolidation_validation * len(order)))]
@@ -79,6 +82,8 @@ def training_pairs(
         embed_views(module, data.train, data, PROTOCOL.consolidation_seed + index, device=device, workers=workers)
         for index in range(PROTOCOL.consolidation_passes)
     ]
+    if rank() > 0:
+        return None
 
     def pairs(rows: Tensor) -> tuple[Tensor, Tensor]:
         context, target = (torch.cat([views[rows] for views in part]) for part in zip(*passes, strict=True))

@@ -1,6 +1,11 @@
-"""Features and embeddings of a split by a frozen encoder, the same numbers on any number of processes."""
+"""Features and embeddings of a split by a frozen encoder, the same numbers on any number of processes.
+
+Every process passes its own leaves of a split through the encoder, see :mod:`gmje_bench.tasks.rows`, and keeps what
+comes out, never the images. The main process then gets the rows of the others, a leaf at a time.
+"""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import torch
@@ -10,50 +15,97 @@ from torch import Tensor
 from gmje_bench.datasets.base import ImageData, Split
 from gmje_bench.module import JointEmbedding
 from gmje_bench.protocol import PROTOCOL
-from gmje_bench.tasks.subject import Embedded
+from gmje_bench.tasks.rows import Rows, Team, leaf_bounds, on_wire
+from gmje_bench.tasks.subject import Embedded, Features
 from gmje_bench.views import TwoViews
-from gmje_core.distributed import rank, world_size
+from gmje_core import NonFiniteError
 
 __all__ = ["embed_split", "embed_views", "extract_features"]
 
 
-class _Chunks(NamedTuple):
-    """A split in chunks of constant composition, dealt to the processes, so that no batch differs with their number."""
+class _Pass(NamedTuple):
+    """How images go through an encoder.
 
-    split: Split
+    Attributes:
+        device: The device of the module.
+        workers: Number of processes that decode images.
+        precision: The type of autocast, ``torch.bfloat16`` or ``torch.float16``; ``None`` computes as the module does.
+    """
+
     device: torch.device
-    workers: int
+    workers: int = 0
+    precision: torch.dtype | None = None
 
-    def apply(self, function: Callable[[Tensor, int], list[Tensor]]) -> list[Tensor]:
-        """What the function gives for every image of the split, in order, on the CPU of every process.
+    def apply(self, split: Split, function: Callable[[Tensor, int], list[Tensor]]) -> list[Rows]:
+        """What the function gives for every image of the split, on the CPU, as the processes of the run hold it.
 
         Args:
+            split: The images, which go through in chunks of constant composition, so that no batch differs with the
+                number of processes.
             function: A function from images uint8 ``(b, C, S, S)`` and the chunk's number to tensors of ``b`` rows.
-        """
-        chunks = torch.arange(len(self.split)).split(PROTOCOL.feature_batch)
-        own = list(range(len(chunks)))[rank() :: world_size()]
-        numbers = own or [0]  # A process without chunks still has to know the shapes.
-        batches = self.split.batches([chunks[number] for number in numbers], self.workers)
-        results: list[Tensor] = []
-        for number, (images, _, index) in zip(numbers, batches, strict=True):
-            for position, rows in enumerate(function(images.to(self.device), number)):
-                if position == len(results):
-                    results.append(torch.zeros(len(self.split), *rows.shape[1:], dtype=rows.dtype))
-                if own:
-                    results[position][index] = rows.cpu()
-        return [self._shared(result) for result in results]
 
-    def _shared(self, own: Tensor) -> Tensor:
-        if world_size() == 1:
-            return own
-        shared = own.to(self.device)  # Every row is zero on all processes but one, so the sum is exact.
-        dist.all_reduce(shared)
-        return shared.cpu()
+        Raises:
+            NonFiniteError: the function gave NaN or infinity, on any process.
+        """
+        team, bounds = Team.of_all(), leaf_bounds(len(split))
+        held = torch.cat([torch.arange(0), *(torch.arange(*bounds[leaf]) for leaf in team.leaves)])
+        # A process without images still has to know the shapes. Leaves begin and end at whole chunks.
+        chunks = (held if len(held) else torch.arange(min(len(split), PROTOCOL.feature_batch))).split(
+            PROTOCOL.feature_batch
+        )
+        results: list[Tensor] = []
+        broken, place = torch.zeros(1), 0
+        for images, _, index in split.batches(chunks, self.workers):
+            with self.autocast():
+                found = function(images.to(self.device, non_blocking=True), int(index[0]) // PROTOCOL.feature_batch)
+            for position, rows in enumerate(found):
+                if position == len(results):
+                    results.append(torch.zeros(len(held), *rows.shape[1:], dtype=rows.dtype))
+                if len(held):
+                    results[position][place : place + len(rows)] = rows.cpu()
+                broken += not bool(torch.isfinite(rows).all())
+            place += len(index)
+        if team.size > 1:
+            broken = on_wire(broken)
+            dist.all_reduce(broken)
+        if broken.any():
+            raise NonFiniteError("the features hold NaN or infinity")
+        return [Rows.of(result, len(split), team) for result in results]
+
+    def autocast(self) -> torch.autocast | nullcontext[None]:
+        """The context that the encoder computes in."""
+        if self.precision is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.precision)
+
+
+def in_storage(features: Tensor, count: int) -> Tensor:
+    """Features as a split of so many images keeps them: float32, or float16 where the split is large.
+
+    Raises:
+        NonFiniteError: a finite feature is too large for float16.
+    """
+    if count <= PROTOCOL.half_features:
+        return features.float()
+    stored = features.half()
+    if torch.isinf(stored).any() and torch.isfinite(features).all():
+        largest = float(features.abs().max())
+        raise NonFiniteError(
+            f"a feature is {largest:.3g}, but those of more than {PROTOCOL.half_features} images are kept in half "
+            "precision, which ends at 65504; divide what the model gives by a constant"
+        )
+    return stored
 
 
 @torch.no_grad()
 def extract_features(
-    module: JointEmbedding, split: Split, data: ImageData, *, device: torch.device, workers: int = 0
+    module: JointEmbedding,
+    split: Split,
+    data: ImageData,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    precision: torch.dtype | None = None,
 ) -> Tensor:
     """Backbone features of every image, in order.
 
@@ -63,20 +115,33 @@ def extract_features(
         data: The dataset, which says how images are presented.
         device: The device of the module.
         workers: Number of processes that decode images.
+        precision: The type of autocast; ``None`` computes as the module does.
 
     Returns:
-        float32 ``(N, num_features)`` on the CPU, on every process.
+        ``(N, num_features)`` on the CPU, float32, or float16 of a large split: all rows on the main process, on the
+        others those of their own leaves.
+
+    Raises:
+        NonFiniteError: the features hold NaN or infinity, or are too large for how they are kept.
     """
     module.eval()
     preprocess = module.views(data).preprocessing
-    (features,) = _Chunks(split, device, workers).apply(lambda images, _: [module.backbone(preprocess(images)).float()])
-    return features
+    (rows,) = _Pass(device, workers, precision).apply(
+        split, lambda images, _: [in_storage(module.backbone(preprocess(images)), len(split))]
+    )
+    return held(rows)
 
 
 @torch.no_grad()
 def embed_split(
-    module: JointEmbedding, split: Split, data: ImageData, *, device: torch.device, workers: int = 0
-) -> Embedded:
+    module: JointEmbedding,
+    split: Split,
+    data: ImageData,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    precision: torch.dtype | None = None,
+) -> Features:
     """Features, embeddings and embeddings of two random views of every image, in order.
 
     The views are drawn with the protocol's seed, the same for every method and number of processes.
@@ -87,9 +152,13 @@ def embed_split(
         data: The dataset, which says how images are presented.
         device: The device of the module.
         workers: Number of processes that decode images.
+        precision: The type of autocast; ``None`` computes as the module does.
 
     Returns:
-        The features and embeddings, on every process.
+        An :class:`Embedded` of all images on the main process; on the others, the features of their own leaves.
+
+    Raises:
+        NonFiniteError: the features hold NaN or infinity, or are too large for how they are kept.
     """
     module.eval()
     config = module.views(data)
@@ -98,11 +167,15 @@ def embed_split(
     def pass_through(images: Tensor, number: int) -> list[Tensor]:
         context, target = views(images, epoch=0, step=number)
         features = module.backbone(preprocess(images))
-        embedded = [features, module.projector(features), module.embed(context), module.embed_target(target)]
-        return [images, *(z.float() for z in embedded)]
+        embedded = (module.projector(features), module.embed(context), module.embed_target(target))
+        return [in_storage(features, len(split)), *(z.float() for z in embedded)]
 
-    images, features, embeddings, z_context, z_target = _Chunks(split, device, workers).apply(pass_through)
-    return Embedded(split.labels, features, images, embeddings, z_context, z_target)
+    features, *embedded = _Pass(device, workers, precision).apply(split, pass_through)
+    kept = held(features)
+    embeddings, z_context, z_target = (rows.whole() for rows in embedded)
+    if features.team.rank:
+        return Features(split.labels, kept)
+    return Embedded(split.labels, kept, split, embeddings, z_context, z_target)
 
 
 @torch.no_grad()
@@ -114,6 +187,7 @@ def embed_views(
     *,
     device: torch.device,
     workers: int = 0,
+    precision: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Embeddings of two random views of every image, in order.
 
@@ -124,9 +198,14 @@ def embed_views(
         seed: Seed of the views.
         device: The device of the module.
         workers: Number of processes that decode images.
+        precision: The type of autocast; ``None`` computes as the module does.
 
     Returns:
-        float32 ``(N, d)`` of the contexts and of the targets, on the CPU of every process.
+        float32 ``(N, d)`` of the contexts and of the targets, on the CPU of the main process; nothing on
+        the others.
+
+    Raises:
+        NonFiniteError: the embeddings hold NaN or infinity.
     """
     module.eval()
     views = TwoViews(module.views(data), seed)
@@ -135,5 +214,13 @@ def embed_views(
         context, target = views(images, epoch=0, step=number)
         return [module.embed(context).float(), module.embed_target(target).float()]
 
-    z_context, z_target = _Chunks(split, device, workers).apply(pass_through)
+    z_context, z_target = (rows.whole() for rows in _Pass(device, workers, precision).apply(split, pass_through))
     return z_context, z_target
+
+
+def held(rows: Rows) -> Tensor:
+    """What this process keeps: all rows on the main process, on the others those of their leaves."""
+    if rows.team.size == 1 or rows.team.rank == 0:
+        return rows.whole()
+    rows.whole()  # It sends the leaves to the main process.
+    return torch.cat([rows.empty, *rows.leaves.values()])

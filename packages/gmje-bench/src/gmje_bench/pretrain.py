@@ -14,6 +14,7 @@ from gmje_bench.datasets.base import ImageData
 from gmje_bench.errors import RunFolderError
 from gmje_bench.interrupts import Interrupted, Interrupts
 from gmje_bench.module import JointEmbedding
+from gmje_bench.online_probe import OnlineProbe
 from gmje_bench.optimizers import build_optimizer, set_rate
 from gmje_bench.schedule import Schedule, learning_rate, plan
 from gmje_bench.suite import Training
@@ -68,14 +69,17 @@ def pretrain(
     module = _on_device(module, training, accelerator)
     wrapped, optimizer = accelerator.prepare(module, build_optimizer(module, training))
     views = TwoViews(module.views(data), seed)
-    progress = checkpoint.restore(module, optimizer, accelerator.scaler) if checkpoint else Progress()
+    online = None
+    if training.online_probe:
+        online = OnlineProbe(module.backbone, int(module.backbone.num_features), len(data.classes))  # type: ignore[arg-type]
+    progress = checkpoint.restore(module, optimizer, accelerator.scaler, online) if checkpoint else Progress()
     _check_agreed(progress, accelerator)
     form = torch.channels_last if training.channels_last else torch.contiguous_format
     due = _Timer(training.checkpoint_minutes)
 
     def save() -> None:
         if checkpoint and accelerator.is_main_process:
-            checkpoint.save(module, optimizer, progress, accelerator.scaler)
+            checkpoint.save(module, optimizer, progress, accelerator.scaler, online)
         due.restart()
 
     for epoch in range(progress.epoch, schedule.epochs):
@@ -99,6 +103,8 @@ def pretrain(
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             optimizer.step()
+            if online is not None:
+                online.step(labels.to(accelerator.device))
             on_step()
             progress.losses.append(loss.detach())
             progress.step = step + 1
@@ -109,11 +115,15 @@ def pretrain(
                     save()
         mean = _mean_loss(torch.stack(progress.losses), module.name, epoch, accelerator)
         report = module.diagnostics()
+        if online is not None:
+            report["online_probe"] = online.end_epoch()
         progress = Progress(epoch + 1, history=[*progress.history, {"epoch": float(epoch + 1), "loss": mean, **report}])
         save()
         on_epoch(epoch + 1, mean, report)
         if interrupts:
             _stop_where_asked(interrupts, accelerator, lambda: None)
+    if online is not None:
+        online.close()
     accelerator.free_memory()
     return progress.history
 

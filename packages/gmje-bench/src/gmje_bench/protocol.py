@@ -19,6 +19,9 @@ class Protocol:
         knn_temperature: Temperature that cosine similarities are divided by in the weighted kNN.
         probe_c: Inverse regularisation strengths that the linear probe chooses from.
         probe_max_iter: Largest number of L-BFGS iterations of the linear probe.
+        probe_tolerance: A fit of the probe ends where a step is expected to lower the objective by half this share.
+        few_label_draws: Number of draws of few labels that accuracies are averaged over.
+        few_label_c: Inverse regularisation strengths that probes with few labels choose from.
         validation_fraction: Share of train, stratified, that the probe's choice is made on.
         view_seed: Seed of the random views that densities are evaluated on.
         outliers: Largest number of images of each kind of outliers.
@@ -42,6 +45,7 @@ class Protocol:
         consolidation_passes: How many pairs of views of each training image a density is fitted to at the end.
         consolidation_validation: Share of the training images that are set aside for the scales of that density.
         consolidation_seed: Seed of the views of the first of these passes.
+        half_features: Backbone features of larger splits than this are kept in half precision.
         density_shrinkages: Shares of the isotropic covariance that one Gaussian chooses from.
         density_kernels: Number of pairs that get a kernel.
         density_widths: Widths that kernels choose from, in standard deviations of a coordinate.
@@ -57,6 +61,9 @@ class Protocol:
     knn_temperature: float = 0.1
     probe_c: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
     probe_max_iter: int = 300
+    probe_tolerance: float = 1e-6
+    few_label_draws: int = 5
+    few_label_c: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0)
     validation_fraction: float = 0.1
     view_seed: int = 2**20
     outliers: int = 1000
@@ -80,6 +87,7 @@ class Protocol:
     consolidation_passes: int = 4
     consolidation_validation: float = 0.1
     consolidation_seed: int = 2**21
+    half_features: int = 200_000
     density_shrinkages: tuple[float, ...] = (1e-4, 1e-3, 1e-2, 1e-1)
     density_kernels: int = 2000
     density_widths: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.8, 1.0)

@@ -143,6 +143,8 @@ class Training(Strict):
         mixed_precision: ``no``, ``bf16`` or ``fp16``; missing, what Accelerate was launched with. Densities stay in
             float32.
         workers: Number of processes that decode images of folders and tables.
+        mixed_evaluation: Whether features that tasks see are computed in the mixed precision of training too.
+        online_probe: Whether a linear classifier of detached features is trained along, which changes no other number.
         channels_last: Whether weights and images of the network are kept in channels-last order, the faster one on
             GPUs.
         tf32: Whether GPUs may compute the network's float32 convolutions in TF32; densities never are.
@@ -161,6 +163,8 @@ class Training(Strict):
     warmup_epochs: Strength | None = None
     mixed_precision: MixedPrecision | None = None
     workers: Annotated[int, Field(ge=0)] = 0
+    mixed_evaluation: bool = False
+    online_probe: bool = False
     channels_last: bool = False
     tf32: bool = True
     compile: bool = False

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from gmje_bench.datasets.base import ResidentImages, Split
 from gmje_bench.tasks.subject import Embedded, Subject
 from gmje_core import JointGaussianMixture
 
@@ -23,7 +24,8 @@ def embedded(count: int, seed: int, apart: float = 4.0, shift: float = 0.0, nois
     z = apart * torch.eye(DIM, dtype=torch.float64)[labels] + randn(count, DIM, seed=seed) + shift
     first, second = (z + noise * randn(count, DIM, seed=seed + offset) for offset in (1000, 2000))
     images = (40 * z[:, :1] + 60).clamp(0, 255).to(torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
-    return Embedded(labels, z.float(), images, z.float(), first.float(), second.float())
+    split = Split.whole(ResidentImages(images), labels)
+    return Embedded(labels, z.float(), split, z.float(), first.float(), second.float())
 
 
 def true_density(apart: float = 4.0, noise: float = 1.0) -> JointGaussianMixture:

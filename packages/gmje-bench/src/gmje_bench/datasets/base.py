@@ -9,11 +9,15 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from gmje_bench.errors import DatasetError
 
 __all__ = ["FingerprintKind", "ImageData", "ImageSource", "ResidentImages", "Split", "check_classes", "fingerprint"]
+
+# So many images are read at once where all of a split are made smaller.
+_READ = 250
 
 FingerprintKind = Literal["content", "names and sizes", "sizes"]
 
@@ -118,6 +122,21 @@ class Split:
         images = self.source.batches([self.positions[indices] for indices in index_batches], workers)
         for indices, batch in zip(index_batches, images, strict=True):
             yield batch, self.labels[indices], indices
+
+    def __getitem__(self, chosen: Tensor | slice) -> Tensor:
+        """Images uint8 ``(b, C, S, S)`` at indices ``(b,)`` or of a slice, read in this process and not kept."""
+        return self.batch(torch.arange(self.n)[chosen])
+
+    def reduced(self, side: int) -> Tensor:
+        """All images uint8 ``(N, C, s, s)``, at ``side`` pixels at most; larger ones are read a few at a time."""
+        parts = []
+        for indices in torch.arange(self.n).split(_READ):
+            images = self.batch(indices)
+            if images.shape[-1] > side:
+                resized = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
+                images = resized.round().to(torch.uint8)
+            parts.append(images)
+        return torch.cat(parts)
 
     def select(self, indices: Tensor) -> "Split":
         """The images at ``indices`` int64 ``(m,)`` as a split of their own."""

@@ -7,13 +7,14 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms.v2 import functional as F
 
 from gmje_bench.datasets.base import ImageData, ResidentImages, Split
@@ -55,35 +56,56 @@ class LazyImages:
         return torch.stack([decode(*self.reader.read(position), self.side) for position in positions.tolist()])
 
     def batches(self, position_batches: Sequence[Tensor], workers: int = 0) -> Iterator[Tensor]:
-        """Batches in order; with workers, each decodes whole batches ahead of their use."""
+        """Batches in order; with workers, each decodes whole batches ahead of their use and stays for the next call."""
         if not workers:
             yield from (self.batch(positions) for positions in position_batches)
             return
-        loader = DataLoader(
-            _Batches(self, position_batches),
-            batch_size=None,
-            num_workers=workers,
-            prefetch_factor=_PREFETCH,
-            generator=torch.Generator(),  # A generator of its own leaves the global random state alone.
-        )
+        loader, positions = _readers(self, workers)
+        positions.ahead = position_batches
         for batch in loader:
             if isinstance(batch, str):
                 raise DatasetError(batch)
             yield batch
 
 
-class _Batches(Dataset[Tensor | str]):
-    """Batch ``i`` as item ``i``, or the text of its error: a raised one would come back with a worker's traceback."""
+class _Ahead(Sampler[Tensor]):
+    """The positions of the batches that are read next; they change from call to call, and the readers stay."""
 
-    def __init__(self, source: LazyImages, position_batches: Sequence[Tensor]) -> None:
-        self.source, self.position_batches = source, position_batches
+    def __init__(self) -> None:
+        self.ahead: Sequence[Tensor] = ()
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter(self.ahead)
 
     def __len__(self) -> int:
-        return len(self.position_batches)
+        return len(self.ahead)
 
-    def __getitem__(self, index: int) -> Tensor | str:
+
+@lru_cache(maxsize=2)
+def _readers(source: LazyImages, workers: int) -> tuple[DataLoader[Tensor | str], _Ahead]:
+    """The readers of a source, and what tells them what to read; those of the last two sources stay alive."""
+    positions = _Ahead()
+    loader: DataLoader[Tensor | str] = DataLoader(
+        _Batches(source),
+        batch_size=None,
+        sampler=positions,
+        num_workers=workers,
+        prefetch_factor=_PREFETCH,
+        persistent_workers=True,
+        generator=torch.Generator(),  # A generator of its own leaves the global random state alone.
+    )
+    return loader, positions
+
+
+class _Batches(Dataset[Tensor | str]):
+    """Batches by positions, or the text of an error: a raised one would come back with a worker's traceback."""
+
+    def __init__(self, source: LazyImages) -> None:
+        self.source = source
+
+    def __getitem__(self, positions: Tensor) -> Tensor | str:
         try:
-            return self.source.batch(self.position_batches[index])
+            return self.source.batch(positions)
         except DatasetError as error:
             return str(error)
 

@@ -14,7 +14,7 @@ from gmje_bench.engine.output import save_tensors, write_text
 from gmje_bench.engine.processes import on_main
 from gmje_bench.engine.state import RunState
 from gmje_bench.errors import BenchError, OptionError, RunFolderError
-from gmje_bench.evaluation.measure import Clock, measure
+from gmje_bench.evaluation.measure import Clock, autocast_type, measure
 from gmje_bench.interrupts import Interrupts
 from gmje_bench.methods import METHODS
 from gmje_bench.module import JointEmbedding
@@ -105,7 +105,9 @@ def train_and_evaluate(
     elif METHODS[method].pretrained:
         record.verdict = PRETRAINED
     reporter.stage(f"{method} seed {seed}: evaluating")
-    artifacts = measure(record, module, data, suite.tasks, accelerator, workers=suite.training.workers)
+    precision = autocast_type(accelerator.mixed_precision) if suite.training.mixed_evaluation else None
+    workers = suite.training.workers
+    artifacts = measure(record, module, data, suite.tasks, accelerator, workers=workers, precision=precision)
     if not accelerator.is_main_process:
         return
     if artifacts:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 from torch import Tensor
 
@@ -11,9 +12,10 @@ from gmje_bench.datasets.base import ImageData
 from gmje_bench.engine.processes import start_accelerator
 from gmje_bench.errors import OptionError, did_you_mean
 from gmje_bench.evaluation.cache import CachedSplits, EmbeddingCache, default_cache
-from gmje_bench.evaluation.measure import measure
+from gmje_bench.evaluation.measure import autocast_type, measure
 from gmje_bench.evaluation.models import Model, open_model
 from gmje_bench.runs import Record
+from gmje_bench.suite_sections import MixedPrecision
 from gmje_bench.tasks import TASKS
 
 __all__ = ["Evaluation", "evaluate"]
@@ -54,6 +56,7 @@ def evaluate(
     workers: int = 0,
     cache: Path | None = None,
     keep: bool = True,
+    mixed_precision: str = "no",
 ) -> Evaluation:
     """Evaluate a model by tasks; nothing is trained.
 
@@ -72,6 +75,7 @@ def evaluate(
         workers: Processes that decode images.
         cache: Folder of embeddings; :func:`~gmje_bench.evaluation.cache.default_cache` where missing.
         keep: Whether embeddings are looked up and kept at all.
+        mixed_precision: ``no``, ``bf16`` or ``fp16``: what the model computes in.
 
     Raises:
         OptionError: a task or a model is unknown, or the model does not take these images.
@@ -90,17 +94,21 @@ def evaluate(
             raise OptionError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")
     if not tasks:
         raise OptionError(f"at least one task is needed (choose from {', '.join(TASKS)})")
+    if mixed_precision not in get_args(MixedPrecision):
+        raise OptionError(f"mixed precision must be {' or '.join(get_args(MixedPrecision))}, got {mixed_precision!r}")
     data = dataset
     if isinstance(data, str):
         data = load_dataset(data, image_size=image_size, limit=limit)
     opened = open_model(model, data, pretrained=pretrained)
-    accelerator = start_accelerator("no", tracker=None, folder=Path(), processes=None)
+    accelerator = start_accelerator(mixed_precision, tracker=None, folder=Path(), processes=None)
     module = opened.module.to(accelerator.device)
     held = None
     if keep and opened.source and accelerator.num_processes == 1:
         presented = asdict(opened.module.views(data))
         identity = {"weights": opened.source, "images": data.fingerprint, "presented": presented}
+        identity["precision"] = mixed_precision
         held = CachedSplits(EmbeddingCache(cache or default_cache()), identity)
     record = Record(method=opened.name, seed=seed, status="ok")
-    artifacts = measure(record, module, data, tasks, accelerator, workers=workers, cache=held)
+    precision = autocast_type(mixed_precision)
+    artifacts = measure(record, module, data, tasks, accelerator, workers=workers, cache=held, precision=precision)
     return Evaluation(opened.name, opened.source, data.name, record.metrics, record.choices, record.seconds, artifacts)

@@ -11,7 +11,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -120,7 +119,7 @@ class CachedSplits:
             if not views:
                 found[name] = Features(split.labels, **parts)
             else:
-                found[name] = Embedded(labels=split.labels, images=split.batch(torch.arange(len(split))), **parts)
+                found[name] = Embedded(labels=split.labels, images=split, **parts)
         return found
 
     def keep(self, splits: dict[str, Features], *, views: bool) -> None:

@@ -33,6 +33,7 @@ def evaluate(
     cache: Annotated[Path | None, typer.Option(help="Folder of embeddings.  [default: in the user's cache]")] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Neither look up embeddings nor keep them.")] = False,
     output: Annotated[Path | None, typer.Option(help="A JSON file for the numbers.")] = None,
+    mixed_precision: Annotated[str, typer.Option(help="no, bf16 or fp16: what the models compute in.")] = "no",
 ) -> None:
     """Evaluate models by tasks, without training; embeddings are kept for the next time."""
     from gmje_bench.datasets import check_name, load_dataset
@@ -66,6 +67,7 @@ def evaluate(
                     workers=workers,
                     cache=cache,
                     keep=not no_cache,
+                    mixed_precision=mixed_precision,
                 )
             )
         except OptionError as error:  # The other models can still be evaluated.

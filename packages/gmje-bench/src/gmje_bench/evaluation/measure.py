@@ -1,8 +1,12 @@
-"""Measuring a trained encoder by tasks; all processes extract features, the main one scores them."""
+"""Measuring a trained encoder by tasks.
+
+All processes extract features. Tasks that the registry calls ``everywhere`` are computed by all of them together, each
+on its own rows; the main process has all rows and runs the others.
+"""
 
 import time
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,10 +24,11 @@ from gmje_bench.module import JointEmbedding
 from gmje_bench.runs import Record
 from gmje_bench.tasks import TASKS
 from gmje_bench.tasks.latent import latent_map, neighbours
-from gmje_bench.tasks.subject import Embedded, Features, FeatureSubject, Subject
-from gmje_core import NonFiniteError, diagnostics
+from gmje_bench.tasks.rows import Team
+from gmje_bench.tasks.subject import Embedded, Features, FeatureSubject, Subject, TaskResult
+from gmje_core import diagnostics
 
-__all__ = ["Clock", "measure"]
+__all__ = ["Clock", "autocast_type", "measure"]
 
 
 @dataclass
@@ -40,6 +45,16 @@ class Clock:
         self.seconds[stage] = round(time.perf_counter() - start, 3)
 
 
+def autocast_type(mixed_precision: str) -> torch.dtype | None:
+    """The type of autocast of a mixed precision.
+
+    Examples:
+        >>> autocast_type("bf16"), autocast_type("no")
+        (torch.bfloat16, None)
+    """
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(mixed_precision)
+
+
 def measure(
     record: Record,
     module: JointEmbedding,
@@ -49,6 +64,7 @@ def measure(
     *,
     workers: int = 0,
     cache: CachedSplits | None = None,
+    precision: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """Measure a trained module by tasks.
 
@@ -60,9 +76,10 @@ def measure(
         accelerator: Accelerate's object, which knows processes and devices.
         workers: Number of processes that decode images.
         cache: Where features of this module are looked up and kept; nowhere if missing.
+        precision: The type of autocast that the encoder computes in; ``None`` computes as the module does.
 
     Returns:
-        The tensors that figures are drawn from, by names that begin with the task's.
+        The tensors that figures are drawn from, by names that begin with the task's; on the main process only.
 
     Raises:
         NonFiniteError: the features hold NaN or infinity.
@@ -73,25 +90,35 @@ def measure(
     with clock("features"):
         embedded = cache.find(data, views=views) if cache else None
         if embedded is None:
-            embedded = _embedded(module, data, views=views, device=accelerator.device, workers=workers)
+            embedded = _embedded(module, data, views, device=accelerator.device, workers=workers, precision=precision)
             if cache:
                 cache.keep(embedded, views=views)
         pairs = None
         if any(task.pairs for task in chosen):
             pairs = training_pairs(module, data, seed=record.seed, device=accelerator.device, workers=workers)
+    train, test = embedded.pop("train"), embedded.pop("test")
+    # Tasks compute in float64 too, which MPS does not have.
+    device = torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
+    options: dict[str, Any] = {"of_run": shared_by_methods(data), "team": Team.of_all(), "device": device}
+    together = FeatureSubject(record.method, record.seed, data.classes, train, test, **options)
+    results: dict[str, TaskResult] = {}
+    if any(task.probe for task in chosen):
+        with clock("probe"):
+            _ = together.probe
+    for task in (task for task in chosen if task.everywhere):
+        with clock(task.name):
+            results[task.name] = task.load()(together)
     if not accelerator.is_main_process:
         return {}
-    _require_finite(embedded.values())
-    train, test = embedded.pop("train"), embedded.pop("test")
-    of_run = shared_by_methods(data)
     artifacts: dict[str, Tensor] = {}
-    subject = FeatureSubject(record.method, record.seed, data.classes, train, test, of_run=of_run)
+    options["team"] = Team()
+    alone = FeatureSubject(record.method, record.seed, data.classes, train, test, **options)
     if views:
         assert isinstance(train, Embedded)
         assert isinstance(test, Embedded)
         outliers = {name: part for name, part in embedded.items() if isinstance(part, Embedded)}
         module.cpu()  # The embeddings are there.
-        subject = Subject(
+        alone = Subject(
             record.method,
             record.seed,
             data.classes,
@@ -102,18 +129,21 @@ def measure(
             critic=module.critic_density(),
             pairs=pairs,
             views=module.views(data),
-            of_run=of_run,
+            **options,
         )
         with clock("latent_map"):
-            artifacts |= _looked_at(subject)
+            artifacts |= _looked_at(alone)
+    if "probe" in vars(together):
+        vars(alone)["probe"] = together.probe
     for task in chosen:
-        run = task.load()
-        with clock(task.name):
-            result = run(subject)
+        if not task.everywhere:
+            with clock(task.name):
+                results[task.name] = task.load()(alone)
+        result = results[task.name]
         record.metrics |= result.metrics
         record.choices |= result.choices
         artifacts |= result.artifacts
-    record.metrics["effective_rank"] = float(diagnostics.effective_rank(test.features))
+    record.metrics["effective_rank"] = float(diagnostics.effective_rank(test.features.float()))
     return artifacts
 
 
@@ -124,27 +154,18 @@ def shared_by_methods(data: ImageData) -> dict[str, Any]:
 
 
 def _embedded(
-    module: JointEmbedding, data: ImageData, *, views: bool, device: torch.device, workers: int
+    module: JointEmbedding,
+    data: ImageData,
+    views: bool,
+    **how: Any,
 ) -> dict[str, Features]:
     """The training and test images through the module and, for tasks on views, every kind of outliers as well."""
+    splits = splits_of(data, views=views)
     if views:
-        return {
-            name: embed_split(module, split, data, device=device, workers=workers)
-            for name, split in splits_of(data, views=True).items()
-        }
+        return {name: embed_split(module, split, data, **how) for name, split in splits.items()}
     return {
-        name: Features(split.labels, extract_features(module, split, data, device=device, workers=workers))
-        for name, split in splits_of(data, views=False).items()
+        name: Features(split.labels, extract_features(module, split, data, **how)) for name, split in splits.items()
     }
-
-
-def _require_finite(splits: Iterable[Features]) -> None:
-    for split in splits:
-        parts = [split.features]
-        if isinstance(split, Embedded):
-            parts += [split.embeddings, split.context, split.target]
-        if not all(torch.isfinite(part).all() for part in parts):
-            raise NonFiniteError("the features hold NaN or infinity")
 
 
 def _looked_at(subject: Subject) -> dict[str, Tensor]:

@@ -29,6 +29,7 @@ __all__ = [
 _TASKS = {
     "linear_probe": "accuracy",
     "knn": "accuracy",
+    "few_labels": "accuracy",
     "effective_rank": "accuracy",
     "uncertainty": "uncertainty",
 }

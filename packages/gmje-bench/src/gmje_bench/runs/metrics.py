@@ -139,8 +139,17 @@ def _density() -> dict[str, Metric]:
 
 #: Every metric that a record may hold.
 METRICS: dict[str, Metric] = {
-    **_metrics("linear_probe", linear_probe=("linear probe", "%", True, True)),
-    **_metrics("knn", knn=("kNN", "%", True, True)),
+    **_metrics(
+        "linear_probe",
+        linear_probe=("linear probe", "%", True, True),
+        linear_probe_top5=("linear probe, top 5", "%", True, False),
+    ),
+    **_metrics("knn", knn=("kNN", "%", True, True), knn_top5=("kNN, top 5", "%", True, False)),
+    **_metrics(
+        "few_labels",
+        few_labels_1=("probe, 1 % of labels", "%", True, True),
+        few_labels_10=("probe, 10 % of labels", "%", True, True),
+    ),
     **_metrics("effective_rank", effective_rank=("effective rank", "", True, True)),
     **_metrics(
         "uncertainty",

@@ -29,6 +29,8 @@ class Task:
             empty for none.
         title: The title of that section.
         source: Where a task that is not of this package comes from.
+        everywhere: Whether all processes run the task together, each on its own rows; the main one alone otherwise.
+        probe: Whether the task asks for the linear probe, which all processes then fit together before.
     """
 
     name: str
@@ -39,6 +41,8 @@ class Task:
     section: str | Callable[[Any, Any], Any] = ""
     title: str = ""
     source: str = ""
+    everywhere: bool = False
+    probe: bool = False
 
     def load(self) -> "Callable[[Any], TaskResult]":
         """Import the function of the task."""
@@ -71,13 +75,26 @@ TASKS: dict[str, Task] = {
             "linear_probe",
             "logistic regression on frozen features, its strength chosen on a part of train",
             "gmje_bench.tasks.linear_probe:linear_probe",
+            everywhere=True,
         ),
-        Task("knn", "weighted nearest neighbours by cosine of frozen features", "gmje_bench.tasks.knn:knn"),
+        Task(
+            "knn",
+            "weighted nearest neighbours by cosine of frozen features",
+            "gmje_bench.tasks.knn:knn",
+            everywhere=True,
+        ),
+        Task(
+            "few_labels",
+            "logistic regression with 1 % and with 10 % of the labels, mean over draws",
+            "gmje_bench.tasks.few_labels:few_labels",
+            everywhere=True,
+        ),
         Task(
             "uncertainty",
             "out-of-distribution AUROC, risk against coverage, calibration of the conditional",
             "gmje_bench.tasks.uncertainty:uncertainty",
             views=True,
+            probe=True,
             section="gmje_bench.report.sections.uncertainty:uncertainty",
             title="Uncertainty",
         ),

@@ -7,6 +7,8 @@ from sklearn.manifold import TSNE
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from gmje_bench.tasks.knn import nearest
+from gmje_bench.tasks.rows import Rows
 from gmje_bench.tasks.subject import Subject
 
 __all__ = ["latent_map", "neighbours"]
@@ -47,11 +49,11 @@ def neighbours(subject: Subject) -> dict[str, Tensor]:
     # One image a class as far as there are classes, so that the pictures differ.
     firsts = [int((test.labels == label).nonzero()[0]) for label in test.labels.unique()[:_QUERIES]]
     chosen = torch.tensor(firsts)
-    similarity = F.normalize(test.features[chosen], dim=1) @ F.normalize(train.features, dim=1).T
-    nearest = similarity.topk(min(_NEIGHBOURS, len(train.labels)), dim=1).indices
+    queries = F.normalize(test.features[chosen].float(), dim=1)
+    places = nearest(Rows.of(train.features), queries, min(_NEIGHBOURS, len(train.labels))).places
     return {
         "neighbours.query": test.images[chosen],
         "neighbours.query_label": test.labels[chosen],
-        "neighbours.images": train.images[nearest],
-        "neighbours.label": train.labels[nearest],
+        "neighbours.images": train.images[places.flatten()].unflatten(0, places.shape),
+        "neighbours.label": train.labels[places],
     }

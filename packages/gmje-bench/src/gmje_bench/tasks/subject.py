@@ -9,9 +9,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
+from gmje_bench.datasets.base import Split
 from gmje_bench.tasks.probe import LinearProbe, fit_probe
+from gmje_bench.tasks.rows import Rows, Team
 from gmje_bench.views import ViewConfig
 from gmje_core.densities.joint import JointDensity
 
@@ -27,7 +30,8 @@ class Features:
 
     Attributes:
         labels: int64 ``(N,)``; -1 where there is no class.
-        features: float32 ``(N, F)``, features of the backbone for the images without augmentation.
+        features: ``(N, F)``, features of the backbone for the images without augmentation; float32, or float16 where
+            the split is large. A process that is not the main one has only the rows of its own leaves.
     """
 
     labels: Tensor
@@ -36,16 +40,16 @@ class Features:
 
 @dataclass(frozen=True, eq=False)
 class Embedded(Features):
-    """Images of one split with their embeddings, for the tasks that ask for views; float32 where not said otherwise.
+    """Embeddings of one split, for the tasks that ask for views; float32.
 
     Attributes:
-        images: uint8 ``(N, C, S, S)``.
+        images: The images, which are read where they are asked for: ``images[indices]`` is uint8 ``(b, C, S, S)``.
         embeddings: ``(N, d)``, embeddings of the projection head for the images without augmentation.
         context: ``(N, d)``, embeddings of a first random view of each image.
         target: ``(N, d)``, embeddings of a second view, by the momentum encoder where the method has one.
     """
 
-    images: Tensor
+    images: Split
     embeddings: Tensor
     context: Tensor
     target: Tensor
@@ -81,6 +85,8 @@ class FeatureSubject:
         train: The images that it was trained on.
         test: The images that it is measured on.
         of_run: What is made once for all methods of a run; see :meth:`shared`.
+        team: The processes that hold the features together; this one alone where only it runs tasks.
+        device: Where tasks that can be computed on any device are.
     """
 
     method: str
@@ -89,11 +95,18 @@ class FeatureSubject:
     train: Features
     test: Features
     of_run: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    team: Team = field(default=Team(), kw_only=True)
+    device: torch.device = field(default=torch.device("cpu"), kw_only=True)
+
+    def rows(self, part: Features) -> Rows:
+        """The features of a split, as the processes of the team hold them."""
+        return Rows.of(part.features, len(part.labels), self.team)
 
     @cached_property
     def probe(self) -> LinearProbe:
-        """The linear probe of the features, fitted when it is first asked for."""
-        return fit_probe(self.train.features, self.train.labels, self.test.features, self.test.labels)
+        """The linear probe of the features, fitted by all of the team when it is first asked for."""
+        train, test = self.train, self.test
+        return fit_probe(self.rows(train), train.labels, self.rows(test), test.labels, self.device)
 
     def shared(self, name: str, make: Callable[[], Made]) -> Made:
         """What is the same for all methods of a run, such as a classifier of the images: made once."""
@@ -124,6 +137,10 @@ class Subject(FeatureSubject):
     critic: JointDensity | None = field(default=None, kw_only=True)
     pairs: TrainingPairs | None = field(default=None, kw_only=True)
     views: ViewConfig | None = field(default=None, kw_only=True)
+
+    def pictures(self) -> Tensor:
+        """The training images uint8 ``(N, C, S, S)`` at 32 pixels at most, read once for all methods of a run."""
+        return self.shared("pictures", lambda: self.train.images.reduced(32))
 
 
 @dataclass(frozen=True, eq=False)

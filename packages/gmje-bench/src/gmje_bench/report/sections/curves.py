@@ -14,6 +14,7 @@ __all__ = ["curves"]
 
 # These gauges mean the same for every method, so each has one panel: title, unit, and a level to compare with.
 GAUGES: dict[str, tuple[str, str, float | None]] = {
+    "online_probe": ("online probe, views of training images", "%", None),
     "effective_rank": ("effective rank", "dimensions", None),
     "relative_spread": ("relative spread", "share of energy", None),
     "log_det_per_dim": ("log-volume per dimension", "nats", None),

@@ -54,14 +54,15 @@ def sampling(subject: Subject) -> TaskResult:
     count = min(len(test), max(2, round(_ASIDE * len(train))))
     aside, seen = order[:count], order[count:]
     clouds = {"real": train[aside]} | {name: s.sample(count, subject.seed) for name, s in sources.items()}
+    images = subject.pictures()
 
     def trained(seed: int) -> Classifier:
-        return train_classifier(subject.train.images, subject.train.labels, len(subject.classes), seed)
+        return train_classifier(images, subject.train.labels, len(subject.classes), seed)
 
     # The decoder must not be trained by the features that it is measured in.
     teacher = subject.shared("sampling.teacher", lambda: trained(1))
     views = torch.stack([train[seen], target[seen]]).float()
-    decoder = train_decoder(views, subject.train.images[seen], teacher.maps, subject.seed)
+    decoder = train_decoder(views, images[seen], teacher.maps, subject.seed)
     classifier = subject.shared("classifier", lambda: trained(0))
     originals = small(subject.test.images[: len(test)])
     of_images = classifier.features(originals)
