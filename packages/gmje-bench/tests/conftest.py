@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gmje_bench import suite
+from gmje_bench.cli import main
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.runs import DatasetRecord, Record, Results
 
@@ -35,6 +36,15 @@ SMALL_PROTOCOL = {
 }
 LOAD_SUITE = suite.load_suite
 SMALL_METHODS = {"gmje": {"components": 4}, "gmje-mdn": {"components": 2}}
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a run of three methods on 200 images, for tests of saved models; they leave it as it is."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    options = ["--suite", "smoke", "--limit", "200", "--methods", "gje,simclr,random", "--tasks", "linear_probe,knn"]
+    assert main(["run", *options, "--output", str(folder)]) == 0
+    return folder
 
 
 @pytest.fixture(autouse=True)

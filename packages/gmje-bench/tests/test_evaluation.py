@@ -23,14 +23,6 @@ def data():
     return load_dataset("embedded", limit=200)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "a"
-    options = ["--suite", "smoke", "--limit", "200", "--methods", "gje,simclr", "--tasks", "linear_probe,knn"]
-    assert main(["run", *options, "--output", str(folder)]) == 0
-    return folder
-
-
 @pytest.fixture
 def own_task():
     task = register_task_file(EXAMPLE)
@@ -39,9 +31,9 @@ def own_task():
 
 
 @pytest.mark.parametrize("method", ["gje", "simclr"])
-def test_a_method_of_a_run_has_the_runs_numbers(run, data, tmp_path, method):
-    found = gmje_bench.evaluate(run / "models" / f"{method}-seed0", data, ["linear_probe", "knn"], cache=tmp_path)
-    record = next(record for record in read_results(run).records if record.method == method)
+def test_a_method_of_a_run_has_the_runs_numbers(trained, data, tmp_path, method):
+    found = gmje_bench.evaluate(trained / "models" / f"{method}-seed0", data, ["linear_probe", "knn"], cache=tmp_path)
+    record = next(record for record in read_results(trained).records if record.method == method)
     assert found.metrics == record.metrics
     assert found.choices["probe_c"] == record.choices["probe_c"]
 
@@ -120,18 +112,18 @@ def test_a_task_file_that_is_wrong(tmp_path, text, words):
     assert "wrong" not in TASKS
 
 
-def test_the_command_writes_every_number(run, tmp_path, capsys):
-    output, folder = tmp_path / "found.json", run / "models" / "simclr-seed0"
+def test_the_command_writes_every_number(trained, tmp_path, capsys):
+    output, folder = tmp_path / "found.json", trained / "models" / "simclr-seed0"
     arguments = ["evaluate", str(folder), "--limit", "200", "--tasks", "knn", "--output", str(output)]
     assert main([*arguments, "--cache", str(tmp_path / "cache")]) == 0
     (row,) = json.loads(output.read_text())["models"]
-    record = next(record for record in read_results(run).records if record.method == "simclr")
+    record = next(record for record in read_results(trained).records if record.method == "simclr")
     assert row["metrics"]["knn"] == record.metrics["knn"]
     assert "simclr-seed0" in capsys.readouterr().out
 
 
-def test_one_model_that_fails_does_not_stop_the_others(run, tmp_path, capsys):
-    folder = str(run / "models" / "simclr-seed0")
+def test_one_model_that_fails_does_not_stop_the_others(trained, tmp_path, capsys):
+    folder = str(trained / "models" / "simclr-seed0")
     options = ["--limit", "200", "--tasks", "knn", "--no-cache"]
     assert main(["evaluate", "timm:no_such", folder, *options]) == 2
     shown = capsys.readouterr()

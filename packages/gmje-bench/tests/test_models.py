@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from gmje_bench.cli import main
 from gmje_bench.datasets import load_dataset
 from gmje_bench.errors import OptionError
 from gmje_bench.evaluation.models import open_model, weights_hash
@@ -17,14 +16,6 @@ from gmje_bench.tasks.rows import Rows
 @pytest.fixture(scope="module")
 def data():
     return load_dataset("embedded", limit=60)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run") / "a"
-    options = ["--suite", "smoke", "--limit", "200", "--methods", "gje,simclr,random", "--tasks", "knn"]
-    assert main(["run", *options, "--output", str(folder)]) == 0
-    return folder
 
 
 def features(opened, data):
@@ -67,15 +58,15 @@ def test_torchvision_loses_its_classifier_only():
 
 
 @pytest.mark.parametrize("method", ["gje", "simclr", "random"])
-def test_a_method_of_a_run_gives_its_features_again(run, data, method):
-    folder = run / "models" / f"{method}-seed0"
+def test_a_method_of_a_run_gives_its_features_again(trained, data, method):
+    folder = trained / "models" / f"{method}-seed0"
     whole = load_dataset("embedded", limit=200)
     opened = open_model(folder, whole)
     cpu = torch.device("cpu")
     train, test = (extract_features(opened.module, split, whole, device=cpu) for split in (whole.train, whole.test))
     rows = Rows.of(train), whole.train.labels, Rows.of(test), whole.test.labels
     accuracy, _ = weighted_knn(*rows, 10, cpu)
-    record = next(record for record in read_results(run).records if record.method == method)
+    record = next(record for record in read_results(trained).records if record.method == method)
     assert accuracy == record.metrics["knn"]
 
 
@@ -93,13 +84,13 @@ def test_what_cannot_be_opened(data, name, words):
         open_model(name, data)
 
 
-def test_a_path_that_is_nearly_right_names_its_neighbour(run, data):
+def test_a_path_that_is_nearly_right_names_its_neighbour(trained, data):
     with pytest.raises(OptionError, match=r"did you mean .*simclr-seed0"):
-        open_model(run / "models" / "simclr-sed0", data)
+        open_model(trained / "models" / "simclr-sed0", data)
 
 
-def test_a_damaged_baseline_names_the_file(run, data):
-    folder = run / "models" / "simclr-seed0"
+def test_a_damaged_baseline_names_the_file(trained, data):
+    folder = trained / "models" / "simclr-seed0"
     content = (folder / "model.safetensors").read_bytes()
     try:
         (folder / "model.safetensors").write_bytes(content[:1000])

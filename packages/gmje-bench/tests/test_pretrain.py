@@ -157,9 +157,7 @@ def test_compiling_is_for_training_alone(data, monkeypatch):
 @pytest.mark.parametrize(("minutes", "saves"), [(None, 2), (1e-9, 6), (1e9, 2)])
 def test_checkpoints_by_the_clock(data, minutes, saves, monkeypatch, tmp_path):
     saved = []
-    monkeypatch.setattr(
-        Checkpoint, "save", lambda self, module, optimizer, progress, scaler: saved.append(progress.step)
-    )
+    monkeypatch.setattr(Checkpoint, "save", lambda self, module, optimizer, progress, *_: saved.append(progress.step))
     module = build_module("gje", load_suite("smoke"), 1, 0)
     training = Training(epochs=2, batch_size=64, checkpoint_minutes=minutes)
     checkpoint = Checkpoint(tmp_path / "c", {})

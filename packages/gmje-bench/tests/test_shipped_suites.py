@@ -72,11 +72,11 @@ def test_a_figure_that_cannot_be_drawn_is_one_warning(tmp_path, capsys, monkeypa
 
 
 def test_what_is_only_looked_at_fails_no_method(tmp_path, capsys, monkeypatch):
-    from gmje_bench import evaluate
+    from gmje_bench.evaluation import measure
 
     def latent_map(*_: object) -> None:
         raise ValueError("perplexity")
 
-    monkeypatch.setattr(evaluate, "latent_map", latent_map)
+    monkeypatch.setattr(measure, "latent_map", latent_map)
     run_and_report(tmp_path / "run", "--suite", "vision", "--tasks", "uncertainty", *SMALL_IMAGES)
     assert "random seed 0: latent_map was not made (ValueError: perplexity)" in capsys.readouterr().err

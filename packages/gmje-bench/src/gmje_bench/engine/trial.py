@@ -97,7 +97,7 @@ def train_and_evaluate(
                 fit = consolidate(module, data, seed=seed, device=accelerator.device, workers=suite.training.workers)
             if fit is not None:
                 record.choices |= {
-                    "consolidated_components": fit.components,
+                    "consolidated_components": float(fit.components),
                     "consolidated_shrinkage": fit.shrinkage,
                     "consolidated_validation_log_prob": fit.validation_log_prob,
                     "conditional_factor": fit.conditional_factor,

@@ -94,7 +94,7 @@ def open_model(model: Model, data: ImageData, *, pretrained: bool = True) -> Ope
         >>> open_model("tim:resnet18", data)
         Traceback (most recent call last):
         ...
-        gmje_bench.errors.OptionError: no model 'tim:resnet18': ...
+        gmje_bench.errors.OptionError: no model 'tim:resnet18' (give timm:NAME, ...)
     """
     if isinstance(model, nn.Module) or callable(model):
         return of_callable(model, data)

@@ -71,6 +71,28 @@ def _outliers() -> dict[str, Metric]:
     }
 
 
+def _by_kind(
+    task: str,
+    measures: dict[str, tuple[str, str, bool]],
+    kinds: tuple[str, ...],
+    headlines: tuple[str, ...],
+    without: tuple[str, ...] = (),
+) -> dict[str, Metric]:
+    """Every measure (title, unit, whether higher is better) of every kind of density, named ``measure.kind``."""
+    return {
+        f"{measure}.{kind}": Metric(
+            title=f"{title}, {kind}",
+            unit=unit,
+            higher_is_better=higher,
+            task=task,
+            headline=f"{measure}.{kind}" in headlines,
+        )
+        for kind in kinds
+        for measure, (title, unit, higher) in measures.items()
+        if f"{measure}.{kind}" not in without
+    }
+
+
 def _sampling() -> dict[str, Metric]:
     """Every measure of samples, for every source of them."""
     measures = {
@@ -85,18 +107,8 @@ def _sampling() -> dict[str, Metric]:
         "mmd": ("MMD", "", False),
         "nll": ("NLL", "nats", False),
     }
-    return {
-        f"{measure}.{source}": Metric(
-            title=f"{title}, {source}",
-            unit=unit,
-            higher_is_better=higher,
-            task="sampling",
-            headline=(measure, source) in (("frechet", "learned"), ("frechet", "mixture")),
-        )
-        for source in (*SOURCES, "real")
-        for measure, (title, unit, higher) in measures.items()
-        if (measure, source) != ("nll", "real")
-    }
+    headlines = ("frechet.learned", "frechet.mixture")
+    return _by_kind("sampling", measures, (*SOURCES, "real"), headlines, without=("nll.real",))
 
 
 #: The kinds of densities of pairs: those of the method itself, and those that are fitted afterwards.
@@ -108,7 +120,7 @@ KINDS = {
     "mixture": "a full-covariance mixture, fitted afterwards",
     "factors": "a mixture of factor analysers, fitted afterwards",
     "scaled": "a mixture with scales, fitted afterwards",
-    "best": "the best on validation pairs of those fitted afterwards",
+    "best": "the best of the usual families on validation pairs",
 }
 
 
@@ -124,17 +136,8 @@ def _density() -> dict[str, Metric]:
         "sample_precision": ("precision", "", True),
         "sample_coverage": ("coverage", "", True),
     }
-    return {
-        f"{measure}.{kind}": Metric(
-            title=f"{title}, {kind}",
-            unit=unit,
-            higher_is_better=higher,
-            task="density",
-            headline=measure == "joint_over_gaussian" and kind in ("learned", "best"),
-        )
-        for kind in KINDS
-        for measure, (title, unit, higher) in measures.items()
-    }
+    headlines = ("joint_over_gaussian.learned", "joint_over_gaussian.best")
+    return _by_kind("density", measures, tuple(KINDS), headlines)
 
 
 #: Every metric that a record may hold.

@@ -38,7 +38,7 @@ __all__ = ["SCALES", "SHRINKAGES", "ScaledFit", "fit_scaled_mixture"]
 SCALES = (0.2, 0.3, 0.42, 0.6, 0.8, 1.0, 1.3, 1.7, 2.3, 3.2, 4.5, 7.0)
 #: Pseudo-observations of the pooled covariance that are tried for each dimension of a pair, where none are given. Fewer
 #: are likelier on held-out pairs by a few nats of hundreds, but their samples are less precise.
-SHRINKAGES = (0.25, 0.5)
+SHRINKAGES = (0.25, 0.5, 2.0, 8.0)
 
 # Rows drawn for each choice of k-means++.
 _TRIALS = 4
