@@ -1,7 +1,7 @@
 """The section of samples: measures by source, and decoded samples of all methods side by side."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -50,21 +50,24 @@ def sampling(run: Run, drawer: Drawer) -> Content:
     beside = tuple(_beside(firsts))
     if beside:
         blocks += [Heading("Samples of every method"), Words(_BESIDE), Figures(beside, "tiny")]
-    expected = tuple(
-        Group(method, figures, seed_note(run, method, seed))
-        for method, seed, tensors in firsts
-        if (figures := tuple(_expected(method, tensors)))
-    )
+    expected = _groups(run, firsts, _expected)
     if expected:
         blocks += [Heading("The other view, given one"), Words(_EXPECTED), Groups(expected, "views")]
-    every = tuple(
-        Group(method, figures, seed_note(run, method, seed))
-        for method, seed, tensors in firsts
-        if (figures := tuple(_by_source(method, tensors)))
-    )
+    every = _groups(run, firsts, _by_source)
     if every:
         blocks.append(Details("Samples of every density of every method", (Groups(every, "tiny"),)))
     return blocks or None
+
+
+def _groups(
+    run: Run, firsts: list[tuple[str, int, Artifacts]], figures_of: Callable[[str, Artifacts], Iterator[Figure]]
+) -> tuple[Group, ...]:
+    """A group of figures for each method that has any."""
+    return tuple(
+        Group(method, figures, seed_note(run, method, seed))
+        for method, seed, tensors in firsts
+        if (figures := tuple(figures_of(method, tensors)))
+    )
 
 
 def _beside(firsts: list[tuple[str, int, Artifacts]]) -> Iterator[Figure]:
