@@ -204,9 +204,10 @@ def setting(threads: int, repeats: int, peaks: Peaks) -> dict[str, Any]:
 def table(record: Record) -> str:
     """The figures as Markdown."""
     about = record.setting
+    clock = "CPU time" if about["threads"] == 1 else "wall-clock time"
     lines = [
-        f"float32 unless a row says otherwise; {'CPU time of one thread' if about['threads'] == 1 else 'wall-clock time'}, "
-        f"{about['threads']} thread(s), {about['repeats']} alternate pairs, load {about['load']}; measured peak {about['peak_gflops']} GFLOP/s and {about['peak_gbytes']} GB/s; "
+        f"float32 unless a row says otherwise; {clock} of {about['threads']} thread(s), {about['repeats']} alternate "
+        f"pairs, load {about['load']}; measured peak {about['peak_gflops']} GFLOP/s and {about['peak_gbytes']} GB/s; "
         f"torch {about['torch']}, {about['machine']}",
         "",
         "| what | beside | goal | min | median | max | ours ms | peer ms | limit ms | limit | peak MB, ours / peer |",
