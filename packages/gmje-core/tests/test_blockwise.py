@@ -5,7 +5,13 @@ import torch
 from density_cases import TYPES, Largest, mixture_of
 
 from gmje_core.densities import blockwise
-from gmje_core.densities.blockwise import apply_matrices, gather_components, gathered_product
+from gmje_core.densities.blockwise import (
+    add_components,
+    apply_matrices,
+    gather_components,
+    gathered_product,
+    rows_of_components,
+)
 
 pytestmark = pytest.mark.usefixtures("seeded")
 
@@ -33,6 +39,27 @@ def test_gathering_is_indexing_of_the_expanded_parameter(batch, chunk, monkeypat
     vectors = torch.randn(*index.shape, 2)
     product = gathered_product(matrices, index, vectors)
     torch.testing.assert_close(product, (expected @ vectors.unsqueeze(-1)).squeeze(-1))
+
+
+@pytest.mark.parametrize("shared", [1, 100])  # with the vectors of each matrix brought together, and without
+def test_a_product_does_not_depend_on_how_vectors_are_brought_together(shared, monkeypatch):
+    monkeypatch.setattr(blockwise, "_SHARED", shared)
+    matrices, index, vectors = torch.randn(4, 3, 2), torch.randint(3, (6, 5)), torch.randn(6, 5, 2)
+    expected = (matrices[index] @ vectors.unsqueeze(-1)).squeeze(-1)
+    torch.testing.assert_close(gathered_product(matrices, index, vectors), expected)
+    rows = rows_of_components(index, 4)
+    assert [sorted(part.tolist()) for part in rows] == [
+        (index.flatten() == k).nonzero()[:, 0].tolist() for k in range(4)
+    ]
+
+
+@pytest.mark.parametrize("batch", [(4,), (5, 4), (1, 4), (5, 1)])
+def test_rows_are_added_to_those_of_their_components(batch, monkeypatch):
+    monkeypatch.setattr(blockwise, "CHUNK", 4)
+    tensor, index = torch.randn(*batch, 3), torch.randint(4, (6, 5) if len(batch) == 2 else (6,))
+    values = torch.randn(*index.shape, 3)
+    expected = values + gather_components(tensor, index, len(batch))
+    assert torch.equal(add_components(values, tensor, index), expected)
 
 
 @pytest.mark.parametrize("lead", [(), (4,), (5, 4), (2, 5, 4)])

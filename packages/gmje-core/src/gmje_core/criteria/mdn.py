@@ -21,7 +21,7 @@ from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import component_usage
 from gmje_core.estimation.network import MixtureDensityNetwork
 from gmje_core.estimation.online import OnlineMixture
-from gmje_core.objectives import conditional_pmi
+from gmje_core.objectives import mean_conditional_pmi
 
 __all__ = ["GMJEMDN", "ConditionalObjective"]
 
@@ -157,7 +157,7 @@ class GMJEMDN(Criterion):
         frozen = {key: value.detach() for key, value in self.network.named_parameters()}
         posterior: GaussianMixture = functional_call(self.network, frozen, (z_context,), {"validate_args": False})
         noise = self.channel.variances()[1].to(posterior.dtype)
-        return -conditional_pmi(posterior, z_target, noise).mean()
+        return -mean_conditional_pmi(posterior, z_target, noise)
 
     def _fit(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor | None:
         # The likelihood is the loss itself where the encoder is trained by it too.

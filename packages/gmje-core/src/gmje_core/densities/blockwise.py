@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "add_components",
     "apply_matrices",
     "component_index",
     "gather_components",
@@ -18,6 +19,7 @@ __all__ = [
     "has_graph",
     "over_blocks",
     "over_components",
+    "rows_of_components",
     "squared_norms",
 ]
 
@@ -26,6 +28,8 @@ __all__ = [
 CHUNK = 2**18
 # Least number of rows in a block; only one component at a time may then fit the chunk.
 ROWS = 1024
+# Least mean number of vectors of a matrix for which they are brought together.
+_SHARED = 16
 
 
 def over_blocks(function: Callable[..., Tensor], rows: Tensor, tensors: Sequence[Tensor], width: int) -> Tensor:
@@ -174,8 +178,34 @@ def gather_components(tensor: Tensor, index: Tensor, lead: int) -> Tensor:
     return tensor[component_index(index, tensor.shape[:lead])].view(index.shape + tensor.shape[lead:])
 
 
+def add_components(values: Tensor, tensor: Tensor, index: Tensor) -> Tensor:
+    """Add to each row the row of the component that was chosen there, in place and block by block.
+
+    Args:
+        values: Tensor of shape ``(*sample_shape, *batch_shape, D)``, which is overwritten.
+        tensor: Parameter of shape ``(*batch, K, D)``, which broadcasts as in :func:`gather_components`.
+        index: Component numbers of shape ``(*sample_shape, *batch_shape)``.
+
+    Returns:
+        ``values``.
+
+    Examples:
+        >>> add_components(torch.zeros(2, 1), torch.tensor([[1.0], [5.0]]), torch.tensor([1, 0]))
+        tensor([[5.],
+                [1.]])
+    """
+    flat_index, flat = component_index(index, tensor.shape[:-1]), values.view(-1, values.shape[-1])
+    rows = max(1, CHUNK // values.shape[-1])
+    for start in range(0, len(flat), rows):
+        part = slice(start, start + rows)
+        flat[part] += tensor[tuple(axis[part] for axis in flat_index)]
+    return values
+
+
 def gathered_product(matrices: Tensor, index: Tensor, vectors: Tensor) -> Tensor:
     """Product of each vector with the matrix of its component; a bounded number of matrices is gathered at a time.
+
+    Where many vectors share few matrices, the vectors of each matrix are brought together for one product.
 
     Args:
         matrices: Tensor of shape ``(*batch, K, i, j)`` whose leading axes broadcast with ``(*batch_shape, K)``.
@@ -194,13 +224,36 @@ def gathered_product(matrices: Tensor, index: Tensor, vectors: Tensor) -> Tensor
     shape = matrices.shape[-2:]
     if matrices.shape[:-2].numel() == 1:
         return vectors @ matrices.reshape(shape).mT
-    flat_index = component_index(index, matrices.shape[:-2])
     result = vectors.new_empty(index.numel(), shape[0])
-    flat, rows = vectors.reshape(-1, shape[1]), max(1, CHUNK // shape.numel())
+    flat = vectors.reshape(-1, shape[1])
+    if matrices.ndim == 3 and len(flat) >= _SHARED * len(matrices):
+        for matrix, rows in zip(matrices, rows_of_components(index, len(matrices)), strict=True):
+            result[rows] = flat[rows] @ matrix.mT
+        return result.view(*index.shape, shape[0])
+    flat_index, rows = component_index(index, matrices.shape[:-2]), max(1, CHUNK // shape.numel())
     for start in range(0, len(flat), rows):
         part = slice(start, start + rows)
         result[part] = torch.einsum("nij,nj->ni", matrices[tuple(axis[part] for axis in flat_index)], flat[part])
     return result.view(*index.shape, shape[0])
+
+
+def rows_of_components(index: Tensor, components: int) -> list[Tensor]:
+    """The places at which each component was chosen; the program waits for the device.
+
+    Args:
+        index: Component numbers in ``[0, K)``, of any shape.
+        components: ``K``.
+
+    Returns:
+        For each component the flat positions in ``index``, in increasing order.
+
+    Examples:
+        >>> rows_of_components(torch.tensor([1, 0, 1]), 3)
+        [tensor([1]), tensor([0, 2]), tensor([], dtype=torch.int64)]
+    """
+    flat = index.reshape(-1)
+    counts = torch.bincount(flat, minlength=components).tolist()
+    return list(flat.to(torch.int32).argsort(stable=True).split(counts))
 
 
 def apply_matrices(matrices: Tensor, vectors: Tensor, *, solve: bool = False) -> Tensor:

@@ -4,8 +4,45 @@ import torch
 from torch import Tensor
 
 from gmje_core.densities.blockwise import has_graph
+from gmje_core.linalg import accumulation_dtype
 
-__all__ = ["as_distances", "common_origin", "squared_distances", "weighted_squared_distances"]
+__all__ = ["as_distances", "common_origin", "for_products", "squared_distances", "weighted_squared_distances"]
+
+# Error of a squared distance, in units of the number of dimensions, that products may have: a few of the roundings that
+# a squared distance of that size has in float32 anyway.
+_TOLERATED_ERROR = 1e-6
+
+
+def for_products(x: Tensor, means: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Rows and means about a common origin, in a precision in which products of them keep enough digits.
+
+    A squared distance that comes from products has an error of about :math:`\epsilon (|x|^2 + |\mu|^2)`, in units of
+    the covariance. On a CPU, float32 stays float32 where that is a few roundings of a squared distance of ``D``;
+    elsewhere products are taken in float64. The bound is not read from a GPU, which would have to be waited for.
+
+    Args:
+        x: Rows of shape ``(B, D)``.
+        means: Centres of shape ``(K, D)``.
+        precision: Inverse variances, ``(K or 1, D)``, or ``(K or 1, 1)`` where all dimensions have one.
+
+    Returns:
+        The moved rows and the moved means.
+
+    Examples:
+        >>> near, far = torch.zeros(1, 2), torch.full((1, 2), 1e3)
+        >>> for_products(near, near, torch.ones(1, 1))[0].dtype, for_products(far, near, torch.ones(1, 1))[0].dtype
+        (torch.float32, torch.float64)
+    """
+    precise = accumulation_dtype(x)
+    if x.dtype == precise or x.device.type != "cpu" or not len(x):
+        return common_origin(x, means, precise)
+    rows, centres = common_origin(x, means)
+    with torch.no_grad():
+        largest = precision.amax(dim=0).expand(x.shape[1])
+        size = sum(float((part.square() @ largest).max()) for part in (rows, centres))
+    if 0.5 * torch.finfo(x.dtype).eps * size <= _TOLERATED_ERROR * x.shape[1]:
+        return rows, centres
+    return common_origin(x, means, precise)
 
 
 def common_origin(x: Tensor, means: Tensor, dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor]:

@@ -98,6 +98,11 @@ def _covariance_root(centred: Tensor) -> Tensor:
     return root.to(centred.dtype)
 
 
+def _column_sums(responsibilities: Tensor) -> Tensor:
+    """``(n,)`` sums of the columns ``(B, n)`` in float64, by a product in their own precision."""
+    return (responsibilities.new_ones(len(responsibilities)) @ responsibilities).double()
+
+
 class Placement(NamedTuple):
     """The places of the bank that a batch goes to, and all weights afterwards.
 
@@ -226,10 +231,10 @@ class ParticleBank(TrainableDensity):
 
     def _follow_bandwidth(self, z: Tensor, responsibilities: Tensor) -> None:
         """Take one step of EM on the bandwidth, on samples that the bank does not hold yet."""
-        responsibilities = responsibilities.double()
-        x, centre = z.double(), z.double().mean(dim=0)
-        x, bank = x - centre, self.particles[: self.count].double() - centre
-        expected, usage = responsibilities @ bank, responsibilities.sum(dim=0)
+        centre = z.double().mean(dim=0)
+        x, bank = z.double() - centre, self.particles[: self.count].double() - centre
+        # The large product stays in the batch's precision, about the batch's mean: its errors average out over rows.
+        expected, usage = (responsibilities @ bank.to(responsibilities)).double(), _column_sums(responsibilities)
         if self.form.diagonal_moments:
             within = (x.square() - 2 * x * expected).mean(dim=0) + usage @ bank.square() / len(x)
             within = within.clamp_min(0)
@@ -244,7 +249,7 @@ class ParticleBank(TrainableDensity):
         old = self.log_weights[: self.count]
         if responsibilities is None:
             return old
-        weights = torch.lerp(old.exp(), responsibilities.double().mean(dim=0), self.weighting)
+        weights = torch.lerp(old.exp(), _column_sums(responsibilities) / len(responsibilities), self.weighting)
         return weights.clamp_min(torch.finfo(torch.float64).tiny).log().log_softmax(dim=0)
 
     def _place(self, fresh: int, log_weights: Tensor) -> Placement:

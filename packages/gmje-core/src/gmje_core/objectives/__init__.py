@@ -3,6 +3,7 @@ r"""The equations that score pairs of embeddings: likelihood, dependence, and co
 All are pure functions of the whole batch and give nats; means are taken over pairs.
 """
 
+from gmje_core.objectives.conditional_contrast import mean_conditional_pmi
 from gmje_core.objectives.contrast import bank_pmi, info_nce, info_nce_mixture, nt_xent
 from gmje_core.objectives.dependence import (
     ComponentWeights,
@@ -25,6 +26,7 @@ __all__ = [
     "info_nce",
     "info_nce_mixture",
     "joint_nll",
+    "mean_conditional_pmi",
     "mixture_pmi",
     "nt_xent",
     "pmi",

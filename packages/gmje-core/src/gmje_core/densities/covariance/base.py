@@ -332,7 +332,19 @@ class Conditional:
         lead = broadcast_shapes(values.shape[:-1], given_means.shape[:-2])
         if self.encode is None:
             return free_means.expand(*lead, *free_means.shape[-2:])
+        if given_means.ndim == 2 and self.encode.ndim == 3 and self.decode is None:
+            return self._shared_means(values, given_means, free_means)
         shift = apply_matrices(self.encode, values.unsqueeze(-2) - given_means)
         if self.decode is not None:
             shift = apply_matrices(self.decode, shift)
         return free_means + shift
+
+    def _shared_means(self, values: Tensor, given_means: Tensor, free_means: Tensor) -> Tensor:
+        """The same of one mixture: one product of all values with all gains, about an origin that keeps the digits."""
+        assert self.encode is not None
+        origin = given_means.detach().mean(dim=0)
+        gain = self.encode.expand(len(given_means), -1, -1)
+        constant = free_means - (gain @ (given_means - origin).unsqueeze(-1)).squeeze(-1)
+        rows = (values - origin).reshape(-1, values.shape[-1])
+        means = torch.addmm(constant.flatten(), rows, gain.flatten(0, 1).T)
+        return means.view(*values.shape[:-1], *free_means.shape)

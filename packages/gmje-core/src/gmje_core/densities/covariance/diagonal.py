@@ -9,9 +9,9 @@ from torch import Tensor
 
 from gmje_core.densities.covariance.base import Conditional, Covariance, CovarianceType
 from gmje_core.densities.covariance.values import require_positive, standard_deviations, variances_of
-from gmje_core.densities.distances import as_distances, common_origin, weighted_squared_distances
+from gmje_core.densities.distances import as_distances, for_products, weighted_squared_distances
 from gmje_core.errors import ShapeError
-from gmje_core.linalg import accumulation_dtype, require_finite, slice_or_list
+from gmje_core.linalg import require_finite, slice_or_list
 
 __all__ = ["DiagonalCovariance"]
 
@@ -136,13 +136,12 @@ class DiagonalCovariance(Covariance):
         return type(self)(variance, validate=False)
 
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
-        precise = accumulation_dtype(x)
-        rows, centres = common_origin(x, means, precise)
-        return as_distances(weighted_squared_distances(rows, centres, 1 / self.variance.to(precise)), x.dtype)
+        rows, centres = for_products(x, means, 1 / self.variance)
+        return as_distances(weighted_squared_distances(rows, centres, 1 / self.variance.to(rows.dtype)), x.dtype)
 
     def _norms(self, difference: Tensor) -> Tensor:
         return (difference.square() / self.variance).sum(dim=-1)
 
     def draw(self, index: Tensor) -> Tensor:
         """Centred noise of the component that is chosen at each place."""
-        return self._noise(index, self.dim) * self._gather(self.variance, index).sqrt()
+        return self._noise(index, self.dim).mul_(self._gather(self.variance.sqrt(), index))

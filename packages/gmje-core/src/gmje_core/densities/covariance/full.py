@@ -24,6 +24,9 @@ from gmje_core.linalg import (
 
 __all__ = ["FullCovariance"]
 
+# Number of rows of an inverse factor that are multiplied at a time.
+_BAND = 32
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FullCovariance(Covariance):
@@ -184,8 +187,14 @@ class FullCovariance(Covariance):
         offset = (inverse @ means.unsqueeze(-1)).squeeze(-1)
 
         def distances(x: Tensor, inverse: Tensor, offset: Tensor) -> Tensor:
-            whitened = torch.addmm(-offset.flatten(), x, inverse.flatten(0, 1).T)
-            return squared_norms(whitened.view(len(x), *offset.shape))
+            # The inverse is lower triangular: a band of its rows needs no columns beyond the band.
+            total = x.new_zeros(())
+            for start in range(0, self.dim, _BAND):
+                rows, width = slice(start, start + _BAND), min(start + _BAND, self.dim)
+                band = offset[:, rows]
+                whitened = torch.addmm(-band.flatten(), x[:, :width], inverse[:, rows, :width].flatten(0, 1).T)
+                total = total + squared_norms(whitened.view(len(x), *band.shape))
+            return total
 
         return over_blocks(distances, x, (inverse, offset), self.dim)
 

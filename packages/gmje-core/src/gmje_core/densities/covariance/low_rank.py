@@ -12,7 +12,7 @@ from gmje_core.densities.covariance.base import Conditional, Covariance, Covaria
 from gmje_core.densities.covariance.values import require_positive, standard_deviations
 from gmje_core.densities.distances import (
     as_distances,
-    common_origin,
+    for_products,
     squared_distances,
     weighted_squared_distances,
 )
@@ -243,14 +243,15 @@ class LowRankCovariance(Covariance):
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
         precise = self._precise()
         projection = precise._latent_projection(precise._capacitance_tril())
-        rows, centres = common_origin(x, means, precise.dtype)
+        rows, centres = for_products(x, means, 1 / self.diagonal_variance)
+        projection = projection.to(rows.dtype)
         offset = (projection @ centres.unsqueeze(-1)).squeeze(-1)
 
         def explained(rows: Tensor, projection: Tensor, offset: Tensor) -> Tensor:
             latent = torch.addmm(-offset.flatten(), rows, projection.flatten(0, 1).T)
             return squared_norms(latent.view(len(rows), *offset.shape))
 
-        total = weighted_squared_distances(rows, centres, 1 / precise.diagonal_variance)
+        total = weighted_squared_distances(rows, centres, 1 / self.diagonal_variance.to(rows.dtype))
         if self.tied:
             known = squared_distances(rows @ projection[0].mT, offset)
         else:

@@ -7,12 +7,13 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from gmje_core.densities.blockwise import has_graph
 from gmje_core.densities.covariance.base import Conditional, Covariance, CovarianceType
 from gmje_core.densities.covariance.diagonal import DiagonalCovariance
 from gmje_core.densities.covariance.values import require_positive, standard_deviations, variances_of
-from gmje_core.densities.distances import as_distances, common_origin, squared_distances
+from gmje_core.densities.distances import as_distances, for_products, squared_distances
 from gmje_core.errors import ShapeError
-from gmje_core.linalg import accumulation_dtype, require_finite
+from gmje_core.linalg import require_finite
 
 __all__ = ["SphericalCovariance"]
 
@@ -165,12 +166,13 @@ class SphericalCovariance(Covariance):
         return type(self)(variance, self._dim, validate=False)
 
     def _distances(self, x: Tensor, means: Tensor) -> Tensor:
-        rows, centres = common_origin(x, means, accumulation_dtype(x))
-        return as_distances(squared_distances(rows, centres), x.dtype) / self.variance
+        rows, centres = for_products(x, means, 1 / self.variance.unsqueeze(-1))
+        distances = as_distances(squared_distances(rows, centres), x.dtype)
+        return distances / self.variance if has_graph(distances, self.variance) else distances.div_(self.variance)
 
     def _norms(self, difference: Tensor) -> Tensor:
         return difference.square().sum(dim=-1) / self.variance
 
     def draw(self, index: Tensor) -> Tensor:
         """Centred noise of the component that is chosen at each place."""
-        return self._noise(index, self._dim) * self._gather(self.variance, index).sqrt().unsqueeze(-1)
+        return self._noise(index, self._dim).mul_(self._gather(self.variance.sqrt(), index).unsqueeze(-1))
