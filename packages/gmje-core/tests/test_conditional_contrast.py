@@ -54,9 +54,8 @@ def test_the_mean_is_at_most_the_logarithm_of_the_batch():
 
 def test_a_second_gradient_is_refused():
     leaves, mean = problem("diag", torch.float64)
-    (gradient,) = torch.autograd.grad(mean(mean_conditional_pmi), leaves[2], create_graph=True)
-    with pytest.raises(RuntimeError, match="once_differentiable"):
-        torch.autograd.grad(gradient.sum(), leaves[2])
+    with pytest.raises(RuntimeError, match="mean_conditional_pmi can be differentiated once"):
+        torch.autograd.grad(mean(mean_conditional_pmi), leaves[2], create_graph=True)
 
 
 def test_no_gradient_is_computed_where_none_is_wanted():

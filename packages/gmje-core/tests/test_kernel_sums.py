@@ -34,4 +34,11 @@ def test_blocks_give_the_values_and_gradients_of_the_plain_formula(scores, group
 
 
 def test_squares_that_overflow_show():
-    assert log_sums_over_others(torch.tensor([[1e30], [-1e30], [0.0], [1.0]]), torch.ones(4)).isnan().any()
+    sums = log_sums_over_others(torch.tensor([[1e30], [-1e30], [0.0], [1.0]]), torch.ones(4))
+    assert not sums.isfinite().all()
+
+
+def test_a_second_gradient_is_refused():
+    z = torch.randn(4, 2, requires_grad=True)
+    with pytest.raises(RuntimeError, match="log_sums_over_others can be differentiated once"):
+        torch.autograd.grad(log_sums_over_others(z, torch.ones(4)).sum(), z, create_graph=True)

@@ -19,6 +19,7 @@ __all__ = [
     "has_graph",
     "over_blocks",
     "over_components",
+    "refuse_second_gradient",
     "rows_of_components",
     "squared_norms",
 ]
@@ -128,6 +129,22 @@ def squared_norms(vectors: Tensor) -> Tensor:
 def has_graph(*tensors: Tensor) -> bool:
     """Whether autograd records operations on the tensors, so that their values may not be overwritten."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def refuse_second_gradient(function: str, plain: str) -> None:
+    """Raise where a backward pass is recorded: a second gradient through it would be wrong without a word.
+
+    Args:
+        function: The function whose backward pass is not differentiable.
+        plain: What is.
+
+    Raises:
+        RuntimeError: the backward pass was asked for with ``create_graph=True``.
+    """
+    if torch.is_grad_enabled():
+        raise RuntimeError(
+            f"{function} can be differentiated once, without create_graph=True; {plain} any number of times"
+        )
 
 
 def component_index(index: Tensor, lead: torch.Size) -> tuple[Tensor, ...]:

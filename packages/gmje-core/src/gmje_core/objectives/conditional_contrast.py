@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from gmje_core.densities.blockwise import refuse_second_gradient
 from gmje_core.densities.covariance import SphericalCovariance
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.objectives.dependence import conditional_pmi
@@ -99,6 +99,6 @@ class _MeanContrast(torch.autograd.Function):
         return (mean / count).to(rows.dtype) + math.log(count)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_gradient("mean_conditional_pmi", "conditional_pmi(...).mean()")
         return (*[grad * saved for saved in ctx.saved_tensors], None)

@@ -4,8 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from gmje_core.densities.blockwise import refuse_second_gradient
 from gmje_core.densities.distances import for_products
 
 __all__ = ["log_sums_over_others"]
@@ -28,7 +28,7 @@ def log_sums_over_others(z: Tensor, precision: Tensor, groups: int = 2) -> Tenso
         groups: Number of views.
 
     Returns:
-        ``(groups B,)``, nats, without the kernels' normalising constant; NaN where squares overflow.
+        ``(groups B,)``, nats, without the kernels' normalising constant; not finite where squares overflow.
 
     Examples:
         >>> z = torch.tensor([[0.0], [3.0], [0.0], [3.0]])          # two views of two items
@@ -67,8 +67,8 @@ class _LogSumsOverOthers(torch.autograd.Function):
         return sums
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        refuse_second_gradient("log_sums_over_others", "the log-sum of squared_mahalanobis")
         z, precision, shares = ctx.saved_tensors
         weights = shares * (grad * precision)[:, None]
         # A pair of samples pulls both of them.
