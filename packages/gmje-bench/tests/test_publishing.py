@@ -219,7 +219,7 @@ def records(folder: Path) -> dict[str, dict[str, float]]:
 def trained(hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     (home / "tiny.toml").write_text(SUITE)
-    done = bench(hub, home, *OPTIONS, "--output", "run", "--publish", "org/toy")
+    done = bench(hub, home, *OPTIONS, "--output", "run", "--publish", "org/toy", "--license", "mit")
     assert done.returncode == 0, done.stderr
     assert "published gmje as org/toy-gmje" in done.stdout
     assert "published gje as org/toy-gje" in done.stdout
@@ -261,8 +261,9 @@ def test_a_model_folder_alone_makes_the_same_card(hub, trained):
     evaluation, pictures = read_evaluation(trained / "run" / "models" / "gmje-seed0")
     config = GMJEConfig.from_json(files["config.json"].content.decode())
     preprocessing = Preprocessing.from_json(files["preprocessor_config.json"].content.decode())
-    expected = documents(config, "org/toy-gmje", preprocessing, evaluation, pictures)
+    expected = documents(config, "org/toy-gmje", preprocessing, evaluation, pictures, {"license": "mit"})
     assert set(pictures) == {"accuracy.png", "diagnostics.png"}
+    assert expected.pop(EVAL_RESULTS) is None, "the Hub does not have these images"
     assert {name: files[name].content for name in expected} == expected
 
 
@@ -271,6 +272,8 @@ def test_a_model_folder_alone_makes_the_same_card(hub, trained):
     [
         (("--publish", "nothing"), "good", "org/name"),
         (("--publish", "org/toy"), "wrong", "does not know the token"),
+        (("--publish", "org/toy", "--license", "My own"), "good", "'My own' is no licence of the Hub"),
+        (("--license", "mit"), "good", "--license is of what --publish publishes"),
         (("--from-pretrained", "org/nme"), "good", "no repository 'org/nme'"),
         (("--from-pretrained", "org/toy-gmje", "--image-size", "32"), "good", "add --image-size 28"),
     ],
@@ -290,5 +293,5 @@ def test_results_are_kept_where_the_hub_fails(hub, trained):
     finally:
         hub.faults.remove(fault)
     assert done.returncode == 2
-    assert "python -m gmje_hub push kept/models/gje-seed0 org/kept" in done.stderr
+    assert "python -m gmje_hub push org/kept kept/models/gje-seed0" in done.stderr
     assert "gje" in records(trained / "kept")

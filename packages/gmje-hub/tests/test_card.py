@@ -130,7 +130,13 @@ def test_data_that_the_hub_does_not_have_are_not_named_as_if_it_had(evaluation):
 
 
 def test_a_card_carries_what_its_author_chose():
-    chosen = {"license": "mit", "base_model": "org/base", "language": None, "tags": ["fashion"], "datasets": ["org/data"]}
+    chosen = {
+        "license": "mit",
+        "base_model": "org/base",
+        "language": None,
+        "tags": ["fashion"],
+        "datasets": ["org/data"],
+    }
     card = model_card(GMJEConfig(), "org/name", metadata=chosen)
     parsed = ModelCard(card).data
     assert (parsed.license, parsed.base_model, parsed.datasets) == ("mit", "org/base", ["org/data"])
@@ -158,7 +164,15 @@ def test_what_cannot_stand_in_a_card_is_refused(metadata, words):
         model_card(GMJEConfig(), "org/name", metadata=metadata)
 
 
-@pytest.mark.parametrize(("backbone", "small", "said"), [("resnet18", False, True), ("resnet18", True, False), ("smallconv", False, False), ("timm:vit_tiny_patch16_224", False, True)])
+@pytest.mark.parametrize(
+    ("backbone", "small", "said"),
+    [
+        ("resnet18", False, True),
+        ("resnet18", True, False),
+        ("smallconv", False, False),
+        ("timm:vit_tiny_patch16_224", False, True),
+    ],
+)
 def test_a_card_speaks_of_timm_where_timm_has_the_network(backbone, small, said):
     card = model_card(GMJEConfig(backbone=backbone, small_images=small), "org/name")
     assert ("--timm" in card) == said

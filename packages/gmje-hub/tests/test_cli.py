@@ -75,7 +75,9 @@ def test_a_licence_is_the_users(hub, client, models, tmp_path):
     assert client("cli", "push", "org/licensed", folder, "--license", "mit", "--token", "good")["status"] == 0
     card = hub.repos["org/licensed"].commits[hub.head("org/licensed")]["README.md"].content
     assert b"license: mit" in card
-    assert client("cli", "pull", "org/licensed", str(tmp_path / "here"), "--cache-dir", str(tmp_path / "c"))["status"] == 0
+    assert (
+        client("cli", "pull", "org/licensed", str(tmp_path / "here"), "--cache-dir", str(tmp_path / "c"))["status"] == 0
+    )
     assert list((tmp_path / "c").glob("models--org--licensed"))
     assert client("cli", "push", "org/again", str(tmp_path / "here"))["status"] == 0
     assert b"license: mit" in hub.repos["org/again"].commits[hub.head("org/again")]["README.md"].content

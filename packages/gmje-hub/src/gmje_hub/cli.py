@@ -135,7 +135,9 @@ def export(
         from gmje_hub.timm_layout import export_timm
 
         export_timm(loaded, path, source=model)
-        typer.echo(f'{path} gives the model\'s features bit by bit: timm.create_model("local-dir:{path}", pretrained=True)')
+        typer.echo(
+            f'{path} gives the model\'s features bit by bit: timm.create_model("local-dir:{path}", pretrained=True)'
+        )
         return
     from gmje_hub.export import export_file
 

@@ -153,7 +153,13 @@ def fetch(
                     _check_size(repo_id, Path(str(cached[CONFIG])).resolve(), listed[WEIGHTS])
                 try:
                     cached[name] = hf_hub_download(
-                        repo_id, name, revision=commit, token=token, cache_dir=cache, force_download=force_download, **_CLIENT
+                        repo_id,
+                        name,
+                        revision=commit,
+                        token=token,
+                        cache_dir=cache,
+                        force_download=force_download,
+                        **_CLIENT,
                     )
                 except RemoteEntryNotFoundError:  # the cache remembers that there is no such file
                     if name in listed:
