@@ -43,16 +43,8 @@ TRAINING_OPTIONS = {
 #: The level of the regions that a card speaks of.
 REGION = 0.9
 # Options of a run that change where its results go, and nothing in them, with the number of values that they take.
-_ELSEWHERE = {
-    "--output": 1,
-    "--publish": 1,
-    "--license": 1,
-    "--track": 1,
-    "--jobs": 1,
-    "--resume": 0,
-    "--overwrite": 0,
-    "--profile": 0,
-}
+_ELSEWHERE = dict.fromkeys(["--output", "--publish", "--license", "--track", "--jobs"], 1)
+_ELSEWHERE |= dict.fromkeys(["--resume", "--overwrite", "--profile"], 0)
 
 
 class PublishError(BenchError):

@@ -163,7 +163,7 @@ def chosen_metadata(card: str) -> dict[str, Any]:
         {'license': 'mit', 'tags': ['mine']}
     """
     try:
-        found = ModelCard(card).data.to_dict()
+        found: dict[str, Any] = vars(ModelCard(card).data)
     except (ValueError, yaml.YAMLError):
         return {}
     fields = {name: found[name] for name in AUTHORS_FIELDS if found.get(name)}

@@ -148,19 +148,12 @@ def fetch(
             if local_files_only:
                 raise ModelNotFoundError(f"{repo_id} at {commit} is not in the cache; local_files_only forbids to ask")
             listed = _check_listing(repo_id, commit, token)
+            source: dict[str, Any] = {"revision": commit, "token": token, "cache_dir": cache, **_CLIENT}
             for name in MODEL_FILES:  # the configuration first: it says how large the weights may be
                 if name == WEIGHTS:
                     _check_size(repo_id, Path(str(cached[CONFIG])).resolve(), listed[WEIGHTS])
                 try:
-                    cached[name] = hf_hub_download(
-                        repo_id,
-                        name,
-                        revision=commit,
-                        token=token,
-                        cache_dir=cache,
-                        force_download=force_download,
-                        **_CLIENT,
-                    )
+                    cached[name] = hf_hub_download(repo_id, name, force_download=force_download, **source)
                 except RemoteEntryNotFoundError:  # the cache remembers that there is no such file
                     if name in listed:
                         raise
@@ -229,8 +222,8 @@ def fetch_documents(
                 raise CorruptModelError(
                     f"{name} of {repo_id} has {sizes[name]} bytes; at most {LARGEST_DOCUMENT} is fetched"
                 )
-        options: dict[str, Any] = {"revision": commit, "token": token, "cache_dir": cache_dir}
-        paths = {name: hf_hub_download(repo_id, name, **options, **_CLIENT) for name in names}
+        source: dict[str, Any] = {"revision": commit, "token": token, "cache_dir": cache_dir, **_CLIENT}
+        paths = {name: hf_hub_download(repo_id, name, **source) for name in names}
     found = {}
     for name, path in paths.items():
         blob = Path(path).resolve()

@@ -1,8 +1,8 @@
 """The encoder in timm's layout, which ``timm.create_model("hf-hub:org/name")`` and Transformers' ``AutoModel`` load.
 
-timm keeps a model as ``config.json`` with the name of an architecture and ``model.safetensors`` with timm's names of the
-parameters. Torchvision's ResNets have the same names as timm's, so nothing is computed anew. Only the backbone goes along: timm
-has no place for a projection head or a density.
+A model of timm is a ``config.json`` with the name of an architecture and a ``model.safetensors`` with timm's names of
+the parameters. Torchvision's ResNets have the same names, so nothing is computed anew. Only the backbone goes along:
+timm has no place for a projection head or a density.
 """
 
 import json
@@ -50,7 +50,7 @@ class TimmLayoutError(HubError, ValueError):
 
 
 def architecture(config: GMJEConfig) -> str | None:
-    """timm's name of a configuration's backbone; ``None`` where timm has no such network.
+    """Timm's name of a configuration's backbone; ``None`` where timm has no such network.
 
     Examples:
         >>> architecture(GMJEConfig(backbone="resnet50")), architecture(GMJEConfig(backbone="timm:convnext_atto"))
@@ -97,8 +97,8 @@ def _settings(model: "GMJEModel") -> dict[str, Any]:
     if name is None:
         stem = " with the stem for small images" if config.small_images else ""
         raise TimmLayoutError(
-            f"timm has no architecture for the backbone {config.backbone!r}{stem}; resnet18, resnet34, resnet50 with the usual "
-            "stem and timm:NAME have one"
+            f"timm has no architecture for the backbone {config.backbone!r}{stem}; resnet18, resnet34, resnet50 with "
+            "the usual stem and timm:NAME have one"
         )
     pretrained: dict[str, Any] = {"input_size": [config.in_channels, config.image_size, config.image_size]}
     if preprocessing is not None:
