@@ -9,7 +9,7 @@ from dataset_factories import folder_of
 
 from gmje_bench.datasets import load_dataset, reading
 from gmje_bench.datasets.order import EpochOrder
-from gmje_bench.prefetch import ahead, on_device
+from gmje_bench.datasets.prefetch import ahead, on_device
 from gmje_bench.views import TwoViews, preset
 
 VIEWS = TwoViews(preset(100, 3), seed=4)
