@@ -244,8 +244,8 @@ def gathered_product(matrices: Tensor, index: Tensor, vectors: Tensor) -> Tensor
     result = vectors.new_empty(index.numel(), shape[0])
     flat = vectors.reshape(-1, shape[1])
     if matrices.ndim == 3 and len(flat) >= _SHARED * len(matrices):
-        for matrix, rows in zip(matrices, rows_of_components(index, len(matrices)), strict=True):
-            result[rows] = flat[rows] @ matrix.mT
+        for matrix, places in zip(matrices, rows_of_components(index, len(matrices)), strict=True):
+            result[places] = flat[places] @ matrix.mT
         return result.view(*index.shape, shape[0])
     flat_index, rows = component_index(index, matrices.shape[:-2]), max(1, CHUNK // shape.numel())
     for start in range(0, len(flat), rows):
