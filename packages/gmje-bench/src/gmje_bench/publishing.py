@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gmje_bench.datasets.names import HUB_PREFIXES, HubName
 from gmje_bench.errors import BenchError
 from gmje_bench.report.tables import Estimate, Row, summarise
 from gmje_bench.runs import Record, Results, finite
@@ -215,9 +216,12 @@ def dataset_id(name: str, *, whole: bool) -> str:
     Examples:
         >>> dataset_id("cifar10", whole=True), dataset_id("cifar10", whole=False)
         ('uoft-cs/cifar10', 'gmje-bench/cifar10')
+        >>> dataset_id("hf-stream:org/name:full@v1", whole=True)
+        'org/name'
     """
-    if whole and name.startswith("hf:"):
-        return name.removeprefix("hf:")
+    prefix, _, rest = name.partition(":")
+    if whole and prefix in HUB_PREFIXES:
+        return HubName.parse(rest).repository
     if whole and name in HUB_DATASETS:
         return HUB_DATASETS[name]
     return f"gmje-bench/{re.sub(r'[^A-Za-z0-9_.-]+', '-', name).strip('-')}"
