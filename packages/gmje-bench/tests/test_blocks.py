@@ -58,18 +58,21 @@ def test_a_process_reads_few_blocks_that_others_read_too(ranks):
     assert read <= 60 + ranks, "only those on the border of two lanes"
 
 
+@pytest.mark.parametrize("most", [4, 100])
 @pytest.mark.parametrize("readers", [1, 2, 3, 7])
-def test_every_image_has_one_reader_and_every_block_one_end(readers):
+def test_every_image_has_one_reader_and_every_block_one_end(readers, most):
     batches = [BLOCKS[batch] for batch in order_of().split(48)]
     seen, ended = {}, set()
-    for blocks, parts in zip(batches, shares(batches, readers), strict=True):
-        assert len(parts) == readers
+    for blocks, parts in zip(batches, shares(batches, readers, most), strict=True):
+        assert len(parts) % readers == 0, "as many turns for each reader"
         assert torch.equal(torch.cat([part.places for part in parts]).sort().values, torch.arange(len(blocks)))
-        for reader, part in enumerate(parts):
+        for number, part in enumerate(parts):
             own = blocks[part.places]
+            assert len(own) <= most
             assert (own.diff() >= 0).all(), "the images of a block come together"
             for block in own.unique().tolist():
-                assert seen.setdefault(block, reader) == reader
+                assert seen.setdefault(block, number % readers) == number % readers
                 assert block not in ended
+            assert part.done <= set(own.tolist())
             ended |= part.done
     assert ended == set(range(60))

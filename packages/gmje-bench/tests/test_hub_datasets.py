@@ -7,7 +7,8 @@ import torch
 from dataset_factories import everything, fails, picture, rows, table
 
 from gmje_bench.datasets import load_dataset
-from gmje_bench.datasets.decoding import LazyImages, square
+from gmje_bench.datasets.decoding import square
+from gmje_bench.datasets.reading import LazyImages
 from gmje_bench.datasets.row_groups import RowGroupReader
 
 pytestmark = pytest.mark.usefixtures("own_cache")

@@ -14,9 +14,13 @@ from dataset_factories import encoded, everything, fails, picture, rows, samples
 from torchvision.transforms.v2 import functional as F
 
 from gmje_bench.datasets import ResidentImages, load_dataset
-from gmje_bench.datasets.decoding import LazyImages, square
+from gmje_bench.datasets.decoding import square
+from gmje_bench.datasets.order import EpochOrder
+from gmje_bench.datasets.reading import LazyImages
+from gmje_bench.datasets.row_groups import RowGroupReader
 from gmje_bench.datasets.tar import scan_tar
 from gmje_bench.errors import DatasetError
+from gmje_bench.views import TwoViews, preset
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 
@@ -280,6 +284,73 @@ def test_a_folder_of_parquet_shards(groups, tmp_path):
     assert torch.equal(pictures, torch.stack([square(picture(i, *LARGE), 112) for i in range(24)]))
     assert torch.equal(data.test.batch(torch.tensor([5, 0]))[0], square(picture(55, *LARGE), 112))
     assert not any(file.suffix == ".arrow" for file in tmp_path.rglob("*")), "nothing is copied"
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """The row groups that this process has read."""
+    blocks = []
+    load = RowGroupReader._load
+    monkeypatch.setattr(RowGroupReader, "_load", lambda reader, block: blocks.append(block) or load(reader, block))
+    return blocks
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+@pytest.mark.parametrize("pieces", [2, 32])
+def test_workers_change_no_image_of_a_row_group(groups, workers, pieces, monkeypatch):
+    monkeypatch.setattr("gmje_bench.datasets.reading._PIECE", pieces)
+    split = load_dataset(f"shards:{groups}", image_size=98).train
+    expected = torch.stack([square(picture(i, *LARGE), 112) for i in range(24)])
+    order = torch.randperm(24, generator=torch.Generator().manual_seed(0))
+    for _ in range(2):
+        for images, _, indices in split.batches(order.split(7), workers):
+            assert torch.equal(images, expected[indices])
+
+
+def test_row_groups_are_read_once_and_dropped(groups, loaded):
+    split = load_dataset(f"shards:{groups}", image_size=98).train
+    held = split.source.reader._held
+    loaded.clear()
+    list(split.batches(torch.arange(24).split(5)))
+    assert loaded == [0, 1, 2, 3, 4, 5]
+    assert held == {}
+    loaded.clear()
+    most = []
+    order = EpochOrder(seed=0, epoch=0, steps=6, batch_size=4, mixed_blocks=1)
+    for batch in split.batches(order.batches(24, split.source.blocks(split.positions))):
+        most.append(len(held))
+        assert len(batch[0]) == 4
+    assert sorted(loaded) == [0, 1, 2, 3, 4, 5]
+    assert max(most) <= 1
+    loaded.clear()
+    split.batch(torch.tensor([23, 0, 20, 1]))
+    assert loaded == [0, 5]
+    assert held == {}
+
+
+@pytest.mark.parametrize("kind", ["tars", "groups"])
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_an_epoch_of_all_processes_holds_every_image_once(kind, workers, request):
+    split = load_dataset(f"shards:{request.getfixturevalue(kind)}", image_size=98).train
+    views = TwoViews(preset(98, 3), 0)
+
+    def epoch(rank=0, world_size=1, first_step=0):
+        order = EpochOrder(
+            seed=3, epoch=1, steps=6, batch_size=4, rank=rank, world_size=world_size, first_step=first_step
+        )
+        return list(split.epoch(order, views, workers))
+
+    whole = epoch()
+    assert torch.cat([indices for _, _, indices in whole]).sort().values.tolist() == list(range(24))
+    assert whole[0][0].shape == (2, 4, 3, 98, 98)
+    for step, halves in enumerate(zip(epoch(0, 2), epoch(1, 2), strict=True)):
+        images, labels, indices = whole[step]
+        assert torch.equal(torch.cat([half[0] for half in halves], dim=1), images)
+        assert torch.equal(torch.cat([half[1] for half in halves]), labels)
+        assert torch.equal(torch.cat([half[2] for half in halves]), indices)
+    for (images, _, indices), (other, _, others) in zip(whole[2:], epoch(first_step=2), strict=True):
+        assert torch.equal(indices, others)
+        assert torch.equal(images, other)
 
 
 def test_images_as_plain_bytes_in_parquet_shards(tmp_path):

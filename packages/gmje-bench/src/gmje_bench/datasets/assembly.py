@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from gmje_bench.datasets.base import FingerprintKind, ImageData, Split, check_classes
-from gmje_bench.datasets.decoding import DEFAULT_SIZE, LazyImages, Reader, native_side
+from gmje_bench.datasets.decoding import DEFAULT_SIZE, native_side
+from gmje_bench.datasets.reading import BlockReader, LazyImages, Reader
 from gmje_bench.datasets.selection import validation_split
 from gmje_core.models.preprocessing import resize_side
 
@@ -40,7 +41,10 @@ def assemble(
         DatasetError: a part is empty, an image cannot be read, or a class of ``test`` is not in ``train``.
     """
     check_classes(name, labels["train"], labels.get("test", labels["train"]), classes)
-    native = native_side(*readers["train"].read(0))
+    first = readers["train"]
+    native = native_side(*first.read(0))
+    if isinstance(first, BlockReader):
+        first.drop(0)
     size = image_size or native or DEFAULT_SIZE
     side = native or resize_side(size)
     splits = {part: Split.whole(LazyImages(reader, side), labels[part]) for part, reader in readers.items()}

@@ -55,44 +55,54 @@ def block_order(blocks: Tensor, batch_size: int, mixed: int, generator: Generato
 
 
 class Share(NamedTuple):
-    """What one reader reads of a batch.
+    """What one reader reads of a batch at a time.
 
     Attributes:
-        places: int64 ``(m,)``, places in the batch; sorted so that the images of a block come together.
+        places: int64 ``(m,)``, places in the batch, or a slice of them.
         done: Blocks that this reader is not asked for again.
     """
 
-    places: Tensor
-    done: frozenset[int]
+    places: Tensor | slice
+    done: frozenset[int] = frozenset()
 
 
-def shares(block_batches: Sequence[Tensor], readers: int) -> list[list[Share]]:
+def shares(block_batches: Sequence[Tensor], readers: int, most: int) -> list[list[Share]]:
     """Divide batches among readers, so that every block is read by one reader, and say when it is needed no more.
 
     Args:
         block_batches: int64 ``(b,)`` each, the blocks of the images of every batch.
         readers: Number of readers.
+        most: Largest number of images of a share.
 
     Returns:
-        The shares of every batch, one for each reader.
+        The shares of every batch, for one reader after the other, in as many rounds as the largest needs; those of a
+        reader that has no more are empty. Within them the images of a block come together.
 
     Examples:
-        >>> (first, second), (third, fourth) = shares([torch.tensor([3, 0, 3]), torch.tensor([3, 4])], 2)
+        >>> (first, second), (third, fourth) = shares([torch.tensor([3, 0, 3]), torch.tensor([3, 4])], 2, most=32)
         >>> first.places.tolist(), first.done, second.places.tolist(), second.done
         ([1], frozenset({0}), [0, 2], frozenset())
         >>> fourth.places.tolist(), fourth.done, third.done
         ([0], frozenset({3}), frozenset({4}))
     """
-    last = {block: number for number, blocks in enumerate(block_batches) for block in blocks.unique().tolist()}
-    divided = []
-    for number, blocks in enumerate(block_batches):
-        order = torch.argsort(blocks, stable=True)
-        reader = blocks[order] % readers
-        done = [block for block in blocks.unique().tolist() if last[block] == number]
-        divided.append(
-            [
-                Share(order[reader == r], frozenset(block for block in done if block % readers == r))
-                for r in range(readers)
-            ]
-        )
-    return divided
+    pieces = [_pieces(blocks, readers, most) for blocks in block_batches]
+    found = [
+        [frozenset(blocks[places].unique().tolist()) for places in parts]
+        for blocks, parts in zip(block_batches, pieces, strict=True)
+    ]
+    last = {block: (batch, part) for batch, sets in enumerate(found) for part, own in enumerate(sets) for block in own}
+    return [
+        [
+            Share(places, frozenset(block for block in found[batch][part] if last[block] == (batch, part)))
+            for part, places in enumerate(parts)
+        ]
+        for batch, parts in enumerate(pieces)
+    ]
+
+
+def _pieces(blocks: Tensor, readers: int, most: int) -> list[Tensor]:
+    order = torch.argsort(blocks, stable=True)
+    reader = blocks[order] % readers
+    own = [order[reader == number] for number in range(readers)]
+    rounds = -(-max(map(len, own)) // most)
+    return [places[turn * most :][:most] for turn in range(rounds) for places in own]
