@@ -2,7 +2,7 @@
 
     python sample_worker.py DATASET FOLDER WORKERS KILL_AT
 
-After every step the images of the step are appended to FOLDER/seen-RANK.jsonl, as a row of numbers of their content.
+After every step the images of the step are appended to FOLDER/seen-RANK.jsonl, by their places in the dataset.
 At step KILL_AT of this start (0: never) the process ends as by a power failure.
 """
 
@@ -36,7 +36,7 @@ def main(dataset: str, folder: Path, workers: int, kill_at: int) -> None:
     )
     torch.manual_seed(0)
     module = build_module("gje", load_suite("smoke"), data.channels, seed=0)
-    log = open(folder / f"seen-{accelerator.process_index}.jsonl", "a")
+    log = folder / f"seen-{accelerator.process_index}.jsonl"
     steps, epoch_of_split = [], Split.epoch
 
     def watched(split, order, *rest, **options):
@@ -52,8 +52,8 @@ def main(dataset: str, folder: Path, workers: int, kill_at: int) -> None:
 
     def on_step() -> None:
         nonlocal done
-        log.write(json.dumps(steps[done]) + "\n")
-        log.flush()
+        with log.open("a") as stream:
+            stream.write(json.dumps(steps[done]) + "\n")
         done += 1
         if done == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)

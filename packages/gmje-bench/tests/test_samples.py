@@ -66,13 +66,11 @@ def whole(data, tmp_path_factory):
     return {kind: start(data, kind, tmp_path_factory.mktemp("whole") / kind) for kind in ("tar", "parquet")}
 
 
-@pytest.mark.parametrize("workers", [0, 1, 2])
-@pytest.mark.parametrize("kind", ["tar", "parquet"])
+@pytest.mark.parametrize(("kind", "workers"), [("tar", 1), ("parquet", 0), ("parquet", 2)])
 def test_killed_and_resumed_every_image_is_seen_once(data, whole, kind, workers, tmp_path):
     folder = tmp_path / "cut"
-    for kill_at in (3, 4):  # in the middle of the first epoch, and of the second
-        start(data, kind, folder, workers, kill_at)
-        assert not (folder / "result.json").exists()
+    start(data, kind, folder, workers, kill_at=3)
+    assert not (folder / "result.json").exists()
     start(data, kind, folder, workers)
     found, times = seen(folder)
     assert set(found) == {(epoch, step) for epoch in range(EPOCHS) for step in range(STEPS)}
@@ -80,7 +78,7 @@ def test_killed_and_resumed_every_image_is_seen_once(data, whole, kind, workers,
         images = [image for step in range(STEPS) for image in found[epoch, step]]
         assert sorted(images) == list(range(COUNT))
     assert found == seen(whole[kind])[0], "the same steps as without a stop"
-    assert sorted(times.values()) == [1] * 8 + [2] * 2, "only the steps whose checkpoint was not written yet ran again"
+    assert sorted(times.values()) == [1] * 9 + [2], "only the step whose checkpoint was not written yet ran again"
     assert (folder / "result.json").read_bytes() == (whole[kind] / "result.json").read_bytes()
 
 
