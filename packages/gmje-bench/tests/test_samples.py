@@ -1,19 +1,16 @@
 """Training on shards in real processes: killed in the middle of a shard and resumed, on one and on two processes."""
 
 import json
-import os
+import multiprocessing
 import signal
-import subprocess
-import sys
-from pathlib import Path
+import socket
 
 import pytest
+import sample_worker
 from dataset_factories import rows, samples, table, tar_of
 
 pytestmark = pytest.mark.xdist_group("processes")
 
-WORKER = Path(__file__).with_name("sample_worker.py")
-TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 COUNT, EPOCHS, STEPS = 40, 2, 5
 LARGE = (120, 100)
 
@@ -32,17 +29,30 @@ def data(tmp_path_factory):
     return folder
 
 
-def start(data, kind, folder, workers=0, kill_at=0, launcher=()):
-    folder.mkdir(exist_ok=True)
-    environment = os.environ | {
-        "OMP_NUM_THREADS": "1",
-        "ACCELERATE_USE_CPU": "true",
-        "GMJE_DATA": str(data / "cache"),
-    }
-    command = [sys.executable, *launcher, str(WORKER), f"shards:{data / kind}", str(folder), str(workers), str(kill_at)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
-    assert done.returncode == (-signal.SIGKILL if kill_at else 0), done.stderr
-    return folder
+@pytest.fixture(scope="module")
+def start(data):
+    """Starts training in processes of their own, which a server forks that has imported everything."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["sample_worker"])
+
+    def run(kind, folder, workers=0, kill_at=0, processes=1):
+        folder.mkdir(exist_ok=True)
+        environment = {"ACCELERATE_USE_CPU": "true", "GMJE_DATA": str(data / "cache")}
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1])}
+        started = []
+        for rank in range(processes):
+            place = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+            own = environment | (address | place if processes > 1 else {})
+            arguments = f"shards:{data / kind}", folder, own, workers, kill_at
+            started.append(context.Process(target=sample_worker.train, args=arguments))
+            started[-1].start()
+        for process in started:
+            process.join(600)
+            assert process.exitcode == (-signal.SIGKILL if kill_at else 0)
+        return folder
+
+    return run
 
 
 def seen(folder):
@@ -61,17 +71,17 @@ def seen(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(data, tmp_path_factory):
+def whole(start, tmp_path_factory):
     """Runs of one process that were left alone."""
-    return {kind: start(data, kind, tmp_path_factory.mktemp("whole") / kind) for kind in ("tar", "parquet")}
+    return {kind: start(kind, tmp_path_factory.mktemp("whole") / kind) for kind in ("tar", "parquet")}
 
 
 @pytest.mark.parametrize(("kind", "workers"), [("tar", 1), ("parquet", 0), ("parquet", 2)])
-def test_killed_and_resumed_every_image_is_seen_once(data, whole, kind, workers, tmp_path):
+def test_killed_and_resumed_every_image_is_seen_once(start, whole, kind, workers, tmp_path):
     folder = tmp_path / "cut"
-    start(data, kind, folder, workers, kill_at=3)
+    start(kind, folder, workers, kill_at=3)
     assert not (folder / "result.json").exists()
-    start(data, kind, folder, workers)
+    start(kind, folder, workers)
     found, times = seen(folder)
     assert set(found) == {(epoch, step) for epoch in range(EPOCHS) for step in range(STEPS)}
     for epoch in range(EPOCHS):
@@ -83,8 +93,8 @@ def test_killed_and_resumed_every_image_is_seen_once(data, whole, kind, workers,
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
-def test_two_processes_see_the_images_of_one(data, whole, kind, tmp_path):
-    folder = start(data, kind, tmp_path / "two", workers=1, launcher=TWO)
+def test_two_processes_see_the_images_of_one(start, whole, kind, tmp_path):
+    folder = start(kind, tmp_path / "two", workers=1, processes=2)
     assert seen(folder)[0] == seen(whole[kind])[0]
     one, two = (json.loads((f / "result.json").read_text()) for f in (whole[kind], folder))
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-3)

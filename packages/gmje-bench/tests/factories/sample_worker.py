@@ -1,15 +1,8 @@
-"""Trains on shards for test_samples and writes down which images each step saw; may kill itself in the middle.
-
-    python sample_worker.py DATASET FOLDER WORKERS KILL_AT
-
-After every step the images of the step are appended to FOLDER/seen-RANK.jsonl, by their places in the dataset.
-At step KILL_AT of this start (0: never) the process ends as by a power failure.
-"""
+"""Training on shards that writes down which images each step saw, and may kill itself in the middle."""
 
 import json
 import os
 import signal
-import sys
 import warnings
 from pathlib import Path
 
@@ -26,10 +19,17 @@ from gmje_bench.training.pretrain import pretrain
 EPOCHS, BATCH = 2, 8
 
 
-def main(dataset: str, folder: Path, workers: int, kill_at: int) -> None:
+def train(dataset: str, folder: Path, environment: dict[str, str], workers: int, kill_at: int) -> None:
+    """Train, or go on with what is in the folder.
+
+    After every step its images are appended to ``folder/seen-RANK.jsonl``, by their places in the dataset. At step
+    ``kill_at`` of this start (0: never) the process ends as by a power failure.
+    """
+    os.environ |= environment
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == int(environment.get("WORLD_SIZE", "1"))
     data = load_dataset(dataset, image_size=98)
     training = Training(
         epochs=EPOCHS, batch_size=BATCH, warmup_steps=1, workers=workers, checkpoint_minutes=1e-9, shuffle_blocks=4
@@ -73,7 +73,3 @@ def main(dataset: str, folder: Path, workers: int, kill_at: int) -> None:
         result["weights"] = [float(p.double().sum()) for p in module.parameters()]
         (folder / "result.json").write_text(json.dumps(result))
     accelerator.end_training()
-
-
-if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
