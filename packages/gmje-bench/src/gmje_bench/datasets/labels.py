@@ -40,8 +40,8 @@ def number_labels(
         raise DatasetError(f"{name} has images without a label (-1), which cannot be evaluated on")
     place = {value: label for label, value in enumerate(known)}
     unseen = {str(value) for found in distinct.values() for value in found if value not in place}
-    if unseen := sorted(unseen | set(map(str, negative))):
-        raise unseen_classes(name, unseen)
+    if unseen or negative:
+        raise unseen_classes(name, sorted(unseen | set(map(str, negative))))
     return classes, {
         part: torch.tensor([place[v] for v in labels], dtype=torch.int64) for part, labels in values.items()
     }

@@ -95,7 +95,7 @@ def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
     The module ``tarfile`` takes a damaged header, or the end of a truncated file, for the end of the archive.
     """
     while (member := archive.next()) is not None:
-        archive.members = []  # A million of them would take a gigabyte.
+        archive.members = []  # type: ignore[attr-defined]  # A million of them would take a gigabyte.
         yield member
     stream = archive.fileobj
     assert stream is not None
