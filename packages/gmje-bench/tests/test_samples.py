@@ -33,7 +33,7 @@ def data(tmp_path_factory):
 def start(data):
     """Starts training in processes of their own, which a server forks that has imported everything."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["sample_worker"])
+    context.set_forkserver_preload(["sample_worker", "datasets", "pyarrow.parquet"])
 
     def run(kind, folder, workers=0, kill_at=0, processes=1):
         folder.mkdir(exist_ok=True)

@@ -5,6 +5,7 @@ of training sees to; see :mod:`gmje_bench.datasets.blocks`.
 """
 
 import logging
+from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -126,6 +127,7 @@ class RowGroupReader:
         self._files, self._column, self._name = list(files), index.facts["image"], name
         self._file, self._group = index.tensors["file"], index.tensors["group"]
         self.starts = torch.cat([torch.zeros(1, dtype=torch.int64), index.tensors["rows"].cumsum(0)])
+        self._starts: list[int] = self.starts.tolist()
         self._opened = OpenFiles(open_parquet)
         self._held: dict[int, Any] = {}
 
@@ -139,10 +141,10 @@ class RowGroupReader:
         Raises:
             DatasetError: the file cannot be read, or the row has no image.
         """
-        block = int(self.block(torch.tensor([position])))
+        block = bisect_right(self._starts, position) - 1
         if block not in self._held:
             self._held[block] = self._load(block)
-        content = self._held[block][position - int(self.starts[block])].as_py()
+        content = self._held[block][position - self._starts[block]].as_py()
         what = f"in row {position} of {self._name}"
         if content is None:
             raise DatasetError(f"there is no image {what}")
