@@ -8,15 +8,15 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from gmje_bench import pretrain as loop
-from gmje_bench.checkpoint import Checkpoint, Progress
 from gmje_bench.datasets import load_dataset
 from gmje_bench.errors import RunFolderError
 from gmje_bench.methods import Objective
-from gmje_bench.module import JointEmbedding, build_module
-from gmje_bench.pretrain import DivergedError, pretrain
-from gmje_bench.schedule import plan
-from gmje_bench.suite import Training, load_suite
+from gmje_bench.suites import Training, load_suite
+from gmje_bench.training import pretrain as loop
+from gmje_bench.training.checkpoint import Checkpoint, Progress
+from gmje_bench.training.module import JointEmbedding, build_module
+from gmje_bench.training.pretrain import DivergedError, pretrain
+from gmje_bench.training.schedule import plan
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gmje_bench.checkpoint import Checkpoint, History, Progress
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.errors import RunFolderError
-from gmje_bench.interrupts import Interrupted, Interrupts
-from gmje_bench.module import JointEmbedding
-from gmje_bench.online_probe import OnlineProbe
-from gmje_bench.optimizers import build_optimizer, set_rate
-from gmje_bench.schedule import Schedule, learning_rate, plan
-from gmje_bench.suite import Training
+from gmje_bench.suites import Training
+from gmje_bench.training.checkpoint import Checkpoint, History, Progress
+from gmje_bench.training.interrupts import Interrupted, Interrupts
+from gmje_bench.training.module import JointEmbedding
+from gmje_bench.training.online_probe import OnlineProbe
+from gmje_bench.training.optimizers import build_optimizer, set_rate
+from gmje_bench.training.schedule import Schedule, learning_rate, plan
 from gmje_bench.views import TwoViews
 from gmje_core import NonFiniteError
 
