@@ -17,15 +17,14 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx.ext.mathjax",
-    "sphinx-mathjax-offline",  # MathJax beside the pages: formulas need no network
     "sphinx_copybutton",
     "sphinx_design",
     "cross_references",
+    "offline_math",
 ]
 root_doc = "index"
 nitpicky = True
 nitpick_ignore_regex = [("py:class", r".*\.(R|Made|Parsed|ResultsModel)")]  # type variables, and a private base
-suppress_warnings = ["toc.empty_glob"]  # folders that may be empty
 exclude_patterns = ["**/.ipynb_checkpoints"]
 
 myst_enable_extensions = ["dollarmath", "attrs_inline", "colon_fence"]

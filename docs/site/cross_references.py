@@ -60,8 +60,15 @@ def skip_member(app: Sphinx, what: str, name: str, member: Any, skip: bool, opti
     return True if (inspect.getdoc(member) or "").startswith("Alias for field number") else None
 
 
+def document(app: Sphinx, what: str, name: str, member: Any, options: Any, lines: list[str]) -> None:
+    """A constant without a comment has no documentation; that of its type is none of it."""
+    if what == "data" and " ".join(" ".join(lines).split()) == " ".join((inspect.getdoc(type(member)) or "").split()):
+        lines.clear()
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Connect to Sphinx."""
     app.connect("missing-reference", resolve)
     app.connect("autodoc-skip-member", skip_member)
+    app.connect("autodoc-process-docstring", document)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

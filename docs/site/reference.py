@@ -13,6 +13,7 @@ BENCH = (
     "gmje_bench.evaluation.api",
     "gmje_bench.evaluation.models",
     "gmje_bench.evaluation.cache",
+    "gmje_bench.training.module",
     "gmje_bench.methods",
     "gmje_bench.methods.plugins",
     "gmje_bench.tasks",
@@ -20,6 +21,7 @@ BENCH = (
     "gmje_bench.tasks.subject",
     "gmje_bench.tasks.rows",
     "gmje_bench.tasks.probe",
+    "gmje_bench.tasks.logistic",
     "gmje_bench.datasets",
     "gmje_bench.datasets.base",
     "gmje_bench.datasets.outliers",
@@ -123,8 +125,8 @@ def reference_pages(root: Path) -> dict[str, str]:
         room = name.split(".")[1] if "." in name else ""
         if room:
             rooms[room if room in rooms else GROUND].append(module)
-    bench = [module for module in modules_of(sources["bench"], "gmje_bench") if module.name in BENCH]
-    bench.sort(key=lambda module: BENCH.index(module.name))
+    harness = {module.name: module for module in modules_of(sources["bench"], "gmje_bench")}
+    bench = [harness[name] for name in BENCH]
     hub = [module for module in modules_of(sources["hub"], "gmje_hub") if module.name != "gmje_hub.cli"]
     homes = {name: f"{module.name}.{name}" for module in [*core.values(), *bench, *hub] for name in module.own}
 

@@ -1,7 +1,7 @@
 """Lay out the sources of the site: the repository's Markdown files as pages, and the API reference.
 
-``python docs/site/stage.py FOLDER`` fills ``FOLDER``, from which Sphinx builds. Markdown in this repository is written to
-be read where it lies; here the same files become pages of the site, and their relative links are turned to the pages'
+``python docs/site/stage.py FOLDER`` fills ``FOLDER``, from which Sphinx builds. Markdown in this repository is written
+to be read where it lies; here the same files become pages of the site, and their relative links are turned to the pages'
 places. A link to nothing is an error.
 """
 
@@ -29,7 +29,7 @@ ELSEWHERE = {
 #: What a link to a folder, which GitHub shows by its list of files, leads to.
 FOLDERS = {"benchmarks/results": "results/index.md"}
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s]+)(\))")
-FENCE = re.compile(r"^(```+|~~~+).*?^\1", re.DOTALL | re.MULTILINE)
+CODE = re.compile(r"^(```+|~~~+).*?^\1|`[^`\n]+`", re.DOTALL | re.MULTILINE)
 TOCTREE = "\n```{{toctree}}\n:hidden:\n:glob:\n\n{}\n```\n"
 
 
@@ -69,9 +69,9 @@ class Stage:
         """The text of a page, with its links turned to the site's places."""
         text = (ROOT / source).read_text(encoding="utf-8")
         parts, end = [], 0
-        for fence in FENCE.finditer(text):
-            parts += [self._turn(text[end : fence.start()], source, place), fence[0]]
-            end = fence.end()
+        for code in CODE.finditer(text):
+            parts += [self._turn(text[end : code.start()], source, place), code[0]]
+            end = code.end()
         return "".join([*parts, self._turn(text[end:], source, place)])
 
     def _turn(self, text: str, source: str, place: str) -> str:
