@@ -1,7 +1,7 @@
 """MathJax beside the pages, so that formulas need no network.
 
-The package ``sphinx-mathjax-offline`` holds the files. It is not used as an extension, because it would copy all 24 MB of
-them, speech in a dozen languages included, and keep Sphinx from working in parallel.
+The package ``sphinx-mathjax-offline`` holds the files. It is not used as an extension, because it would copy all 24 MB
+of them, speech in a dozen languages included, and keep Sphinx from working in parallel.
 """
 
 import shutil

@@ -38,6 +38,13 @@ BENCH = (
 #: The rooms of the core in the order of reading; modules of the ground floor share the last page.
 ROOMS = ("criteria", "densities", "objectives", "estimator", "estimation", "models", "diagnostics", "errors")
 GROUND = "ground"
+#: How each kind of definition is documented.
+OPTIONS = {
+    "class": "   :members:\n",
+    "subclass": "   :members:\n   :show-inheritance:\n",
+    "function": "",
+    "data": "   :no-value:\n",
+}
 
 
 @dataclass
@@ -46,7 +53,7 @@ class Module:
 
     Attributes:
         name: Its dotted name.
-        own: Names defined there, with ``"class"``, ``"function"`` or ``"data"``.
+        own: Names defined there, with ``"class"``, ``"subclass"``, ``"function"`` or ``"data"``.
         passed_on: Names that it exports and others define.
     """
 
@@ -63,7 +70,7 @@ def read_module(path: Path, source: Path) -> Module:
     exported: list[str] = []
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ClassDef):
-            defined[node.name] = "class"
+            defined[node.name] = "subclass" if node.bases else "class"
         elif isinstance(node, ast.FunctionDef):
             defined[node.name] = "function"
         elif isinstance(node, ast.Assign | ast.AnnAssign):
@@ -94,8 +101,8 @@ def section(module: Module) -> str:
     """The section of a module: its docstring, then what it defines."""
     parts = [heading(f"``{module.name}``", "-"), f".. automodule:: {module.name}\n"]
     for name, kind in module.own.items():
-        options = {"class": "   :members:\n   :show-inheritance:\n", "function": "", "data": "   :no-value:\n"}[kind]
-        parts.append(f".. auto{kind}:: {module.name}.{name}\n{options}")
+        directive = "class" if kind == "subclass" else kind
+        parts.append(f".. auto{directive}:: {module.name}.{name}\n{OPTIONS[kind]}")
     return "\n".join(parts)
 
 

@@ -1,8 +1,8 @@
 """Lay out the sources of the site: the repository's Markdown files as pages, and the API reference.
 
 ``python docs/site/stage.py FOLDER`` fills ``FOLDER``, from which Sphinx builds. Markdown in this repository is written
-to be read where it lies; here the same files become pages of the site, and their relative links are turned to the pages'
-places. A link to nothing is an error.
+to be read where it lies; here the same files become pages of the site, and their relative links are turned to the
+pages' places. A link to nothing is an error.
 """
 
 import argparse
