@@ -5,6 +5,7 @@ Writes one safetensors file from the main process; alone, it is the reference.
 
 import sys
 import warnings
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -14,8 +15,11 @@ from torch import Tensor, nn
 from gmje_bench.datasets import load_dataset
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.evaluation.features import embed_split, extract_features
+from gmje_bench.evaluation.measure import measure
+from gmje_bench.evaluation.pairs import PairsOf
 from gmje_bench.methods import METHODS, Setting, build_objective
 from gmje_bench.protocol import PROTOCOL
+from gmje_bench.runs import Record
 from gmje_bench.suites import load_suite
 from gmje_bench.tasks.few_labels import few_labels
 from gmje_bench.tasks.knn import nearest, weighted_knn
@@ -23,7 +27,8 @@ from gmje_bench.tasks.logistic import fit_path
 from gmje_bench.tasks.probe import Scaler, fit_probe
 from gmje_bench.tasks.rows import Rows, Team
 from gmje_bench.tasks.subject import Features, FeatureSubject
-from gmje_bench.training.module import build_module
+from gmje_bench.training.consolidation import consolidate
+from gmje_bench.training.module import JointEmbedding, build_module
 from gmje_bench.training.online_probe import OnlineProbe
 from gmje_core.distributed import rank, world_size
 
@@ -34,6 +39,20 @@ OPTIONS = {
     "gmje-gng": {"capacity": 8, "insert_every": 16},
     "gmje-smc": {"particles": 64},
     "moco": {"queue": 64},
+}
+# Tasks on views at a size that takes seconds; they see a draw of the 700 + 140 images.
+SMALL_PROTOCOL = {
+    "viewed_train": 520,
+    "viewed_test": 60,
+    "consolidation_passes": 2,
+    "conditional_pairs": 40,
+    "outliers": 30,
+    "decoder_steps": 2,
+    "classifier_epochs": 1,
+    "density_full": (2,),
+    "density_low_rank": ((2, 2),),
+    "density_rounds": 2,
+    "density_kernels": 50,
 }
 
 
@@ -111,6 +130,26 @@ def scored(data: ImageData, features: Tensor) -> dict[str, Tensor]:
     }
 
 
+def measured(data: ImageData, module: JointEmbedding) -> dict[str, Tensor]:
+    """Pairs of views, and what tasks on views find of the density that is fitted to them; on the main process."""
+    PROTOCOL.__dict__.update(SMALL_PROTOCOL)
+    device, record = torch.device("cpu"), Record(method="gje", seed=0, status="ok")
+    views = PairsOf(module, data, 0, device)
+    pairs = views.pairs
+    if pairs is not None:
+        consolidate(module, pairs, seed=0)
+    here = SimpleNamespace(device=device, is_main_process=rank() == 0)
+    found = measure(record, module, data, ["uncertainty", "outliers", "sampling", "density"], here, pairs=views)
+    if pairs is None:
+        return {}
+    return {
+        "pairs": torch.stack([pairs.context, pairs.target]),
+        "held_out_pairs": torch.stack(pairs.validation),
+        "tasks": torch.tensor([record.metrics[name] for name in sorted(record.metrics)]),
+        "artifacts": torch.cat([found[name].flatten().double() for name in sorted(found)]),
+    }
+
+
 def main(path: str, processes: int) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -129,6 +168,7 @@ def main(path: str, processes: int) -> None:
     results["features"] = extract_features(module, data.train, data, device=torch.device("cpu"))
     embedded = embed_split(module, data.train, data, device=torch.device("cpu"))
     results |= watched() | scored(data, results["features"])
+    results |= measured(data, module)
     if rank() == 0:
         results |= {name: getattr(embedded, name) for name in ("embeddings", "context", "target")}
         save_file(results, path)
