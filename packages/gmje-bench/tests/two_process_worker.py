@@ -27,8 +27,7 @@ from gmje_bench.tasks.logistic import fit_path
 from gmje_bench.tasks.probe import Scaler, fit_probe
 from gmje_bench.tasks.rows import Rows, Team
 from gmje_bench.tasks.subject import Features, FeatureSubject
-from gmje_bench.training.consolidation import consolidate
-from gmje_bench.training.module import JointEmbedding, build_module
+from gmje_bench.training.module import build_module
 from gmje_bench.training.online_probe import OnlineProbe
 from gmje_core.distributed import rank, world_size
 
@@ -49,10 +48,8 @@ SMALL_PROTOCOL = {
     "outliers": 30,
     "decoder_steps": 2,
     "classifier_epochs": 1,
-    "density_full": (2,),
-    "density_low_rank": ((2, 2),),
-    "density_rounds": 2,
-    "density_kernels": 50,
+    "fitted_components": 2,
+    "fitted_rounds": 3,
 }
 
 
@@ -130,16 +127,15 @@ def scored(data: ImageData, features: Tensor) -> dict[str, Tensor]:
     }
 
 
-def measured(data: ImageData, module: JointEmbedding) -> dict[str, Tensor]:
-    """Pairs of views, and what tasks on views find of the density that is fitted to them; on the main process."""
+def measured(data: ImageData) -> dict[str, Tensor]:
+    """Pairs of views, and what tasks on views find; on the main process."""
     PROTOCOL.__dict__.update(SMALL_PROTOCOL)
-    device, record = torch.device("cpu"), Record(method="gje", seed=0, status="ok")
+    module = build_module("simclr", load_suite("smoke"), 1, seed=0)
+    device, record = torch.device("cpu"), Record(method="simclr", seed=0, status="ok")
     views = PairsOf(module, data, 0, device)
     pairs = views.pairs
-    if pairs is not None:
-        consolidate(module, pairs, seed=0)
     here = SimpleNamespace(device=device, is_main_process=rank() == 0)
-    found = measure(record, module, data, ["uncertainty", "outliers", "sampling", "density"], here, pairs=views)
+    found = measure(record, module, data, ["uncertainty", "sampling"], here, pairs=views)
     if pairs is None:
         return {}
     return {
@@ -168,7 +164,7 @@ def main(path: str, processes: int) -> None:
     results["features"] = extract_features(module, data.train, data, device=torch.device("cpu"))
     embedded = embed_split(module, data.train, data, device=torch.device("cpu"))
     results |= watched() | scored(data, results["features"])
-    results |= measured(data, module)
+    results |= measured(data)
     if rank() == 0:
         results |= {name: getattr(embedded, name) for name in ("embeddings", "context", "target")}
         save_file(results, path)
