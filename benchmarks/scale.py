@@ -85,7 +85,7 @@ def measure_reading(folder: str) -> Inputs:
     data = load_dataset(f"imagefolder:{folder}", image_size=SHAPE.image_size)
     listing = time.process_time() - start
     files = list(Path(folder).rglob("*.jpg"))
-    chosen = torch.arange(min(400, len(data.train)))
+    chosen = torch.arange(min(200, len(data.train)))
     data.train.batch(chosen[:8])  # What is imported with the first image is no part of reading.
     reading = seconds(lambda: [None for _ in data.train.batches(chosen.split(50))])
     return {
@@ -95,7 +95,7 @@ def measure_reading(folder: str) -> Inputs:
     }
 
 
-def measure_views(module: JointEmbedding, suite: Suite) -> Inputs:
+def measure_views(module: JointEmbedding) -> Inputs:
     """Bytes that both views of an image touch on the device."""
     count = 16
     images = torch.zeros(count, 3, SHAPE.image_size, SHAPE.image_size, dtype=torch.uint8)
@@ -188,8 +188,8 @@ def measure_probe() -> Inputs:
 class Seen(NamedTuple):
     """How many images the tasks are measured with."""
 
-    train: int = 1500
-    pairs: int = 8000
+    train: int = 1000
+    pairs: int = 6000
 
 
 def measure_fits(suite: Suite, seen: Seen) -> Inputs:
@@ -239,24 +239,27 @@ class Normalized(nn.Module):
         return nn.functional.normalize(z, dim=1)
 
 
-def measured(folder: str) -> Inputs:
-    """All inputs that this machine can measure."""
+def measured(folder: str, path: Path) -> Inputs:
+    """All inputs that this machine can measure; what stands in the file is not measured again."""
     torch.set_num_threads(1)
     suite = resolved(load_suite("imagenet-resnet50").replace(mixed_precision="bf16"), SHAPE)
     with torch.device("meta"):
         module = build("gmje", suite, SHAPE, 0)
-    found: Inputs = {}
-    for measure in (
-        lambda: measure_network(module, suite),
-        lambda: measure_views(module, suite),
-        lambda: measure_reading(folder),
-        lambda: measure_criterion(suite),
-        lambda: measure_disk(Path(folder)),
-        measure_probe,
-        lambda: measure_fits(suite, Seen()),
-    ):
-        found |= measure()
-    return found
+    groups: dict[str, Callable[[], Inputs]] = {
+        "network": lambda: measure_network(module, suite),
+        "views": lambda: measure_views(module),
+        "reading": lambda: measure_reading(folder),
+        "criterion": lambda: measure_criterion(suite),
+        "disk": lambda: measure_disk(Path(folder)),
+        "probe": measure_probe,
+        "fits": lambda: measure_fits(suite, Seen()),
+    }
+    found: dict[str, Inputs] = json.loads(path.read_text()) if path.exists() else {}
+    for name, measure in groups.items():
+        if name not in found:
+            found[name] = measure()
+            path.write_text(json.dumps(found, indent=2) + "\n")
+    return {key: value for group in found.values() for key, value in group.items()}
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -273,9 +276,7 @@ def main() -> None:
     parser.add_argument("--gpus", type=int, default=8)
     parser.add_argument("--cores", type=int, default=96)
     given = parser.parse_args()
-    if not given.inputs.exists():
-        given.inputs.write_text(json.dumps(measured(given.folder), indent=2) + "\n")
-    inputs: Inputs = json.loads(given.inputs.read_text())
+    inputs = measured(given.folder, given.inputs)
     print(table(["input", "measured"], [[name, f"{value:.4g}"] for name, value in inputs.items()]))
     suite = load_suite("imagenet-resnet50")
     recipe = Recipe(
