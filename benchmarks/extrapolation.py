@@ -186,7 +186,7 @@ def _training(inputs: Mapping[str, float], recipe: Recipe, cluster: Cluster) -> 
             "2 S B / (G x images a second)",
             flops=2 * seen * inputs["backbone_flops"],
             seconds=backbone,
-            # In bfloat16, half of what is counted in float32.
+            # The activations are those of one view in bfloat16.
             memory=2 * share * inputs["activations"] + inputs["weights"] + inputs["gradients"] + inputs["optimizer"],
         ),
         Stage(
