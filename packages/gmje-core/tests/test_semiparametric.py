@@ -103,7 +103,7 @@ def test_no_pair_is_part_of_the_marginal_that_scores_it():
 
 
 def test_the_mean_is_bounded_by_the_energy_of_the_channel():
-    """At most B / ((B - 1) tau), however an encoder spreads the embeddings: twice the energy is also twice the noise."""
+    """At most B / ((B - 1) tau), however an encoder spreads the embeddings: the noise grows with the energy."""
     for scale in (1e-2, 1.0, 1e2):
         z = scale * torch.randn(64, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
         noise = (0.1 * z.square().sum(dim=1).mean(),) * 2

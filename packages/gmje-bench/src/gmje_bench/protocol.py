@@ -11,7 +11,7 @@ __all__ = ["PROTOCOL", "Protocol"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Version 4 measures frozen backbone features after the last epoch; no choice is made on the test split.
+    """Version 5 measures frozen backbone features after the last epoch; no choice is made on the test split.
 
     Attributes:
         version: The version of the whole protocol.
@@ -56,7 +56,7 @@ class Protocol:
         feature_batch: Number of images in a chunk of feature extraction, the same for any number of processes.
     """
 
-    version: str = "4"
+    version: str = "5"
     knn_k: int = 20
     knn_temperature: float = 0.1
     probe_c: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)

@@ -70,7 +70,9 @@ class NoiseChannel(nn.Module):
         self, density: JointGaussianMixture, z_context: Tensor, z_target: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Log-densities ``(B,)`` of contexts, targets and pairs behind the channel, nats."""
-        context, target, pair = (scores.logsumexp(dim=1) for scores in self.view_log_probs(density, z_context, z_target))
+        context, target, pair = (
+            scores.logsumexp(dim=1) for scores in self.view_log_probs(density, z_context, z_target)
+        )
         return context, target, pair
 
     def _energy_of(self, z: Tensor) -> Tensor:

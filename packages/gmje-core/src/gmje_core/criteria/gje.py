@@ -54,7 +54,7 @@ class GJE(Criterion):
             view's embeddings; ``None`` for 0.1, and without the batch's pairs for one dimension's share of it,
             ``1 / d``. It bounds the information that a dimension can carry, hence anchors the scale: neither shrinking
             around an offset nor growing pays.
-        batch_share: Weight :math:`\lambda` in ``[0, 1]`` of the batch's own pairs in the density that scores the encoder;
+        batch_share: Weight :math:`\lambda` in ``[0, 1]`` of the batch's own pairs in the density that scores encoders;
             ``None`` for 0.9, and 0 where the views differ in size or the moments are the batch's.
         step: Step of the running moments, in ``(0, 1]``.
         variance_floor: Added to the diagonal of every covariance, in units of the mean variance of an embedding

@@ -49,7 +49,7 @@ class PrototypeCriterion(Criterion):
 class GMJE(PrototypeCriterion):
     r"""Gaussian Mixture Joint Embeddings with prototypes (arXiv 2603.26799).
 
-    The encoder's loss is minus the mean pointwise mutual information of the pairs. The density that it is taken under is
+    The encoder's loss is minus the mean pointwise mutual information of the pairs, under a density that is
     semi-parametric: the critic, with the weight :math:`1 - \lambda`, and the batch's own pairs, each scored by the
     others (:func:`gmje_core.objectives.semiparametric_pmi`). The critic knows which embeddings are alike over the whole
     run; the pairs of the batch give the marginal a gradient to every embedding and tell neighbours apart that share a
@@ -77,7 +77,7 @@ class GMJE(PrototypeCriterion):
             factors are parameters, trained on ``-log q(sg[z])`` (add them to the optimiser).
         temperature: Variance of the noise channel, in units of the mean squared norm of a view's
             embeddings.
-        batch_share: Weight :math:`\lambda` in ``[0, 1]`` of the batch's own pairs in the density that scores the encoder;
+        batch_share: Weight :math:`\lambda` in ``[0, 1]`` of the batch's own pairs in the density that scores encoders;
             ``None`` for 0.9, and 0 where the views differ in size.
         step: Step of online EM and of the running usage in ``(0, 1]``; ``None`` for ``(t + 2)^-0.6``, which
             converges where embeddings are fixed.

@@ -37,7 +37,7 @@ class GMJEGNG(PrototypeCriterion):
         capacity: Largest number of components alive at one time, at least 2.
         covariance_type: ``"full"``, ``"diag"`` or ``"spherical"`` local covariances.
         temperature: Variance of the noise channel, in units of the mean squared norm of a view's embeddings.
-        batch_share: Weight :math:`\lambda` in ``[0, 1]`` of the batch's own pairs in the density that scores the encoder;
+        batch_share: Weight :math:`\lambda` in ``[0, 1]`` of the batch's own pairs in the density that scores encoders;
             ``None`` for 0.9, and 0 where the views differ in size.
         step: Step of online EM in ``(0, 1]``.
         insert_every: Samples between two insertions.

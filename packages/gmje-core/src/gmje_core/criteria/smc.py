@@ -56,7 +56,7 @@ class GMJESMC(PrototypeCriterion):
         age_decay: Share of its weight that a particle loses at each step, in ``[0, 1)``.
         ess_threshold: Share of the bank in ``[0, 1]`` below which the effective sample size leads to resampling.
         rejuvenation: Strength ``h`` of the jitter, in ``[0, 1]``.
-        batch_share: Weight :math:`\lambda` in ``[0, 1]`` of the batch's own pairs in the density that scores the encoder.
+        batch_share: Weight :math:`\lambda` in ``[0, 1]`` of the batch's own pairs in the density that scores encoders.
         direction: Where the batch has no share, ``"target"`` compares each context with targets, ``"context"`` each
             target with contexts; ``"both"`` takes the mean of the two, as it is otherwise.
         step: Step of the running bandwidth and energy, in ``(0, 1]``.

@@ -173,8 +173,8 @@ def semiparametric_pmi(
     component of the marginal, and a pair is a target of that marginal whose context lies around it:
 
     .. math::
-        \kappa(z_c^i) = \tfrac{1}{2 (B - 1)} \sum_{j \ne i} \big[ N(z_c^i; z_t^j, \nu_c I) + N(z_c^i; z_c^j, \nu_c I) \big],
-        \qquad q_\lambda(z) = \lambda\, \kappa(z) + (1 - \lambda)\, q(z)
+        \kappa(z_c^i) = \tfrac{1}{2 (B - 1)} \sum_{j \ne i} \big[ N(z_c^i; z_t^j, \nu_c I)
+        + N(z_c^i; z_c^j, \nu_c I) \big], \qquad q_\lambda(z) = \lambda\, \kappa(z) + (1 - \lambda)\, q(z)
 
     .. math::
         \mathrm{pmi} = \log \frac{\lambda\, \kappa(z_t)\, N(z_c; z_t, \nu_c I) + (1 - \lambda)\, q(z_c, z_t)}
