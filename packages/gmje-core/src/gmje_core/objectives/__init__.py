@@ -4,7 +4,7 @@ All are pure functions of the whole batch and give nats; means are taken over pa
 """
 
 from gmje_core.objectives.conditional_contrast import mean_conditional_pmi
-from gmje_core.objectives.contrast import bank_pmi, info_nce, info_nce_mixture, nt_xent
+from gmje_core.objectives.contrast import bank_pmi, info_nce, info_nce_mixture, nt_xent, semiparametric_pmi
 from gmje_core.objectives.dependence import (
     ComponentWeights,
     conditional_pmi,
@@ -30,4 +30,5 @@ __all__ = [
     "mixture_pmi",
     "nt_xent",
     "pmi",
+    "semiparametric_pmi",
 ]
