@@ -71,6 +71,7 @@ def named(place: str | Callable[..., Any]) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+#: Every task by the name that users type; plug-ins add theirs.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
