@@ -89,5 +89,5 @@ def training_pairs(
         context, target = (torch.cat([views[rows] for views in part]) for part in zip(*passes, strict=True))
         return context, target
 
-    exchangeable = module.target_encoder is None
+    exchangeable = module.target_encoder is None and module.views(data).masked is None
     return TrainingPairs(*pairs(~held_out), pairs(held_out), passes=len(passes), exchangeable=exchangeable)

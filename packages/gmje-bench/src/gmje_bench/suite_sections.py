@@ -109,6 +109,8 @@ class Views(Strict):
         blur_probability: Probability of a Gaussian blur.
         blur_kernel: Width of the blur's kernel in pixels, odd, less than twice the images' side.
         blur_sigma: Standard deviation of the blur in pixels, uniform in this range.
+        masked: Top, bottom, left and right of a box in shares of the side, which the context does not show and the
+            target shows alone; missing, both views show the whole image.
     """
 
     crop_scale: Range | None = None
@@ -123,6 +125,7 @@ class Views(Strict):
     blur_probability: Share | None = None
     blur_kernel: Positive | None = None
     blur_sigma: Range | None = None
+    masked: Annotated[list[Share], Field(min_length=4, max_length=4)] | None = None
 
 
 class Training(Strict):

@@ -129,6 +129,7 @@ def measure(
             critic=module.critic_density(),
             pairs=pairs,
             views=module.views(data),
+            predict=module.predict,
             **options,
         )
         with clock("latent_map"):

@@ -68,10 +68,20 @@ class TwoViews:
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in 0 .. {world_size - 1}, got {rank}")
         b, _, height, width = images.shape
-        generators = (generator_for(self.seed, epoch, step, view) for view in range(2))
-        draws = [draw_parameters(self.config, b * world_size, height, width, generator) for generator in generators]
-        context, target = (augmented(images, d.share(rank * b, (rank + 1) * b), self.config) for d in draws)
-        return context, target
+        drawn = []
+        for view in range(1 if self.config.masked else 2):
+            generator = generator_for(self.seed, epoch, step, view)
+            draws = draw_parameters(self.config, b * world_size, height, width, generator)
+            drawn.append(augmented(images, draws.share(rank * b, (rank + 1) * b), self.config))
+        return divided(drawn[0], self.config) if self.config.masked else (drawn[0], drawn[1])
+
+
+def divided(view: Tensor, config: ViewConfig) -> tuple[Tensor, Tensor]:
+    """A view ``(b, C, size, size)`` without the masked box, and the box alone; what is not shown is zero."""
+    (top, bottom), (left, right) = config.box
+    inside = torch.zeros(config.size, config.size, dtype=torch.bool, device=view.device)
+    inside[top:bottom, left:right] = True
+    return view.masked_fill(inside, 0), view.masked_fill(~inside, 0)
 
 
 def augmented(images: Tensor, draws: Draws, config: ViewConfig) -> Tensor:
