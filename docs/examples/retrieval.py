@@ -36,7 +36,9 @@ NOUNS = {
 SHADES = (("dark", "black"), ("grey", "dull"), ("light", "bright"))
 OPENINGS = ("a", "one", "this is a", "photo of a")
 IMAGE_DIM, TEXT_DIM, POOL = 24, 16, 100
-COMPONENTS, TEMPERATURES = (10, 20, 40), tuple(np.geomspace(1e-2, 10, 25))
+#: Components and what is added to their variances, which are tried; and temperatures.
+SETTINGS = ((16, 0.1), (16, 0.3), (48, 0.1), (48, 0.3))
+TEMPERATURES = tuple(np.geomspace(1e-2, 10, 31))
 
 
 def shades_of(images: Tensor, bounds: Floats) -> NDArray[np.int64]:
@@ -122,22 +124,19 @@ def density_scorer(density: JointEmbeddingMixture) -> Scorer:
 
     def score(text: Floats, image: Floats) -> Floats:
         posterior = density.predict_distribution(text)
-        z = torch.as_tensor(image)
+        z = torch.as_tensor(image, dtype=density.density_.dtype)
         conditional = posterior.log_prob(z[:, None].expand(-1, len(text), -1))
-        return (conditional - density.density_.target.log_prob(z)[:, None]).T.numpy()
+        return (conditional - density.density_.target.log_prob(z)[:, None]).T.double().numpy()
 
     return score
 
 
-def fit_density(text: Floats, image: Floats, held_out: tuple[Floats, Floats], components: tuple[int, ...]) -> Scorer:
-    """The mixture with the number of components that is likeliest on held-out pairs."""
-    fitted = []
-    for count in components:
-        mixture = JointEmbeddingMixture(count, reg_covar=1e-2, covariance_prior=20.0, max_iter=40, random_state=0)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a likelihood that could still rise is good enough
-            fitted.append(mixture.fit(text, image))
-    return density_scorer(max(fitted, key=lambda mixture: mixture.score(*held_out)))
+def fit_density(text: Floats, image: Floats, components: int, reg_covar: float) -> Scorer:
+    """A joint mixture of the pairs; what is added to the variances also spreads captions, of which there are few."""
+    mixture = JointEmbeddingMixture(components, reg_covar=reg_covar, max_iter=30, random_state=0, dtype="float32")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a likelihood that could still rise is good enough
+        return density_scorer(mixture.fit(text, image))
 
 
 def fit_ridge(text: Floats, image: Floats) -> Scorer:
@@ -168,10 +167,14 @@ def pools(rows: NDArray[np.int64], size: int = POOL) -> list[NDArray[np.int64]]:
     return [rows[start : start + size] for start in range(0, len(rows) - size + 1, size)]
 
 
-def posteriors(score: Scorer, pairs: Pairs, part: str, groups: list[NDArray[np.int64]], temperature: float) -> Floats:
-    """Probabilities ``(P, n, n)`` of each candidate, for every caption of every pool."""
-    logits = np.stack([score(pairs.text[part][rows], pairs.image[part][rows]) for rows in groups]) / temperature
-    odds = np.exp(logits - logits.max(axis=2, keepdims=True))
+def logits(score: Scorer, pairs: Pairs, part: str, groups: list[NDArray[np.int64]]) -> Floats:
+    """Scores ``(P, n, n)`` of each candidate, for every caption of every pool."""
+    return np.stack([score(pairs.text[part][rows], pairs.image[part][rows]) for rows in groups])
+
+
+def posteriors(scores: Floats, temperature: float) -> Floats:
+    """Probabilities of the candidates, which add up to one along the last axis."""
+    odds = np.exp((scores - scores.max(axis=2, keepdims=True)) / temperature)
     return odds / odds.sum(axis=2, keepdims=True)
 
 
@@ -180,9 +183,9 @@ def log_loss(probabilities: Floats) -> float:
     return float(-np.log(np.diagonal(probabilities, axis1=1, axis2=2).clip(1e-12)).mean())
 
 
-def best_temperature(score: Scorer, pairs: Pairs, groups: list[NDArray[np.int64]]) -> float:
-    """The temperature of the smallest log-loss in pools of held-out training pairs: similarities are no log-odds."""
-    return min(TEMPERATURES, key=lambda value: log_loss(posteriors(score, pairs, "train", groups, value)))
+def best_temperature(scores: Floats) -> float:
+    """The temperature of the smallest log-loss."""
+    return min(TEMPERATURES, key=lambda value: log_loss(posteriors(scores, value)))
 
 
 def calibration_error(probabilities: Floats, right: NDArray[np.bool_], bins: int = 15) -> float:
@@ -228,24 +231,34 @@ def ceiling(truth: NDArray[np.bool_]) -> dict[str, float]:
     return measure(truth / truth.sum(axis=2, keepdims=True), truth)
 
 
-def compare(pairs: Pairs, components: tuple[int, ...] = COMPONENTS, size: int = POOL) -> dict[str, dict[str, float]]:
-    """Fit every method on nine tenths of the training pairs, choose on the rest, and measure on the test pairs."""
+def compare(pairs: Pairs, size: int = POOL) -> dict[str, dict[str, float]]:
+    """Fit every method on nine tenths of the training pairs, choose on the rest, and measure on the test pairs.
+
+    Settings and temperatures are those of the smallest log-loss in pools of the held-out training pairs. A log-density
+    ratio needs no temperature, so that the one that is chosen for it says how sure the density is of itself: above one,
+    too sure.
+    """
     order = np.random.default_rng(0).permutation(len(pairs.names["train"]))
     rest, held_out = np.split(order, [round(0.9 * len(order))])
-    text, image = pairs.text["train"], pairs.image["train"]
-    seen, aside = (text[rest], image[rest]), (text[held_out], image[held_out])
+    seen = pairs.text["train"][rest], pairs.image["train"][rest]
     choice, test = pools(held_out, size), pools(np.arange(len(pairs.names["test"])), size)
     truth = np.stack([truth_of(pairs, rows) for rows in test])
-    found = {"what the captions allow": ceiling(truth)}
-    methods: dict[str, tuple[Scorer, bool]] = {
-        "joint mixture": (fit_density(*seen, aside, components), False),
-        "one joint Gaussian": (fit_density(*seen, aside, (1,)), False),
-        "ridge regression": (fit_ridge(*seen), True),
-        "CCA, cosine": (fit_cca(*seen), True),
+    candidates: dict[str, list[Scorer]] = {
+        "joint mixture": [fit_density(*seen, *setting) for setting in SETTINGS],
+        "one joint Gaussian": [fit_density(*seen, 1, 1e-3)],
+        "ridge regression": [fit_ridge(*seen)],
+        "CCA, cosine": [fit_cca(*seen)],
     }
-    for name, (score, is_similarity) in methods.items():
-        temperature = best_temperature(score, pairs, choice) if is_similarity else 1.0
-        found[name] = measure(posteriors(score, pairs, "test", test, temperature), truth)
+    found = {"what the captions allow": {**ceiling(truth), "temperature": 1.0}}
+    for name, scorers in candidates.items():
+        tried = []
+        for score in scorers:
+            held = logits(score, pairs, "train", choice)
+            temperature = best_temperature(held)
+            tried.append((log_loss(posteriors(held, temperature)), temperature, score))
+        _, temperature, score = min(tried, key=lambda entry: entry[0])
+        probabilities = posteriors(logits(score, pairs, "test", test), temperature)
+        found[name] = {**measure(probabilities, truth), "temperature": temperature}
     return found
 
 
