@@ -16,6 +16,8 @@ PACKAGES = ("core", "bench", "hub")
 TEST_TOOLS = ("pytest>=8.3", "pytest-xdist>=3.6", "scipy>=1.13")
 #: What the tests of a package compare it with, or try with it.
 PEERS = {"core": ("scikit-learn>=1.6",), "hub": ("datasets>=4.0",)}
+#: What the speed programs compare with, besides what the harness needs itself.
+SPEED_PEERS: tuple[str, ...] = ()
 #: Optional parts of a package that its tests need.
 EXTRAS = {"core": "[timm]", "hub": "[onnx]"}
 #: The tests' tensors are small: with more threads they would mostly wait for each other.
@@ -124,6 +126,6 @@ def smoke(session: nox.Session) -> None:
 
 @nox.session
 def bench_speed(session: nox.Session) -> None:
-    """Log-densities beside torch.distributions; arguments go to the benchmark."""
-    install(session, str(folder("core")))
-    session.run("python", "benchmarks/speed/log_prob.py", *session.posargs, env=dict(os.environ))
+    """Every speed row beside its peer, in one table; arguments go to the driver."""
+    install(session, *local("bench"), *SPEED_PEERS)
+    session.run("python", "benchmarks/speed", *session.posargs, env=dict(os.environ))

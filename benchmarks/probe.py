@@ -19,12 +19,12 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from gmje_bench.datasets import load_dataset
-from gmje_bench.features import extract_features
-from gmje_bench.module import build_module
+from gmje_bench.evaluation.features import extract_features
 from gmje_bench.protocol import PROTOCOL
-from gmje_bench.suite import load_suite
+from gmje_bench.suites import load_suite
 from gmje_bench.tasks.probe import fit_probe
 from gmje_bench.tasks.rows import Rows
+from gmje_bench.training.module import build_module
 
 CPU = torch.device("cpu")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gmje_bench import suite
+from gmje_bench import suites
 from gmje_bench.cli import main
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.runs import DatasetRecord, Record, Results
@@ -34,7 +34,7 @@ SMALL_PROTOCOL = {
     "density_kernels": 50,
     "density_rounds": 2,
 }
-LOAD_SUITE = suite.load_suite
+LOAD_SUITE = suites.load_suite
 SMALL_METHODS = {"gmje": {"components": 4}, "gmje-mdn": {"components": 2}}
 
 
@@ -78,14 +78,14 @@ def make_results() -> Callable[..., Results]:
     return make
 
 
-def small_suite(name: str) -> suite.Suite:
+def small_suite(name: str) -> suites.Suite:
     """The suite of the package with a small network and few pairs; its tasks and its form are its own."""
     shipped = LOAD_SUITE(name)
     synthetic = shipped.synthetic
     if synthetic is not None:
         dims = [min(dim, 2) for dim in synthetic.dims]
         synthetic = synthetic.model_copy(update={"samples": 100, "epochs": 1, "dims": dims, "methods": ["gje"]})
-    changes = {"network": suite.Network(backbone="smallconv", hidden=8, dim=4), "synthetic": synthetic}
+    changes = {"network": suites.Network(backbone="smallconv", hidden=8, dim=4), "synthetic": synthetic}
     if shipped.dataset is not None:  # the images of recipes are not here
         changes |= {"dataset": "fashion_mnist_12k", "image_size": None}
     return shipped.model_copy(update={**changes, "method": shipped.method | SMALL_METHODS})
@@ -94,7 +94,7 @@ def small_suite(name: str) -> suite.Suite:
 @pytest.fixture
 def small(monkeypatch):
     """Suites and the protocol at a size that takes a second; both are read when a run starts."""
-    monkeypatch.setattr(suite, "load_suite", small_suite)
+    monkeypatch.setattr(suites, "load_suite", small_suite)
     for name, value in SMALL_PROTOCOL.items():
         monkeypatch.setitem(PROTOCOL.__dict__, name, value)
 

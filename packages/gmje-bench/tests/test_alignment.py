@@ -14,7 +14,7 @@ from gmje_bench.alignment.tasks import make_truth
 from gmje_bench.cli import main
 from gmje_bench.errors import BenchError, OptionError
 from gmje_bench.runs import METRICS, read_results, write_results
-from gmje_bench.suite import Synthetic
+from gmje_bench.suites import Synthetic
 from gmje_core import ConfigError
 
 

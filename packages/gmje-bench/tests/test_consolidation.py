@@ -7,12 +7,12 @@ import torch
 from safetensors.torch import load_file
 
 from gmje_bench.cli import main
-from gmje_bench.consolidation import consolidate, needs_consolidation
 from gmje_bench.datasets import load_dataset
 from gmje_bench.engine import trial
-from gmje_bench.interrupts import Interrupted
-from gmje_bench.module import build_module
-from gmje_bench.suite import load_suite
+from gmje_bench.suites import load_suite
+from gmje_bench.training.consolidation import consolidate, needs_consolidation
+from gmje_bench.training.interrupts import Interrupted
+from gmje_bench.training.module import build_module
 from gmje_core.densities.scaled import ScaledJointMixture
 
 CPU = torch.device("cpu")

@@ -6,9 +6,9 @@ from dataset_factories import folder_of
 from torch import nn
 
 from gmje_bench.datasets import load_dataset
-from gmje_bench.datasets.decoding import _readers
+from gmje_bench.datasets.reading import _readers
+from gmje_bench.evaluation.features import embed_split, extract_features
 from gmje_bench.evaluation.models import open_model
-from gmje_bench.features import embed_split, extract_features
 from gmje_bench.protocol import PROTOCOL
 from gmje_core import NonFiniteError
 

@@ -11,7 +11,7 @@ from dataset_factories import encoded, everything, fails, folder_of, picture
 from torchvision.transforms.v2 import functional as F
 
 from gmje_bench.datasets import load_dataset
-from gmje_bench.datasets.decoding import LazyImages
+from gmje_bench.datasets.reading import LazyImages
 from gmje_bench.errors import DatasetError
 
 pytestmark = pytest.mark.usefixtures("own_cache")

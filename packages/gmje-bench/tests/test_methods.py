@@ -7,8 +7,8 @@ from lightly.models.modules import DINOProjectionHead
 
 from gmje_bench.errors import OptionError
 from gmje_bench.methods import METHODS, Setting, build_objective
-from gmje_bench.module import build_module
-from gmje_bench.suite import load_suite
+from gmje_bench.suites import load_suite
+from gmje_bench.training.module import build_module
 from gmje_core import GMJEConfig, JointEmbeddingModel, nt_xent
 
 pytestmark = pytest.mark.filterwarnings("ignore::gmje_core.criteria.gje.TraceTrapWarning")

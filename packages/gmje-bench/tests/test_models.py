@@ -6,8 +6,8 @@ from torch import nn
 
 from gmje_bench.datasets import load_dataset
 from gmje_bench.errors import OptionError
+from gmje_bench.evaluation.features import extract_features
 from gmje_bench.evaluation.models import open_model, weights_hash
-from gmje_bench.features import extract_features
 from gmje_bench.runs import read_results
 from gmje_bench.tasks.knn import weighted_knn
 from gmje_bench.tasks.rows import Rows

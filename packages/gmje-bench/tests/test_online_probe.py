@@ -3,13 +3,13 @@
 import torch
 from accelerate import Accelerator
 
-from gmje_bench.checkpoint import Checkpoint
 from gmje_bench.datasets import load_dataset
-from gmje_bench.interrupts import Interrupted
-from gmje_bench.module import build_module
-from gmje_bench.online_probe import OnlineProbe
-from gmje_bench.pretrain import pretrain
-from gmje_bench.suite import Training, load_suite
+from gmje_bench.suites import Training, load_suite
+from gmje_bench.training.checkpoint import Checkpoint
+from gmje_bench.training.interrupts import Interrupted
+from gmje_bench.training.module import build_module
+from gmje_bench.training.online_probe import OnlineProbe
+from gmje_bench.training.pretrain import pretrain
 
 
 class Stop:

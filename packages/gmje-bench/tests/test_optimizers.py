@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from gmje_bench.module import build_module
-from gmje_bench.optimizers import build_optimizer, set_rate
-from gmje_bench.suite import Training, load_suite
+from gmje_bench.suites import Training, load_suite
+from gmje_bench.training.module import build_module
+from gmje_bench.training.optimizers import build_optimizer, set_rate
 
 
 @pytest.mark.parametrize("name", ["adamw", "sgd", "lars"])

@@ -3,8 +3,8 @@
 import pytest
 
 from gmje_bench.errors import OptionError
-from gmje_bench.overrides import with_overrides
-from gmje_bench.suite import SECTIONS, load_suite
+from gmje_bench.suites import SECTIONS, load_suite
+from gmje_bench.suites.overrides import with_overrides
 
 
 @pytest.mark.parametrize(("text", "value"), [

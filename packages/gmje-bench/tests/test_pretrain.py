@@ -8,15 +8,16 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from gmje_bench import pretrain as loop
-from gmje_bench.checkpoint import Checkpoint, Progress
 from gmje_bench.datasets import load_dataset
+from gmje_bench.datasets.order import EpochOrder
 from gmje_bench.errors import RunFolderError
 from gmje_bench.methods import Objective
-from gmje_bench.module import JointEmbedding, build_module
-from gmje_bench.pretrain import DivergedError, pretrain
-from gmje_bench.schedule import plan
-from gmje_bench.suite import Training, load_suite
+from gmje_bench.suites import Training, load_suite
+from gmje_bench.training import pretrain as loop
+from gmje_bench.training.checkpoint import Checkpoint, Progress
+from gmje_bench.training.module import JointEmbedding, build_module
+from gmje_bench.training.pretrain import DivergedError, pretrain
+from gmje_bench.training.schedule import plan
 
 
 @pytest.fixture(scope="module")
@@ -26,6 +27,10 @@ def data():
 
 def world(rank: int = 0, size: int = 1, accumulation: int = 1) -> SimpleNamespace:
     return SimpleNamespace(num_processes=size, process_index=rank, gradient_accumulation_steps=accumulation)
+
+
+def order(seed, epoch, **changes):
+    return EpochOrder(seed=seed, epoch=epoch, batch_size=8, **changes)
 
 
 def train(data, method="gmje", seed=0, **changes):
@@ -45,8 +50,8 @@ def test_processes_share_the_global_batches_of_one(size):
     training = Training(batch_size=8)
     schedule = plan(37, training, world())
     assert schedule.steps_per_epoch == 4, "the incomplete batch is dropped"
-    whole = loop._order(37, schedule, training, 5, 1, world())
-    shares = [loop._order(37, schedule, training, 5, 1, world(rank, size)) for rank in range(size)]
+    whole = order(5, 1, steps=4).batches(37)
+    shares = [order(5, 1, steps=4, rank=rank, world_size=size).batches(37) for rank in range(size)]
     for step, batch in enumerate(whole):
         assert torch.equal(torch.cat([share[step] for share in shares]), batch)
     seen = torch.cat(whole)
@@ -54,18 +59,15 @@ def test_processes_share_the_global_batches_of_one(size):
 
 
 def test_order_is_a_function_of_seed_and_epoch():
-    training = Training(batch_size=8)
-    schedule = plan(64, training, world())
-
-    def order(seed, epoch):
-        return torch.cat(loop._order(64, schedule, training, seed, epoch, world()))
+    def images(seed, epoch):
+        return torch.cat(order(seed, epoch, steps=8).batches(64))
 
     torch.manual_seed(1)
-    first = order(0, 0)
+    first = images(0, 0)
     torch.manual_seed(2)
-    assert torch.equal(first, order(0, 0))
-    assert not torch.equal(first, order(0, 1))
-    assert not torch.equal(first, order(1, 0))
+    assert torch.equal(first, images(0, 0))
+    assert not torch.equal(first, images(0, 1))
+    assert not torch.equal(first, images(1, 0))
 
 
 @pytest.mark.parametrize("method", ["gmje", "gje", "vicreg"])

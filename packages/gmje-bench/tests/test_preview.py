@@ -5,10 +5,10 @@ import torch
 
 from gmje_bench.errors import DatasetError, OptionError
 from gmje_bench.methods import METHODS
-from gmje_bench.module import build_module
-from gmje_bench.optimizers import build_optimizer
-from gmje_bench.preview import DataShape, check_builds, memory, precision, resolved, shape_of
-from gmje_bench.suite import load_suite
+from gmje_bench.planning.preview import DataShape, check_builds, memory, precision, resolved, shape_of
+from gmje_bench.suites import load_suite
+from gmje_bench.training.module import build_module
+from gmje_bench.training.optimizers import build_optimizer
 from gmje_bench.views import TwoViews
 
 GREY = DataShape(1, 10, 28, 10_000, 2_000)

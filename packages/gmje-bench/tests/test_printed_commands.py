@@ -14,7 +14,7 @@ import pytest
 from gmje_bench import cli
 from gmje_bench.cli import main
 from gmje_bench.runs import METRICS, read_results
-from gmje_bench.suite import load_suite
+from gmje_bench.suites import load_suite
 from gmje_bench.tasks import TASKS
 
 ROOT = Path(__file__).parents[3]

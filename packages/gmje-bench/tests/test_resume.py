@@ -8,16 +8,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from gmje_bench.checkpoint import Checkpoint, Progress
 from gmje_bench.cli import main
 from gmje_bench.datasets import load_dataset
 from gmje_bench.errors import RunFolderError
-from gmje_bench.interrupts import Interrupted, Interrupts
-from gmje_bench.module import build_module
-from gmje_bench.optimizers import build_optimizer
-from gmje_bench.pretrain import pretrain
 from gmje_bench.runs import read_results
-from gmje_bench.suite import Training, load_suite
+from gmje_bench.suites import Training, load_suite
+from gmje_bench.training.checkpoint import Checkpoint, Progress
+from gmje_bench.training.interrupts import Interrupted, Interrupts
+from gmje_bench.training.module import build_module
+from gmje_bench.training.optimizers import build_optimizer
+from gmje_bench.training.pretrain import pretrain
 
 METHODS = ["gmje", "gmje-mdn", "gmje-gng", "gmje-smc", "gje", "moco", "byol", "swav", "simsiam", "dino", "lejepa"]
 TRAINING = Training(epochs=2, batch_size=32, warmup_steps=2)

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pytest
 
 from gmje_bench.errors import OptionError
-from gmje_bench.schedule import learning_rate, plan
-from gmje_bench.suite import Training
+from gmje_bench.suites import Training
+from gmje_bench.training.schedule import learning_rate, plan
 
 
 def world(size: int = 1, accumulation: int = 1) -> SimpleNamespace:

@@ -7,7 +7,7 @@ import pytest
 from gmje_bench import report
 from gmje_bench.cli import main
 from gmje_bench.runs import read_results
-from gmje_bench.suite import SYNTHETIC_TASKS, load_suite, suite_names
+from gmje_bench.suites import SYNTHETIC_TASKS, load_suite, suite_names
 from gmje_bench.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("small")

@@ -9,7 +9,7 @@ from gmje_bench.alignment import tasks as alignment_tasks
 from gmje_bench.errors import OptionError, SuiteError
 from gmje_bench.methods import METHODS
 from gmje_bench.methods.settings import read_settings
-from gmje_bench.suite import BACKBONES, RIVALS, SYNTHETIC_TASKS, load_suite, suite_names
+from gmje_bench.suites import BACKBONES, RIVALS, SYNTHETIC_TASKS, load_suite, suite_names
 from gmje_bench.tasks import TASKS
 from gmje_core.models.backbones import backbone_names
 

@@ -5,8 +5,8 @@ import tomllib
 import pytest
 
 from gmje_bench.errors import SuiteError
-from gmje_bench.suite import load_suite, suite_names
-from gmje_bench.suite_files import read_suite, to_toml
+from gmje_bench.suites import load_suite, suite_names
+from gmje_bench.suites.files import read_suite, to_toml
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ from dataset_factories import encoded, everything, fails, picture, rows, table
 from torchvision.transforms.v2 import functional as F
 
 from gmje_bench.datasets import ResidentImages, load_dataset
-from gmje_bench.datasets.decoding import LazyImages, square
+from gmje_bench.datasets.decoding import square
+from gmje_bench.datasets.reading import LazyImages
 
 pytestmark = pytest.mark.usefixtures("own_cache")
 

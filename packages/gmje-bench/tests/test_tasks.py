@@ -7,13 +7,13 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from gmje_bench.pretrain import learning_rate
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks import TASKS, named
 from gmje_bench.tasks.knn import weighted_knn
 from gmje_bench.tasks.probe import fit_probe
 from gmje_bench.tasks.rows import Rows
 from gmje_bench.tasks.subject import Features, FeatureSubject
+from gmje_bench.training.pretrain import learning_rate
 
 CPU = torch.device("cpu")
 

@@ -13,18 +13,18 @@ from torch import Tensor, nn
 
 from gmje_bench.datasets import load_dataset
 from gmje_bench.datasets.base import ImageData
-from gmje_bench.features import embed_split, extract_features
+from gmje_bench.evaluation.features import embed_split, extract_features
 from gmje_bench.methods import METHODS, Setting, build_objective
-from gmje_bench.module import build_module
-from gmje_bench.online_probe import OnlineProbe
 from gmje_bench.protocol import PROTOCOL
-from gmje_bench.suite import load_suite
+from gmje_bench.suites import load_suite
 from gmje_bench.tasks.few_labels import few_labels
 from gmje_bench.tasks.knn import nearest, weighted_knn
 from gmje_bench.tasks.logistic import fit_path
 from gmje_bench.tasks.probe import Scaler, fit_probe
 from gmje_bench.tasks.rows import Rows, Team
 from gmje_bench.tasks.subject import Features, FeatureSubject
+from gmje_bench.training.module import build_module
+from gmje_bench.training.online_probe import OnlineProbe
 from gmje_core.distributed import rank, world_size
 
 BATCH, SIZE, DIM, STEPS, CLASSES = 32, 10, 6, 3, 4

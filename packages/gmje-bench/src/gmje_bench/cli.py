@@ -14,7 +14,7 @@ from gmje_bench.evaluation.cli import evaluate
 from gmje_bench.report_cli import compare, doctor, report
 
 if TYPE_CHECKING:
-    from gmje_bench.suite import Suite
+    from gmje_bench.suites import Suite
 
 __all__ = ["app", "main"]
 
@@ -74,9 +74,9 @@ def run(
 ) -> None:
     """Train and evaluate the methods of a suite, and write a run folder."""
     from gmje_bench.datasets import check_name
-    from gmje_bench.overrides import with_overrides
     from gmje_bench.runs import check_resumable, check_run_folder
-    from gmje_bench.suite import load_suite
+    from gmje_bench.suites import load_suite
+    from gmje_bench.suites.overrides import with_overrides
 
     _register(method_file)
     models = _register_models(from_pretrained)
@@ -117,10 +117,10 @@ def run(
         _check_publish(publish)
     if dry_run:
         if _is_main():
-            from gmje_bench.dry_run import describe
+            from gmje_bench.planning.dry_run import describe
 
             if track is not None:
-                from gmje_bench.profiling import check_trackers
+                from gmje_bench.training.profiling import check_trackers
 
                 check_trackers(track)
             required = chosen.dataset != loaded.dataset
@@ -145,8 +145,8 @@ def _run(suite: "Suite", publish: str | None, **launch: Any) -> None:
     from rich.console import Console
 
     from gmje_bench import engine
-    from gmje_bench.interrupts import Interrupted
     from gmje_bench.report import rich_table
+    from gmje_bench.training.interrupts import Interrupted
 
     try:
         results = engine.run(suite, engine.Launch(**launch))
@@ -180,7 +180,7 @@ def validate(
     if (run is None) == (suite is None):
         raise OptionError("validate takes a run folder, or --suite FILE.toml")
     if suite is not None:
-        from gmje_bench.suite import load_suite
+        from gmje_bench.suites import load_suite
 
         chosen = load_suite(suite)
         typer.echo(f"{suite} is valid: {chosen.summary}")
@@ -210,7 +210,7 @@ def list_() -> None:
     """List suites, methods, tasks and datasets."""
     from gmje_bench.datasets import DATASETS
     from gmje_bench.methods import METHODS
-    from gmje_bench.suite import SYNTHETIC_TASKS, load_suite, suite_names
+    from gmje_bench.suites import SYNTHETIC_TASKS, load_suite, suite_names
     from gmje_bench.tasks import TASKS
 
     _register(None)
@@ -281,7 +281,7 @@ def _chosen(text: str | None, kind: str, *, synthetic: bool) -> list[str] | None
     if text is None:
         return None
     from gmje_bench.methods import METHODS
-    from gmje_bench.suite import RIVALS, SYNTHETIC_TASKS
+    from gmje_bench.suites import RIVALS, SYNTHETIC_TASKS
     from gmje_bench.tasks import TASKS
 
     names = _names(text)

@@ -31,7 +31,7 @@ from gmje_bench.alignment.truths import Truth
 from gmje_bench.errors import BenchError
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.runs import AlignmentRecord
-from gmje_bench.suite import Synthetic
+from gmje_bench.suites import Synthetic
 from gmje_core import GMJEError
 
 __all__ = [

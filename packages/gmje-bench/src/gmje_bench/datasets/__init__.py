@@ -142,7 +142,7 @@ def load_dataset(
     check_name(spec)
     if image_size is not None and image_size < _SMALLEST_SIDE:
         raise OptionError(f"the image size must be at least {_SMALLEST_SIDE} pixels, got {image_size}")
-    from gmje_bench.datasets.decoding import resident
+    from gmje_bench.datasets.reading import resident
     from gmje_bench.datasets.selection import limited, without_classes
 
     data = without_classes(_load(spec, image_size, root or default_root()), held_out_classes)

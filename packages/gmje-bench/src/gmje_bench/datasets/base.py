@@ -4,7 +4,7 @@ Where the images come from, memory or files, is the business of an :class:`Image
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -12,7 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gmje_bench.datasets.order import EpochOrder
 from gmje_bench.errors import DatasetError
+from gmje_bench.views import CropDraws, TwoViews
 
 __all__ = ["FingerprintKind", "ImageData", "ImageSource", "ResidentImages", "Split", "check_classes", "fingerprint"]
 
@@ -29,8 +31,14 @@ class ImageSource(Protocol):
         """Images uint8 ``(b, C, S, S)`` at the positions ``(b,)``, read in this process."""
         ...
 
-    def batches(self, position_batches: Sequence[Tensor], workers: int) -> Iterator[Tensor]:
-        """Read many batches in order, by ``workers`` other processes if there are any."""
+    def batches(
+        self,
+        position_batches: Sequence[Tensor],
+        workers: int | None,
+        draws: Iterable[CropDraws] | None,
+        pin: bool,
+    ) -> Iterator[Tensor]:
+        """Read many batches in order, see :meth:`Split.batches`; views are cut only where decoding allows it."""
         ...
 
 
@@ -48,9 +56,17 @@ class ResidentImages:
         """A copy of the rows at ``positions``."""
         return self.images[positions]
 
-    def batches(self, position_batches: Sequence[Tensor], workers: int = 0) -> Iterator[Tensor]:
-        """Copy batch after batch; other processes would only be slower, so ``workers`` changes nothing."""
-        return (self.images[positions] for positions in position_batches)
+    def batches(
+        self,
+        position_batches: Sequence[Tensor],
+        workers: int | None = 0,
+        draws: Iterable[CropDraws] | None = None,
+        pin: bool = False,
+    ) -> Iterator[Tensor]:
+        """Copy batch after batch, whole images: other processes would be slower, and boxes are cut on the device."""
+        for positions in position_batches:
+            images = self.images[positions]
+            yield images.pin_memory() if pin else images
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,22 +122,55 @@ class Split:
         """
         return self.source.batch(self.positions[indices])
 
-    def batches(self, index_batches: Sequence[Tensor], workers: int = 0) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def batches(
+        self,
+        index_batches: Sequence[Tensor],
+        workers: int | None = 0,
+        draws: Iterable[CropDraws] | None = None,
+        pin: bool = False,
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Batch after batch, in the order given; what is read does not depend on ``workers``.
+
+        These begin to read at once.
 
         Args:
             index_batches: int64 ``(b,)`` each.
-            workers: Processes that decode ahead; 0 decodes in this one. Data in memory needs none and uses none.
+            workers: Processes that decode ahead; 0 decodes in this one, ``None`` leaves the number to the source. Data
+                in memory needs none and uses none.
+            draws: The boxes of two views of each batch's images. What lies in files is then cut where it is decoded,
+                from the whole image; data in memory is given as without them.
+            pin: Whether images are put into page-locked memory, from which a GPU copies on its own.
 
-        Yields:
-            ``(images uint8 (b, C, S, S), labels int64 (b,), indices)``.
+        Returns:
+            Of every batch ``(images, labels int64 (b,), indices)``; images are uint8 ``(b, C, S, S)``, or
+            ``(2, b, C, size, size)`` where views were cut. :class:`gmje_bench.views.TwoViews` takes both.
 
         Raises:
             DatasetError: a file that cannot be read or decoded; the text names it.
         """
-        images = self.source.batches([self.positions[indices] for indices in index_batches], workers)
-        for indices, batch in zip(index_batches, images, strict=True):
-            yield batch, self.labels[indices], indices
+        images = self.source.batches([self.positions[indices] for indices in index_batches], workers, draws, pin)
+        return ((batch, self.labels[indices], indices) for indices, batch in zip(index_batches, images, strict=True))
+
+    def epoch(
+        self, order: EpochOrder, views: TwoViews, workers: int | None = 0, pin: bool = False
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """What this process trains on in an epoch, from a step on; a stopped epoch goes on with the same views.
+
+        Args:
+            order: Which images make up which batch.
+            views: What draws the boxes of views, and takes the batches.
+            workers: The same as in :meth:`batches`.
+            pin: The same as in :meth:`batches`.
+
+        Returns:
+            The same as :meth:`batches`.
+
+        Raises:
+            DatasetError: a file that cannot be read or decoded; the text names it.
+        """
+        batches = order.batches(self.n)
+        draws = (views.crops(len(batch), **order.place(step)) for step, batch in enumerate(batches, order.first_step))
+        return self.batches(batches, workers, draws, pin)
 
     def __getitem__(self, chosen: Tensor | slice) -> Tensor:
         """Images uint8 ``(b, C, S, S)`` at indices ``(b,)`` or of a slice, read in this process and not kept."""

@@ -10,7 +10,8 @@ import numpy.typing as npt
 import torch
 
 from gmje_bench.datasets.base import ImageData, Split, check_classes, fingerprint, unseen_classes
-from gmje_bench.datasets.decoding import DEFAULT_SIZE, LazyImages, native_side
+from gmje_bench.datasets.decoding import DEFAULT_SIZE, native_side
+from gmje_bench.datasets.reading import LazyImages
 from gmje_bench.datasets.selection import validation_split
 from gmje_bench.errors import DatasetError, did_you_mean
 from gmje_core.models.preprocessing import resize_side

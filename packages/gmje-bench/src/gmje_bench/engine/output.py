@@ -14,7 +14,7 @@ from gmje_bench.alignment.engine import Picture
 from gmje_bench.alignment.figure import draw_alignment
 from gmje_bench.publishing import write_evaluations
 from gmje_bench.runs import Results
-from gmje_bench.suite import Suite
+from gmje_bench.suites import Suite
 from gmje_core.files import write_atomic
 
 __all__ = ["draw", "picture_path", "save_tensors", "write_text"]

@@ -16,18 +16,18 @@ from gmje_bench.datasets import load_dataset
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.engine.output import draw
 from gmje_bench.engine.processes import agreed_folder, on_main, set_tf32, start_accelerator
+from gmje_bench.engine.progress import Reporter
+from gmje_bench.engine.resume import take_up
 from gmje_bench.engine.state import Launch, RunState
 from gmje_bench.engine.synthetic import run_synthetic
 from gmje_bench.engine.trial import run_trial
-from gmje_bench.interrupts import Interrupts
 from gmje_bench.methods import METHODS
-from gmje_bench.preview import DataShape, check_builds, precision, resolved
-from gmje_bench.profiling import check_trackers
-from gmje_bench.progress import Reporter
-from gmje_bench.resume import take_up
+from gmje_bench.planning.preview import DataShape, check_builds, precision, resolved
 from gmje_bench.runs import Results, create_run_folder, read_results, write_results
-from gmje_bench.schedule import plan
-from gmje_bench.suite import Suite
+from gmje_bench.suites import Suite
+from gmje_bench.training.interrupts import Interrupts
+from gmje_bench.training.profiling import check_trackers
+from gmje_bench.training.schedule import plan
 
 __all__ = ["run"]
 

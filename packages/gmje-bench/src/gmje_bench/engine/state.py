@@ -19,7 +19,7 @@ from gmje_bench.protocol import PROTOCOL
 from gmje_bench.publishing import write_evaluations
 from gmje_bench.report import markdown
 from gmje_bench.runs import DatasetRecord, Results, write_results
-from gmje_bench.suite import Suite
+from gmje_bench.suites import Suite
 
 __all__ = ["Launch", "RunState"]
 

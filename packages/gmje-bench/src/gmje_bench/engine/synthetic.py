@@ -5,8 +5,8 @@ import os
 from gmje_bench.alignment.engine import describe, units
 from gmje_bench.alignment.engine import run as run_units
 from gmje_bench.engine.output import picture_path, save_tensors
+from gmje_bench.engine.progress import Reporter
 from gmje_bench.engine.state import RunState
-from gmje_bench.progress import Reporter
 
 __all__ = ["run_synthetic"]
 

@@ -8,21 +8,21 @@ import traceback
 import torch
 from accelerate.utils import set_seed
 
-from gmje_bench.checkpoint import Checkpoint
-from gmje_bench.consolidation import consolidate, needs_consolidation
 from gmje_bench.engine.output import save_tensors, write_text
 from gmje_bench.engine.processes import on_main
+from gmje_bench.engine.progress import Reporter
 from gmje_bench.engine.state import RunState
 from gmje_bench.errors import BenchError, OptionError, RunFolderError
 from gmje_bench.evaluation.measure import Clock, autocast_type, measure
-from gmje_bench.interrupts import Interrupts
 from gmje_bench.methods import METHODS
-from gmje_bench.module import JointEmbedding
-from gmje_bench.pretrain import Diagnostics, DivergedError, pretrain
-from gmje_bench.preview import DataShape, build
-from gmje_bench.profiling import profiled
-from gmje_bench.progress import Reporter
+from gmje_bench.planning.preview import DataShape, build
 from gmje_bench.runs import PRETRAINED, Record, finite
+from gmje_bench.training.checkpoint import Checkpoint
+from gmje_bench.training.consolidation import consolidate, needs_consolidation
+from gmje_bench.training.interrupts import Interrupts
+from gmje_bench.training.module import JointEmbedding
+from gmje_bench.training.pretrain import Diagnostics, DivergedError, pretrain
+from gmje_bench.training.profiling import profiled
 from gmje_core import GMJEError
 
 __all__ = ["run_trial"]

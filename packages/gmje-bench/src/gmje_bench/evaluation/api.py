@@ -15,7 +15,7 @@ from gmje_bench.evaluation.cache import CachedSplits, EmbeddingCache, default_ca
 from gmje_bench.evaluation.measure import autocast_type, measure
 from gmje_bench.evaluation.models import Model, open_model
 from gmje_bench.runs import Record
-from gmje_bench.suite_sections import MixedPrecision
+from gmje_bench.suites.sections import MixedPrecision
 from gmje_bench.tasks import TASKS
 
 __all__ = ["Evaluation", "evaluate"]

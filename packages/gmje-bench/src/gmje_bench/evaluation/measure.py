@@ -16,16 +16,16 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from gmje_bench.consolidation import training_pairs
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.evaluation.cache import CachedSplits, splits_of
-from gmje_bench.features import embed_split, extract_features
-from gmje_bench.module import JointEmbedding
+from gmje_bench.evaluation.features import embed_split, extract_features
 from gmje_bench.runs import Record
 from gmje_bench.tasks import TASKS
 from gmje_bench.tasks.latent import latent_map, neighbours
 from gmje_bench.tasks.rows import Team
 from gmje_bench.tasks.subject import Embedded, Features, FeatureSubject, Subject, TaskResult
+from gmje_bench.training.consolidation import training_pairs
+from gmje_bench.training.module import JointEmbedding
 from gmje_core import diagnostics
 
 __all__ = ["Clock", "autocast_type", "measure"]

@@ -1,6 +1,6 @@
 """What can be evaluated without training it again: saved models, repositories, timm's and torchvision's, callables.
 
-Each becomes a :class:`~gmje_bench.module.JointEmbedding`, which is what features are extracted from.
+Each becomes a :class:`~gmje_bench.training.module.JointEmbedding`, which is what features are extracted from.
 """
 
 import difflib
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.errors import OptionError, RunFolderError, did_you_mean
 from gmje_bench.methods import Objective
-from gmje_bench.module import JointEmbedding, build_module, of_model
+from gmje_bench.training.module import JointEmbedding, build_module, of_model
 from gmje_core import GMJEError, Preprocessing
 
 __all__ = ["Model", "OpenedModel", "open_model"]
@@ -185,7 +185,7 @@ def of_run(folder: Path, data: ImageData) -> OpenedModel:
     from safetensors.torch import load_file
 
     from gmje_bench.runs import read_results
-    from gmje_bench.suite import Suite
+    from gmje_bench.suites import Suite
 
     weights = folder / "model.safetensors"
     method, _, seed = folder.resolve().name.rpartition("-seed")

@@ -5,6 +5,7 @@ processes together and then sliced: results depend neither on the number of work
 """
 
 from gmje_bench.views.config import ViewConfig, configured, preset
+from gmje_bench.views.crops import CropDraws
 from gmje_bench.views.two_views import TwoViews
 
-__all__ = ["TwoViews", "ViewConfig", "configured", "preset"]
+__all__ = ["CropDraws", "TwoViews", "ViewConfig", "configured", "preset"]

@@ -63,20 +63,39 @@ def draw_parameters(config: ViewConfig, n: int, height: int, width: int, generat
 
 def draw_boxes(config: ViewConfig, n: int, height: int, width: int, generator: torch.Generator) -> dict[str, Tensor]:
     """Draw boxes in whole pixels as torchvision does: the first of ten that fits, else the largest in the middle."""
+    sides = torch.tensor([[height], [width]], dtype=torch.float64).expand(2, n)
+    boxes = boxes_from(config, box_chances(n, generator), sides[0], sides[1]).float()
+    return dict(zip(("top", "left", "height", "width"), boxes.unbind(dim=-1), strict=True))
+
+
+def box_chances(n: int, generator: torch.Generator) -> Tensor:
+    """Uniform numbers, float64 ``(4, n, 10)``, that boxes in ``n`` images are made of, whatever the images' sizes."""
+    return torch.rand(4, n, ATTEMPTS, generator=generator, dtype=torch.float64)
+
+
+def boxes_from(config: ViewConfig, chances: Tensor, heights: Tensor, widths: Tensor) -> Tensor:
+    """Boxes in images of given sizes.
+
+    Args:
+        config: The distribution of area and ratio.
+        chances: What :func:`box_chances` drew, ``(4, n, 10)``.
+        heights: float64 ``(n,)``, in pixels.
+        widths: float64 ``(n,)``, in pixels.
+
+    Returns:
+        float64 ``(n, 4)``, whole numbers: top, left, height and width in pixels.
+    """
     low, high = config.crop_ratio
-    chance = torch.rand(4, n, ATTEMPTS, generator=generator, dtype=torch.float64)
-    area = height * width * (config.crop_scale[0] + (config.crop_scale[1] - config.crop_scale[0]) * chance[0])
-    ratio = torch.exp(math.log(low) + (math.log(high) - math.log(low)) * chance[1])
+    height, width = heights.unsqueeze(1), widths.unsqueeze(1)
+    area = height * width * (config.crop_scale[0] + (config.crop_scale[1] - config.crop_scale[0]) * chances[0])
+    ratio = torch.exp(math.log(low) + (math.log(high) - math.log(low)) * chances[1])
     w, h = torch.round((area * ratio).sqrt()), torch.round((area / ratio).sqrt())
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
-    top, left = torch.floor(chance[2] * (height - h + 1)), torch.floor(chance[3] * (width - w + 1))
+    top, left = torch.floor(chances[2] * (height - h + 1)), torch.floor(chances[3] * (width - w + 1))
     # argmax over what fits is the first attempt that does.
     first = fits.int().argmax(dim=1, keepdim=True)
-    middle_w = min(width, max(1, round(height * high)))
-    middle_h = min(height, max(1, round(width / low)))
-    fallback = ((height - middle_h) // 2, (width - middle_w) // 2, middle_h, middle_w)
-    boxes = [
-        torch.where(fits.any(dim=1), values.gather(1, first).squeeze(1), float(other)).float()
-        for values, other in zip((top, left, h, w), fallback, strict=True)
-    ]
-    return dict(zip(("top", "left", "height", "width"), boxes, strict=True))
+    drawn = torch.stack([values.gather(1, first).squeeze(1) for values in (top, left, h, w)], dim=1)
+    middle_h = torch.minimum(heights, (widths / low).round().clamp_min(1))
+    middle_w = torch.minimum(widths, (heights * high).round().clamp_min(1))
+    corner = [((heights - middle_h) / 2).floor(), ((widths - middle_w) / 2).floor()]
+    return torch.where(fits.any(dim=1, keepdim=True), drawn, torch.stack([*corner, middle_h, middle_w], dim=1))

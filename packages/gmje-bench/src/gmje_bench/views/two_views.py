@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from gmje_bench.views.config import ViewConfig
+from gmje_bench.views.crops import CropDraws
 from gmje_bench.views.operations import (
     adjust_brightness,
     adjust_contrast,
@@ -50,7 +51,8 @@ class TwoViews:
         """Draw two views of this process's share of the global batch.
 
         Args:
-            images: uint8 ``(b, C, H, W)`` on any device.
+            images: uint8 ``(b, C, H, W)`` on any device; or ``(2, b, C, size, size)``, the boxes that :meth:`crops`
+                gave, already cut out and resized.
             epoch: The epoch of training, from 0.
             step: The step within the epoch, from 0.
             rank: The rank of this process.
@@ -67,13 +69,28 @@ class TwoViews:
         check_images(images, self.config)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must be in 0 .. {world_size - 1}, got {rank}")
-        b, _, height, width = images.shape
+        b, _, height, width = images.shape[-4:]
+        cut = images.ndim == 5
         drawn = []
         for view in range(1 if self.config.masked else 2):
             generator = generator_for(self.seed, epoch, step, view)
             draws = draw_parameters(self.config, b * world_size, height, width, generator)
-            drawn.append(augmented(images, draws.share(rank * b, (rank + 1) * b), self.config))
+            seen = images[view] if cut else images
+            drawn.append(augmented(seen, draws.share(rank * b, (rank + 1) * b), self.config, cut))
         return divided(drawn[0], self.config) if self.config.masked else (drawn[0], drawn[1])
+
+    def crops(self, batch: int, *, epoch: int, step: int, rank: int = 0, world_size: int = 1) -> CropDraws:
+        """Draw the boxes of both views, for images that are cut before they come here.
+
+        Args:
+            batch: Number of images of this process.
+            epoch: The epoch of training, from 0.
+            step: The step within the epoch, from 0.
+            rank: The rank of this process.
+            world_size: Number of processes, each with ``batch`` images.
+        """
+        where = {"epoch": epoch, "step": step, "rank": rank, "world_size": world_size}
+        return CropDraws.of_step(self.config, self.seed, batch, **where)
 
 
 def divided(view: Tensor, config: ViewConfig) -> tuple[Tensor, Tensor]:
@@ -84,7 +101,7 @@ def divided(view: Tensor, config: ViewConfig) -> tuple[Tensor, Tensor]:
     return view.masked_fill(inside, 0), view.masked_fill(~inside, 0)
 
 
-def augmented(images: Tensor, draws: Draws, config: ViewConfig) -> Tensor:
+def augmented(images: Tensor, draws: Draws, config: ViewConfig, cut: bool) -> Tensor:
     """One view, float32 ``(b, C, size, size)``."""
     b, channels, height, width = images.shape
     views = torch.empty(b, channels, config.size, config.size, device=images.device)
@@ -95,14 +112,19 @@ def augmented(images: Tensor, draws: Draws, config: ViewConfig) -> Tensor:
     with torch.autocast(images.device.type, enabled=False):
         for start in range(0, b, step):
             part = slice(start, start + step)
-            x = augment(images[part].float().div_(255), draws.share(start, start + step), config)
+            pixels = images[part].contiguous().float().div_(255)
+            x = augment(pixels, draws.share(start, start + step), config, cut)
             views[part] = normalize(x)
     return views
 
 
-def augment(pixels: Tensor, draws: Draws, config: ViewConfig) -> Tensor:
+def augment(pixels: Tensor, draws: Draws, config: ViewConfig, cut: bool) -> Tensor:
     p = draws.numbers
-    x = crop_resize(pixels, p["top"], p["left"], p["height"], p["width"], config.size, p["flip"] > 0.5)
+    flip = p["flip"] > 0.5
+    if cut:
+        x = torch.where(flip.view(-1, 1, 1, 1), pixels.flip(-1), pixels)
+    else:
+        x = crop_resize(pixels, p["top"], p["left"], p["height"], p["width"], config.size, flip)
     colour = pixels.shape[1] == 3
     if config.jitter_probability > 0:
         for name in draws.order:
@@ -128,7 +150,13 @@ ADJUST = {
 def check_images(images: Tensor, config: ViewConfig) -> None:
     if images.dtype != torch.uint8:
         raise TypeError(f"images must be uint8 with values 0 .. 255, got {images.dtype}")
-    channels = len(config.mean)
+    channels, side = len(config.mean), config.size
+    if images.ndim == 5:
+        if images.shape[0] != 2 or images.shape[2:] != (channels, side, side):
+            raise ValueError(
+                f"views that were cut must have shape (2, b, {channels}, {side}, {side}), got {tuple(images.shape)}"
+            )
+        return
     if images.ndim != 4 or images.shape[1] != channels or 0 in images.shape[1:]:
         raise ValueError(
             f"images must have shape (b, {channels}, H, W) for views of {channels} channels, got {tuple(images.shape)}"

@@ -15,7 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from gmje_bench.errors import RunFolderError
-from gmje_bench.online_probe import OnlineProbe
+from gmje_bench.training.online_probe import OnlineProbe
 from gmje_core.files import write_atomic
 
 __all__ = ["Checkpoint", "Progress"]

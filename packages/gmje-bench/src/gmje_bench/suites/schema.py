@@ -8,37 +8,11 @@ from pydantic import BaseModel, Field, ValidationError, field_validator, model_v
 from gmje_bench.errors import BenchError, OptionError, SuiteError, did_you_mean
 from gmje_bench.methods import check_methods
 from gmje_bench.methods.settings import with_settings
-from gmje_bench.suite_files import read_suite, suite_names
-from gmje_bench.suite_sections import (
-    BACKBONES,
-    RIVALS,
-    SYNTHETIC_TASKS,
-    MixedPrecision,
-    Network,
-    Positive,
-    Strict,
-    Synthetic,
-    Training,
-    Views,
-    choice,
-)
+from gmje_bench.suites.files import read_suite
+from gmje_bench.suites.sections import Network, Positive, Strict, Synthetic, Training, Views, choice
 from gmje_bench.tasks import TASKS
 
-__all__ = [
-    "BACKBONES",
-    "RIVALS",
-    "SECTIONS",
-    "SYNTHETIC_TASKS",
-    "MixedPrecision",
-    "Network",
-    "Suite",
-    "Synthetic",
-    "Training",
-    "Views",
-    "load_suite",
-    "suite_names",
-    "validated",
-]
+__all__ = ["SECTIONS", "Suite", "load_suite", "validated"]
 
 #: The sections of a suite, except for the settings of methods, whose keys are the methods' own.
 SECTIONS: dict[str, type[Strict]] = {"network": Network, "views": Views, "training": Training, "synthetic": Synthetic}

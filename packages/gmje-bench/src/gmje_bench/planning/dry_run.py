@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from gmje_bench.methods import METHODS
-from gmje_bench.suite import Suite
-from gmje_bench.suite_files import to_toml
+from gmje_bench.suites import Suite
+from gmje_bench.suites.files import to_toml
 
 if TYPE_CHECKING:
-    from gmje_bench.preview import Memory
+    from gmje_bench.planning.preview import Memory
 
 __all__ = ["describe"]
 
@@ -53,8 +53,8 @@ def describe(suite: Suite, *, name: str, folder: Path, processes: int | None, re
 
 def _images(suite: Suite, processes: int, required: bool) -> tuple[Suite, list[str]]:
     """The resolved suite, and lines about its images, steps and memory."""
-    from gmje_bench.preview import check_builds, memory, resolved, shape_of
-    from gmje_bench.schedule import plan
+    from gmje_bench.planning.preview import check_builds, memory, resolved, shape_of
+    from gmje_bench.training.schedule import plan
 
     shape = shape_of(suite, required=required)
     suite = resolved(suite, shape)

@@ -13,10 +13,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gmje_bench.datasets.base import ImageData, Split
-from gmje_bench.module import JointEmbedding
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.rows import Rows, Team, leaf_bounds, on_wire
 from gmje_bench.tasks.subject import Embedded, Features
+from gmje_bench.training.module import JointEmbedding
 from gmje_bench.views import TwoViews
 from gmje_core import NonFiniteError
 

@@ -8,7 +8,7 @@ from gmje_bench.errors import OptionError, did_you_mean
 from gmje_bench.methods import check_methods
 
 if TYPE_CHECKING:
-    from gmje_bench.suite import Suite
+    from gmje_bench.suites import Suite
 
 __all__ = ["parse_setting", "with_overrides"]
 
@@ -56,7 +56,7 @@ def with_overrides(suite: "Suite", texts: Sequence[str]) -> "Suite":
         OptionError: a key is unknown or means nothing in this suite, or a value is of the wrong type or out of range.
 
     Examples:
-        >>> from gmje_bench.suite import load_suite
+        >>> from gmje_bench.suites import load_suite
         >>> changed = with_overrides(load_suite("vision"), ["training.learning_rate=0.3", "method.gmje.components=64"])
         >>> changed.training.learning_rate, changed.method["gmje"]["components"]
         (0.3, 64)
@@ -65,7 +65,7 @@ def with_overrides(suite: "Suite", texts: Sequence[str]) -> "Suite":
         ...
         gmje_bench.errors.OptionError: --set training.learning_rat: unknown key; did you mean training.learning_rate...
     """
-    from gmje_bench.suite import validated
+    from gmje_bench.suites import validated
 
     if not texts:
         return suite
@@ -87,7 +87,7 @@ def with_overrides(suite: "Suite", texts: Sequence[str]) -> "Suite":
 
 def _place(suite: "Suite", values: dict[str, Any], key: str) -> tuple[dict[str, Any], str]:
     """The table that a key belongs to, and the last part of the key."""
-    from gmje_bench.suite import SECTIONS, Suite
+    from gmje_bench.suites import SECTIONS, Suite
 
     top = [name for name in Suite.model_fields if name not in SECTIONS and name != "method"]
     first, *rest = key.split(".")

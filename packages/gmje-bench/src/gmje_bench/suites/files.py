@@ -20,7 +20,7 @@ def suite_names() -> list[str]:
         >>> {"all", "imagenet-resnet50", "smoke", "vision"} <= set(suite_names())
         True
     """
-    folder = resources.files("gmje_bench") / "suites"
+    folder = resources.files("gmje_bench.suites")
     return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
 
 
@@ -55,7 +55,7 @@ def read_suite(name: str) -> dict[str, Any]:
             what = f"an unknown suite {name!r}" if chain else f"unknown suite {name!r}"
             raise SuiteError(f"{said_by}{what}{did_you_mean(name, suite_names())}")
         chain.append(key)
-        own = _parse(path if is_file else resources.files("gmje_bench") / "suites" / f"{name}.toml", name, said_by)
+        own = _parse(path if is_file else resources.files("gmje_bench.suites") / f"{name}.toml", name, said_by)
         parent = own.pop("extends", None)
         found = _merged(own, found)
         if parent is None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from gmje_bench.suite import Training
+from gmje_bench.suites import Training
 
 __all__ = ["MOMENTUM", "build_optimizer", "set_rate"]
 

@@ -9,15 +9,17 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from gmje_bench.checkpoint import Checkpoint, History, Progress
 from gmje_bench.datasets.base import ImageData
+from gmje_bench.datasets.order import EpochOrder
+from gmje_bench.datasets.prefetch import on_device
 from gmje_bench.errors import RunFolderError
-from gmje_bench.interrupts import Interrupted, Interrupts
-from gmje_bench.module import JointEmbedding
-from gmje_bench.online_probe import OnlineProbe
-from gmje_bench.optimizers import build_optimizer, set_rate
-from gmje_bench.schedule import Schedule, learning_rate, plan
-from gmje_bench.suite import Training
+from gmje_bench.suites import Training
+from gmje_bench.training.checkpoint import Checkpoint, History, Progress
+from gmje_bench.training.interrupts import Interrupted, Interrupts
+from gmje_bench.training.module import JointEmbedding
+from gmje_bench.training.online_probe import OnlineProbe
+from gmje_bench.training.optimizers import build_optimizer, set_rate
+from gmje_bench.training.schedule import learning_rate, plan
 from gmje_bench.views import TwoViews
 from gmje_core import NonFiniteError
 
@@ -74,6 +76,7 @@ def pretrain(
         online = OnlineProbe(module.backbone, int(module.backbone.num_features), len(data.classes))  # type: ignore[arg-type]
     progress = checkpoint.restore(module, optimizer, accelerator.scaler, online) if checkpoint else Progress()
     _check_agreed(progress, accelerator)
+    device = accelerator.device
     form = torch.channels_last if training.channels_last else torch.contiguous_format
     due = _Timer(training.checkpoint_minutes)
 
@@ -83,28 +86,30 @@ def pretrain(
         due.restart()
 
     for epoch in range(progress.epoch, schedule.epochs):
-        order = _order(len(data.train), schedule, training, seed, epoch, accelerator)
-        batches = data.train.batches(order[progress.step :], training.workers)
-        for step, (images, labels, _) in enumerate(batches, start=progress.step):
+        order = EpochOrder(
+            seed=seed,
+            epoch=epoch,
+            steps=schedule.steps_per_epoch,
+            batch_size=training.batch_size,
+            first_step=progress.step,
+            rank=accelerator.process_index,
+            world_size=accelerator.num_processes,
+        )
+        read = data.train.epoch(order, views, training.workers, pin=device.type == "cuda")
+        for step, (images, labels, _) in enumerate(on_device(read, device), start=progress.step):
             number = epoch * schedule.steps_per_epoch + step
             set_rate(optimizer, partial(learning_rate, number, schedule.total, warmup=warmup))
-            pair = views(
-                images.to(accelerator.device, non_blocking=True),
-                epoch=epoch,
-                step=step,
-                rank=accelerator.process_index,
-                world_size=accelerator.num_processes,
-            )
+            pair = views(images, **order.place(step))
             try:
                 context, target = (view.contiguous(memory_format=form) for view in pair)
-                loss = wrapped(context, target, labels.to(accelerator.device, non_blocking=True))
+                loss = wrapped(context, target, labels)
             except NonFiniteError as error:
                 raise DivergedError(f"{module.name} diverged at epoch {epoch + 1}, step {step + 1}: {error}") from error
             optimizer.zero_grad(set_to_none=True)
             accelerator.backward(loss)
             optimizer.step()
             if online is not None:
-                online.step(labels.to(accelerator.device))
+                online.step(labels)
             on_step()
             progress.losses.append(loss.detach())
             progress.step = step + 1
@@ -179,18 +184,6 @@ def _stop_where_asked(interrupts: Interrupts, accelerator: Accelerator, save: Ca
         save()
         accelerator.wait_for_everyone()
         raise Interrupted(number)
-
-
-def _order(
-    n: int, schedule: Schedule, training: Training, seed: int, epoch: int, accelerator: Accelerator
-) -> list[Tensor]:
-    """This process's slice of every global batch; the permutation depends on seed and epoch alone."""
-    generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
-    order = torch.randperm(n, generator=generator)
-    share = training.batch_size // accelerator.num_processes
-    start = accelerator.process_index * share
-    batches = order[: schedule.steps_per_epoch * training.batch_size].split(training.batch_size)
-    return [batch[start : start + share] for batch in batches]
 
 
 def _mean_loss(losses: Tensor, method: str, epoch: int, accelerator: Accelerator) -> float:

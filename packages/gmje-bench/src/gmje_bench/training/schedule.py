@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gmje_bench.errors import OptionError
-from gmje_bench.suite import Training
+from gmje_bench.suites import Training
 
 __all__ = ["Schedule", "World", "learning_rate", "plan"]
 

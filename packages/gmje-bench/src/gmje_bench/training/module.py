@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.errors import OptionError
 from gmje_bench.methods import Objective, Setting, build_objective
-from gmje_bench.suite import Suite, Views
+from gmje_bench.suites import Suite, Views
 from gmje_bench.views import ViewConfig, configured
 from gmje_core import Criterion, GMJEConfig, Preprocessing, diagnostics
 from gmje_core.densities.joint import JointDensity

@@ -13,8 +13,8 @@ from gmje_bench.datasets import EMBEDDED, load_dataset
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.errors import BenchError, DatasetError, OptionError
 from gmje_bench.methods import METHODS
-from gmje_bench.module import JointEmbedding, build_module
-from gmje_bench.suite import Suite, Views
+from gmje_bench.suites import Suite, Views
+from gmje_bench.training.module import JointEmbedding, build_module
 from gmje_bench.views import configured
 from gmje_core import GMJEError
 
@@ -125,7 +125,7 @@ def resolved(suite: Suite, shape: DataShape | None) -> Suite:
         OptionError: a setting of the views does not fit the images.
 
     Examples:
-        >>> from gmje_bench.suite import load_suite
+        >>> from gmje_bench.suites import load_suite
         >>> suite = resolved(load_suite("imagenet-resnet50"), DataShape(3, 1000, 224))
         >>> suite.network.small_images, suite.views.crop_scale, suite.views.blur_kernel
         (False, [0.08, 1.0], 23)

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from gmje_bench.datasets.base import ImageData
-from gmje_bench.features import embed_views
-from gmje_bench.module import JointEmbedding
+from gmje_bench.evaluation.features import embed_views
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.subject import TrainingPairs
+from gmje_bench.training.module import JointEmbedding
 from gmje_core import Criterion
 from gmje_core.distributed import rank
 from gmje_core.estimation.scaled import ScaledFit

@@ -1,0 +1,190 @@
+"""Images that are decoded when they are asked for, in this process or by others that read ahead."""
+
+import logging
+import os
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import repeat
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from gmje_bench.datasets.base import ImageData, ResidentImages, Split
+from gmje_bench.datasets.cropping import read_views
+from gmje_bench.datasets.decoding import SMALL_SIDE, decode
+from gmje_bench.errors import DatasetError
+from gmje_bench.views.crops import CropDraws
+
+__all__ = ["LazyImages", "Reader", "default_workers", "resident"]
+
+_RESIDENT_BYTES = 2 * 2**30
+# A reader gives so many images at a time: batches of any size fill evenly, and what is read ahead stays small.
+_PIECE = 32
+_PREFETCH = 4
+_MOST_WORKERS = 16
+
+_log = logging.getLogger(__name__)
+
+
+class Reader(Protocol):
+    """Gives the bytes of images; picklable, so that other processes can take it along."""
+
+    def read(self, position: int) -> tuple[bytes | Path, str]:
+        """The encoded image, or the file that holds it, and what to call it in a message."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class LazyImages:
+    """Images decoded when they are asked for.
+
+    Args:
+        reader: What gives the encoded images.
+        side: Where no boxes are drawn, every image becomes a square of this many pixels, see
+            :func:`gmje_bench.datasets.decoding.square`.
+    """
+
+    reader: Reader
+    side: int
+
+    def batch(self, positions: Tensor) -> Tensor:
+        """uint8 ``(b, 3, side, side)``."""
+        return torch.stack([decode(*self.reader.read(position), self.side) for position in positions.tolist()])
+
+    def views(self, positions: Tensor, draws: CropDraws) -> Tensor:
+        """uint8 ``(2, b, 3, size, size)``, both views cut from the whole images."""
+        return read_views([self.reader.read(position) for position in positions.tolist()], draws)
+
+    def batches(
+        self,
+        position_batches: Sequence[Tensor],
+        workers: int | None = 0,
+        draws: Iterable[CropDraws] | None = None,
+        pin: bool = False,
+    ) -> Iterator[Tensor]:
+        """Batches in order; with workers, these decode ahead of their use and stay for the next call."""
+        pieces = _answers(_requests(position_batches, draws), self, default_workers() if workers is None else workers)
+        return (_together(pieces, len(positions), pin) for positions in position_batches)
+
+
+@dataclass(frozen=True, eq=False)
+class _Request:
+    """A few images of a batch, and the boxes of their views; squares of the centre where there are none."""
+
+    positions: Tensor
+    draws: CropDraws | None
+
+    def answer(self, source: LazyImages) -> Tensor:
+        """uint8 ``(b, 3, side, side)``, or ``(2, b, 3, size, size)`` where there are boxes."""
+        return source.batch(self.positions) if self.draws is None else source.views(self.positions, self.draws)
+
+
+def default_workers() -> int:
+    """Readers of each process: its share of the machine's cores without the one that it runs on, at most 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(_MOST_WORKERS, max(0, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
+
+
+def _requests(position_batches: Sequence[Tensor], draws: Iterable[CropDraws] | None) -> Iterator[_Request]:
+    for positions, drawn in zip(position_batches, repeat(None) if draws is None else draws, strict=draws is not None):
+        parts = positions.split(_PIECE)
+        yield from map(_Request, parts, repeat(None) if drawn is None else drawn.split(_PIECE))
+
+
+def _answers(requests: Iterator[_Request], source: LazyImages, workers: int) -> Iterator[Tensor]:
+    """The answers to the requests, in order; other processes begin at once."""
+    if not workers:
+        return (request.answer(source) for request in requests)
+    loader, ahead = _readers(source, workers)
+    ahead.requests = requests
+    return _checked(iter(loader), requests, ahead)
+
+
+def _checked(pieces: Iterator[Tensor | str], requests: Iterator[_Request], ahead: "_Ahead") -> Iterator[Tensor]:
+    while True:
+        if ahead.requests is not requests:
+            raise RuntimeError("images of this source were asked for again before these were read to their end")
+        if (piece := next(pieces, None)) is None:
+            return
+        if isinstance(piece, str):
+            raise DatasetError(piece)
+        yield piece
+
+
+def _together(pieces: Iterator[Tensor], count: int, pin: bool) -> Tensor:
+    """So many images of the next pieces as one batch, in page-locked memory if it is to be copied to a GPU."""
+    first = next(pieces)
+    if first.shape[-4] == count and not pin:
+        return first
+    shape = (*first.shape[:-4], count, first.shape[-2], first.shape[-1], first.shape[-3])
+    batch = torch.empty(shape, dtype=torch.uint8, pin_memory=pin).movedim(-1, -3)
+    place = 0
+    while True:
+        batch[..., place : place + first.shape[-4], :, :, :] = first
+        place += first.shape[-4]
+        if place >= count:
+            return batch
+        first = next(pieces)
+
+
+class _Ahead(Sampler[_Request]):
+    """What is read next; it changes from call to call, and the readers stay."""
+
+    def __init__(self) -> None:
+        self.requests: Iterator[_Request] = iter(())
+
+    def __iter__(self) -> Iterator[_Request]:
+        return self.requests
+
+
+@lru_cache(maxsize=2)
+def _readers(source: LazyImages, workers: int) -> tuple[DataLoader[Tensor | str], _Ahead]:
+    """The readers of a source, and what tells them what to read; those of the last two sources stay alive."""
+    ahead = _Ahead()
+    loader: DataLoader[Tensor | str] = DataLoader(
+        _Pieces(source),
+        batch_size=None,
+        sampler=ahead,
+        num_workers=workers,
+        prefetch_factor=_PREFETCH,
+        persistent_workers=True,
+        worker_init_fn=_ignore_interrupts,
+        generator=torch.Generator(),  # A generator of its own leaves the global random state alone.
+    )
+    return loader, ahead
+
+
+def _ignore_interrupts(_: int) -> None:
+    """Ctrl-C reaches all processes of a terminal; the one that trains decides when readers end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _Pieces(Dataset[Tensor | str]):
+    """Answers, or the text of an error: a raised one would come back with a reader's traceback."""
+
+    def __init__(self, source: LazyImages) -> None:
+        self.source = source
+
+    def __getitem__(self, request: _Request) -> Tensor | str:
+        try:
+            return request.answer(self.source)
+        except DatasetError as error:
+            return str(error)
+
+
+def resident(data: ImageData) -> ImageData:
+    """Decode images into memory once, where they are stored at 96 pixels or less and fit into 2 GiB."""
+    splits = (data.train, data.test)
+    sources = [split.source for split in splits]
+    if not all(isinstance(source, LazyImages) and source.side <= SMALL_SIDE for source in sources):
+        return data
+    if sum(3 * source.side**2 * s.n for source, s in zip(sources, splits, strict=True)) > _RESIDENT_BYTES:  # type: ignore[attr-defined]
+        return data
+    _log.info("decoding %d small images of %s into memory", data.train.n + data.test.n, data.name)
+    train, test = (Split.whole(ResidentImages(split.batch(torch.arange(split.n))), split.labels) for split in splits)
+    return replace(data, train=train, test=test)
