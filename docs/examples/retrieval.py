@@ -36,9 +36,9 @@ NOUNS = {
 SHADES = (("dark", "black"), ("grey", "dull"), ("light", "bright"))
 OPENINGS = ("a", "one", "this is a", "photo of a")
 IMAGE_DIM, TEXT_DIM, POOL = 24, 16, 100
-#: Components and what is added to their variances, which are tried; and temperatures.
-SETTINGS = ((16, 0.1), (16, 0.3), (48, 0.1), (48, 0.3))
-TEMPERATURES = tuple(np.geomspace(1e-2, 10, 31))
+#: Components, what is added to their variances, and pseudo-observations of the pooled covariance, which are tried.
+SETTINGS = ((16, 0.3, 100.0), (48, 0.3, 100.0), (48, 0.3, 300.0))
+TEMPERATURES = tuple(np.geomspace(1e-2, 100, 41))
 
 
 def shades_of(images: Tensor, bounds: Floats) -> NDArray[np.int64]:
@@ -131,9 +131,11 @@ def density_scorer(density: JointEmbeddingMixture) -> Scorer:
     return score
 
 
-def fit_density(text: Floats, image: Floats, components: int, reg_covar: float) -> Scorer:
+def fit_density(text: Floats, image: Floats, components: int, reg_covar: float, prior: float) -> Scorer:
     """A joint mixture of the pairs; what is added to the variances also spreads captions, of which there are few."""
-    mixture = JointEmbeddingMixture(components, reg_covar=reg_covar, max_iter=30, random_state=0, dtype="float32")
+    mixture = JointEmbeddingMixture(
+        components, reg_covar=reg_covar, covariance_prior=prior, max_iter=20, random_state=0, dtype="float32"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # a likelihood that could still rise is good enough
         return density_scorer(mixture.fit(text, image))
@@ -245,7 +247,7 @@ def compare(pairs: Pairs, size: int = POOL) -> dict[str, dict[str, float]]:
     truth = np.stack([truth_of(pairs, rows) for rows in test])
     candidates: dict[str, list[Scorer]] = {
         "joint mixture": [fit_density(*seen, *setting) for setting in SETTINGS],
-        "one joint Gaussian": [fit_density(*seen, 1, 1e-3)],
+        "one joint Gaussian": [fit_density(*seen, 1, 1e-3, 0.0)],
         "ridge regression": [fit_ridge(*seen)],
         "CCA, cosine": [fit_cca(*seen)],
     }
@@ -269,7 +271,6 @@ def truth_of(pairs: Pairs, rows: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 def main() -> None:
-    """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, help="at most so many training pairs")
     parser.add_argument("--seed", type=int, default=0, help="seed of the captions")

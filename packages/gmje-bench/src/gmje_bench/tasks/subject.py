@@ -128,8 +128,8 @@ class Subject(FeatureSubject):
         critic: The density that the encoder was trained by, where a closing stage fitted another one.
         pairs: What densities may be fitted to, for the tasks that ask for it.
         views: How the views were drawn whose embeddings are held; ``None`` where that is not known.
-        predict: A function from embeddings of contexts ``(n, d)`` to the targets' that a deterministic predictor expects;
-            ``None`` for a method without one.
+        predict: A function from embeddings of contexts ``(n, d)`` to those of targets that a deterministic predictor
+            expects; ``None`` for a method without one.
     """
 
     train: Embedded

@@ -109,12 +109,11 @@ class _Embeddings:
     @torch.no_grad()
     def samples(self, density: JointDensity, context: Tensor, seed: int) -> Tensor:
         """Samples ``(n, 8, d)`` of the target for contexts ``(n, d)``."""
-        drawn = []
+        parts = context.to(density.context.mean.dtype).split(_ROWS)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)  # PyTorch's distributions take no generator.
-            for part in context.to(density.context.mean.dtype).split(_ROWS):
-                drawn.append(density.condition(part).sample((PROTOCOL.completions,)).transpose(0, 1))
-        samples = torch.cat(drawn)
+            samples = torch.cat([density.condition(part).sample((PROTOCOL.completions,)) for part in parts], dim=1)
+        samples = samples.transpose(0, 1)
         return F.normalize(samples, dim=-1) if self.on_sphere else samples
 
 
@@ -163,7 +162,7 @@ def _of_answers(answers: dict[str, Tensor], test: Shown) -> dict[str, float]:
     for kind, pixels in answers.items():
         found = errors(pixels, truth)
         metrics[f"completion_error.{kind}"] = float(found.mean())
-        if kind != "real":
+        if kind != "real" and real > 0:
             metrics[f"completion_sharpness.{kind}"] = float(roughness(pixels.unflatten(2, shape)).mean() / real)
         if pixels.shape[1] > 1:
             best = found.min(dim=1).values
