@@ -84,7 +84,7 @@ class PredictiveLoss(GlobalLoss):
 
     def predict(self, z_context: Tensor) -> Tensor:
         """The expected embeddings ``(b, dim)`` of targets."""
-        predicted: Tensor = self.loss.predictor(z_context)
+        predicted: Tensor = self.loss.get_submodule("predictor")(z_context)
         return predicted
 
 

@@ -40,7 +40,8 @@ def mean_pairwise_distance(answers: Tensor) -> Tensor:
     """
     count, pixels = answers.shape[1:]
     distances = torch.cat([torch.cdist(part, part) for part in answers.split(_ROWS)])
-    return distances.sum(dim=(1, 2)) / (count * (count - 1) * pixels**0.5)
+    mean: Tensor = distances.sum(dim=(1, 2)) / (count * (count - 1) * pixels**0.5)
+    return mean
 
 
 def roughness(pictures: Tensor) -> Tensor:

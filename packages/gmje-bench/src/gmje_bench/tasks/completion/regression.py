@@ -39,7 +39,8 @@ class PixelRegression(nn.Module):
     def expected(self, z: Tensor) -> Tensor:
         """Expected pixels ``(*shape, P)`` of embeddings ``(*shape, dim)``, float32."""
         rows = z.float().flatten(0, -2)
-        return torch.cat([self(part) for part in rows.split(_ROWS)]).unflatten(0, z.shape[:-1])
+        pixels: Tensor = torch.cat([self(part) for part in rows.split(_ROWS)]).unflatten(0, z.shape[:-1])
+        return pixels
 
 
 def train_regression(z: Tensor, pixels: Tensor, seed: int) -> PixelRegression:
