@@ -1,6 +1,7 @@
 """Every check in one place: ``uv run nox -s tests``, ``lint``, ``types``; ``uv run nox -l`` lists them all."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -15,11 +16,20 @@ CONSTRAINTS = ROOT / "constraints.txt"
 PACKAGES = ("core", "bench", "hub")
 TEST_TOOLS = ("pytest>=8.3", "pytest-xdist>=3.6", "scipy>=1.13")
 #: What the tests of a package compare it with, or try with it.
-PEERS = {"core": ("scikit-learn>=1.6",), "hub": ("datasets>=4.0",)}
+PEERS = {"core": ("scikit-learn>=1.6",), "hub": ("datasets>=4.0", "timm>=1.0.15")}
 #: What the speed programs compare with, besides what the harness needs itself.
 SPEED_PEERS: tuple[str, ...] = ()
 #: Optional parts of a package that its tests need.
 EXTRAS = {"core": "[timm]", "hub": "[onnx]"}
+#: What builds the site. They are pinned here, not in constraints.txt, which is about what the packages run with.
+SITE_TOOLS = (
+    "sphinx>=9,<10",
+    "furo>=2025.12.19",
+    "myst-nb>=1.4",  # Markdown and notebooks as pages
+    "sphinx-copybutton>=0.5.2",
+    "sphinx-design>=0.8",  # cards
+    "sphinx-mathjax-offline==0.0.2",  # the files of MathJax 3.2.2
+)
 #: The tests' tensors are small: with more threads they would mostly wait for each other.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
 
@@ -110,6 +120,30 @@ def wheels(session: nox.Session) -> None:
 
 
 @nox.session
+def release(session: nox.Session) -> None:
+    """What a release needs, ``nox -s release -- 0.1.0``: that version everywhere, its part of the changelog, wheels."""
+    if len(session.posargs) != 1:
+        session.error("say which version is to be released: nox -s release -- 0.1.0")
+    version = re.escape(session.posargs[0])
+    projects = [ROOT / "pyproject.toml", *(folder(name) / "pyproject.toml" for name in PACKAGES)]
+    modules = [folder(name) / "src" / f"gmje_{name}" / "__init__.py" for name in PACKAGES]
+    wanted = {
+        **dict.fromkeys(projects, rf'^version = "{version}"$'),
+        **dict.fromkeys(modules, rf'^__version__ = "{version}"$'),
+        ROOT / "CITATION.cff": rf"^version: {version}$",
+        ROOT / "CHANGELOG.md": rf"^## \[{version}\] - \d{{4}}-\d{{2}}-\d{{2}}$",
+    }
+    lacking = [
+        f"{path.relative_to(ROOT)} has no line {pattern}"
+        for path, pattern in wanted.items()
+        if not re.search(pattern, path.read_text(), re.MULTILINE)
+    ]
+    if lacking:
+        session.error("\n  ".join(["not ready to be released:", *lacking]))
+    session.notify("wheels")
+
+
+@nox.session
 def smoke(session: nox.Session) -> None:
     """The smoke suite on two processes, launched as the harness's README prints it."""
     install(session, *local("bench"))
@@ -122,6 +156,29 @@ def smoke(session: nox.Session) -> None:
     session.run(
         "torchrun", "--standalone", "--nproc_per_node", "2", "-m", "gmje_bench", "run", *arguments, env=environment
     )
+
+
+@nox.session
+def figures(session: nox.Session) -> None:
+    """Draw the pictures of the docs again; arguments name scripts of ``docs/figures``."""
+    install(session, *local("bench"))
+    names = session.posargs or sorted(path.stem for path in ROOT.glob("docs/figures/*.py") if path.stem != "themes")
+    for name in names:
+        session.run("python", f"docs/figures/{name}.py", env=ENVIRONMENT)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into ``site/``; a warning, a dead link or a missing anchor is an error."""
+    install(session, *(str(folder(package)) for package in PACKAGES), *SITE_TOOLS)
+    sources, site = Path(session.create_tmp()) / "sources", ROOT / "site"
+    session.run("python", "docs/site/stage.py", str(sources))
+    # From the sources as they are: an installed copy may be older than they.
+    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(str(folder(name) / "src") for name in PACKAGES)}
+    command = ("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "--fresh-env", "--jobs", "auto")
+    session.run(*command, "-c", "docs/site", *session.posargs, str(sources), str(site), env=environment)
+    session.run("python", "docs/site/links.py", str(site))
+    session.log(f"the site: {site / 'index.html'}")
 
 
 @nox.session

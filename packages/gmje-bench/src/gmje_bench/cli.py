@@ -22,7 +22,6 @@ app = typer.Typer(
     name="gmje_bench",
     help="Standardised benchmarks for Gaussian (Mixture) Joint Embeddings and their baselines.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -30,6 +29,7 @@ app = typer.Typer(
 
 @app.command()
 def run(
+    context: typer.Context,
     suite: Annotated[str, typer.Option(help="A suite by name, or a path that ends in .toml.")] = "vision",
     dataset: Annotated[str | None, typer.Option(help="A dataset by name; `list` shows them.")] = None,
     methods: Annotated[str | None, typer.Option(help="Methods, separated by commas, or 'all'.")] = None,
@@ -51,7 +51,9 @@ def run(
     online_probe: Annotated[
         bool | None, typer.Option("--online-probe", help="Train a linear classifier along, for the learning curves.")
     ] = None,
-    processes: Annotated[int | None, typer.Option(help="Fail unless launched with so many processes.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes: started where no launcher did, else checked.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Synthetic tasks at a time.  [default: one a core]")] = None,
     method_file: Annotated[
         list[Path] | None, typer.Option(help="A Python file with a method of your own; may be repeated.")
@@ -61,6 +63,9 @@ def run(
     ] = None,
     publish: Annotated[
         str | None, typer.Option(help="Push the trained models to org/name (org/name-METHOD of several).")
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Licence of the published weights: apache-2.0, mit, other, ...")
     ] = None,
     track: Annotated[str | None, typer.Option(help="tensorboard, trackio, wandb or another of Accelerate.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Write a profiler trace of every method.")] = False,
@@ -113,8 +118,7 @@ def run(
             check_resumable(folder)
         else:
             check_run_folder(folder, overwrite=overwrite)
-    if publish is not None:
-        _check_publish(publish)
+    _check_publish(publish, license)
     if dry_run:
         if _is_main():
             from gmje_bench.planning.dry_run import describe
@@ -126,6 +130,10 @@ def run(
             required = chosen.dataset != loaded.dataset
             typer.echo(describe(chosen, name=name, folder=folder, processes=processes, required=required))
         return
+    if processes is not None and processes > 1 and not _launched():
+        from gmje_bench.launching import start_processes
+
+        raise typer.Exit(start_processes([sys.executable, "-m", "gmje_bench", *context.obj], processes))
     _run(
         chosen,
         name=name,
@@ -137,10 +145,11 @@ def run(
         profile=profile,
         jobs=jobs,
         publish=publish,
+        license=license,
     )
 
 
-def _run(suite: "Suite", publish: str | None, **launch: Any) -> None:
+def _run(suite: "Suite", publish: str | None, license: str | None, **launch: Any) -> None:
     """Run, print the tables and publish."""
     from rich.console import Console
 
@@ -165,7 +174,7 @@ def _run(suite: "Suite", publish: str | None, **launch: Any) -> None:
         if publish is not None:
             from gmje_bench.publishing import publish_models
 
-            for line in publish_models(launch["output"], results, publish):
+            for line in publish_models(launch["output"], results, publish, license):
                 typer.echo(line)
     if results.failed():
         raise typer.Exit(1)
@@ -247,7 +256,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         # With standalone_mode off, errors reach this function, which prints each as one line.
-        status = app(arguments, standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        status = app(given, standalone_mode=False, obj=given)
         return status if isinstance(status, int) else 0
     except BenchError as error:
         return _fail(str(error))
@@ -311,14 +321,20 @@ def _register_models(names: list[str] | None) -> list[str]:
     return [register_model(name).name for name in names]
 
 
-def _check_publish(repo_id: str) -> None:
-    """Check, before anything is trained, that the name and the token can be used for a push."""
+def _check_publish(repo_id: str | None, license: str | None) -> None:
+    """Check, before anything is trained, that the name, the licence and the token can be used for a push."""
+    if repo_id is None:
+        if license is not None:
+            raise OptionError("--license is of what --publish publishes")
+        return
     from gmje_hub import HubError
+    from gmje_hub.card import check_metadata
     from gmje_hub.publish import require_repo_id
     from gmje_hub.remote import check_login
 
     try:
         require_repo_id(repo_id)
+        check_metadata({"license": license})
         if _is_main():
             check_login()
     except HubError as error:
@@ -343,14 +359,24 @@ def _check_launch() -> None:
     wanted = _wanted_processes(_parent_command())
     if wanted > 1:
         raise OptionError(
-            f"accelerate was asked for {wanted} processes but started one, as it does on CPUs; start them with "
-            f"`torchrun --standalone --nproc_per_node {wanted} -m gmje_bench run ...`, or ask for one"
+            f"accelerate was asked for {wanted} processes but started one, as it does on CPUs; start them with `python "
+            f"-m gmje_bench run --processes {wanted} ...`, or ask for one"
         )
+
+
+def _launched() -> bool:
+    """Whether accelerate or torchrun started this process."""
+    return "WORLD_SIZE" in os.environ or _launcher(_parent_command())
+
+
+def _launcher(command: list[str]) -> bool:
+    """Whether a command line is that of ``accelerate launch``."""
+    return "launch" in command and any("accelerate" in part for part in command[: command.index("launch")])
 
 
 def _wanted_processes(command: list[str]) -> int:
     """The number of processes that an ``accelerate launch`` command asks for; 1 for any other command."""
-    if "launch" not in command or not any("accelerate" in part for part in command[: command.index("launch")]):
+    if not _launcher(command):
         return 1
     launcher = command[: command.index("gmje_bench")] if "gmje_bench" in command else command
     for index, part in enumerate(launcher):
