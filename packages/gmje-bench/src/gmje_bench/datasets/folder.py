@@ -16,7 +16,7 @@ from gmje_bench.datasets.selection import validation_split
 from gmje_bench.errors import DatasetError, did_you_mean
 from gmje_core.models.preprocessing import resize_side
 
-__all__ = ["SUFFIXES", "load"]
+__all__ = ["SUFFIXES", "Listing", "listings", "load"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 _TEST_NAMES = ("val", "validation", "test")
@@ -38,13 +38,7 @@ def load(name: str, path: Path, image_size: int | None) -> ImageData:
     Raises:
         DatasetError: the folder is missing, unreadable or empty, or a test class has no training images.
     """
-    try:
-        train_folder, test_folder = _layout(path)
-        train = _scan(train_folder)
-        test = _scan(test_folder) if test_folder else None
-    except OSError as error:
-        raise DatasetError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
-    _check(path, train, train_folder)
+    train, test = listings(path)
     size = image_size or DEFAULT_SIZE
     side = native_side(*_FileReader(train).read(0)) or resize_side(size)
     if test is None:
@@ -62,9 +56,33 @@ def load(name: str, path: Path, image_size: int | None) -> ImageData:
     return ImageData(name, splits[0], splits[1], train.classes, 3, size, digest, "names and sizes")
 
 
+def listings(path: Path) -> "tuple[Listing, Listing | None]":
+    """The images of both parts of a folder; no second one where a single folder is to be split.
+
+    Raises:
+        DatasetError: the folder is missing, unreadable or empty.
+    """
+    try:
+        train_folder, test_folder = _layout(path)
+        train = _scan(train_folder)
+        test = _scan(test_folder) if test_folder else None
+    except OSError as error:
+        raise DatasetError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+    _check(path, train, train_folder)
+    return train, test
+
+
 @dataclass(frozen=True, eq=False)
-class _Listing:
-    """The images of a folder, in order; file names as one array of bytes, which a million of them need."""
+class Listing:
+    """The images of a folder, in order; file names as one array of bytes, which a million of them need.
+
+    Attributes:
+        folder: The folder of the classes.
+        classes: Names of the classes, in order.
+        counts: Number of images of each class.
+        names: Paths of the images below the folder, class after class.
+        sizes: Bytes of the files.
+    """
 
     folder: Path
     classes: tuple[str, ...]
@@ -73,22 +91,28 @@ class _Listing:
     sizes: npt.NDArray[np.int64]
 
     def labels_for(self, classes: tuple[str, ...]) -> torch.Tensor:
+        """Labels int64 ``(N,)`` by the order of other classes; -1 for a class that is not one of them."""
         place = {name: label for label, name in enumerate(classes)}
         labels = [place.get(name, -1) for name in self.classes]
         return torch.tensor(labels, dtype=torch.int64).repeat_interleave(torch.tensor(self.counts, dtype=torch.int64))
 
+    def path(self, position: int) -> Path:
+        """The file of an image."""
+        return self.folder / os.fsdecode(bytes(self.names[position]))
+
     def description(self) -> bytes:
+        """Names and sizes of all images."""
         return b"\n".join(b"%s\0%d" % (name, size) for name, size in zip(self.names, self.sizes, strict=True))
 
 
 class _FileReader:
     """Gives the path of the image at a position."""
 
-    def __init__(self, listing: _Listing) -> None:
-        self.folder, self.names = listing.folder, listing.names
+    def __init__(self, listing: Listing) -> None:
+        self.listing = listing
 
     def read(self, position: int) -> tuple[Path, str]:
-        path = self.folder / os.fsdecode(bytes(self.names[position]))
+        path = self.listing.path(position)
         return path, str(path)
 
 
@@ -115,12 +139,12 @@ def _layout(path: Path) -> tuple[Path, Path | None]:
     return path, None
 
 
-def _scan(folder: Path) -> _Listing:
+def _scan(folder: Path) -> Listing:
     with os.scandir(folder) as entries:
         classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     found = [list(_images(folder / name, f"{name}/")) for name in classes]
     names = [os.fsencode(name) for members in found for name, _ in members]
-    return _Listing(
+    return Listing(
         folder,
         tuple(classes),
         tuple(len(members) for members in found),
@@ -140,7 +164,7 @@ def _images(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
             yield f"{prefix}{entry.name}", entry.stat().st_size
 
 
-def _check(path: Path, train: _Listing, folder: Path) -> None:
+def _check(path: Path, train: Listing, folder: Path) -> None:
     if not len(train.names):
         raise DatasetError(
             f"no images in {folder}; imagefolder:PATH needs PATH/train/CLASS/*.jpg or PATH/CLASS/*.jpg, and files "
