@@ -162,8 +162,10 @@ def _load(spec: str, image_size: int | None, root: Path) -> "ImageData":
         return vision.load(spec, root, image_size)
     if prefix == "hf":
         return table.load_hub(spec, rest, image_size)
-    load = folder.load if prefix == "imagefolder" else table.load_parquet
-    return load(spec, Path(rest).expanduser(), image_size)
+    path = Path(rest).expanduser()
+    if prefix == "imagefolder":
+        return folder.load(spec, path, image_size, root / "listings")
+    return table.load_parquet(spec, path, image_size)
 
 
 def __getattr__(name: str) -> Any:

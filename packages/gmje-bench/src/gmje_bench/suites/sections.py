@@ -142,7 +142,8 @@ class Training(Strict):
         warmup_epochs: Epochs of the linear warm-up, in place of ``warmup_steps``.
         mixed_precision: ``no``, ``bf16`` or ``fp16``; missing, what Accelerate was launched with. Densities stay in
             float32.
-        workers: Number of processes that decode images of folders and tables.
+        workers: Number of processes that decode images of folders and tables, for each process that trains; missing,
+            its share of the cores but one, at most 16. Views do not depend on it.
         mixed_evaluation: Whether features that tasks see are computed in the mixed precision of training too.
         online_probe: Whether a linear classifier of detached features is trained along, which changes no other number.
         channels_last: Whether weights and images of the network are kept in channels-last order, the faster one on
@@ -162,7 +163,7 @@ class Training(Strict):
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     warmup_epochs: Strength | None = None
     mixed_precision: MixedPrecision | None = None
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] | None = None
     mixed_evaluation: bool = False
     online_probe: bool = False
     channels_last: bool = False

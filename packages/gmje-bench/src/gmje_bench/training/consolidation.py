@@ -25,7 +25,7 @@ def needs_consolidation(module: JointEmbedding) -> bool:
 
 
 def consolidate(
-    module: JointEmbedding, data: ImageData, *, seed: int, device: torch.device, workers: int = 0
+    module: JointEmbedding, data: ImageData, *, seed: int, device: torch.device, workers: int | None = 0
 ) -> ScaledFit | None:
     """Fit the density of a trained module's criterion to views of the training images, in place.
 
@@ -38,7 +38,7 @@ def consolidate(
         data: The images, of which the training split is used.
         seed: Seed of the division of the images and of the fit.
         device: The device of the module.
-        workers: Number of processes that decode images.
+        workers: Number of processes that decode images; ``None`` for the cores to spare.
 
     Returns:
         The fit, on the main process; ``None`` on the others.
@@ -58,7 +58,7 @@ def consolidate(
 
 
 def training_pairs(
-    module: JointEmbedding, data: ImageData, *, seed: int, device: torch.device, workers: int = 0
+    module: JointEmbedding, data: ImageData, *, seed: int, device: torch.device, workers: int | None = 0
 ) -> TrainingPairs | None:
     """Pairs of views of the training images by a frozen module, on the main process; every process must call it.
 
@@ -70,7 +70,7 @@ def training_pairs(
         data: The images, of which the training split is used.
         seed: Seed of the division of the images.
         device: The device of the module.
-        workers: Number of processes that decode images.
+        workers: Number of processes that decode images; ``None`` for the cores to spare.
 
     Returns:
         The pairs on the main process; ``None`` on the others.
