@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -18,7 +19,7 @@ from gmje_bench.datasets.base import ImageData, ResidentImages, Split
 from gmje_bench.datasets.cropping import read_views
 from gmje_bench.datasets.decoding import SMALL_SIDE, decode
 from gmje_bench.errors import DatasetError
-from gmje_bench.views.crops import CropDraws
+from gmje_bench.views import CropDraws, ViewConfig
 
 __all__ = ["LazyImages", "Reader", "default_workers", "resident"]
 
@@ -82,6 +83,16 @@ class _Request:
     def answer(self, source: LazyImages) -> Tensor:
         """uint8 ``(b, 3, side, side)``, or ``(2, b, 3, size, size)`` where there are boxes."""
         return source.batch(self.positions) if self.draws is None else source.views(self.positions, self.draws)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Sent as arrays: torch would share the memory of tensors, for which each end asks the other as long as both live.
+        draws = self.draws
+        return _request, (self.positions.numpy(), draws and draws.config, draws and draws.chances.numpy())
+
+
+def _request(positions: npt.NDArray[Any], config: ViewConfig | None, chances: npt.NDArray[Any] | None) -> _Request:
+    draws = None if config is None or chances is None else CropDraws(config, torch.from_numpy(chances))
+    return _Request(torch.from_numpy(positions), draws)
 
 
 def default_workers() -> int:
