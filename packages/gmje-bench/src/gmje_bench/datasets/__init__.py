@@ -115,7 +115,8 @@ def load_dataset(
     Images of folders and tables are decoded to RGB squares: the short side resized (antialiased), the centre cropped.
     Squares of at most 96 pixels (judged by the first image) keep their size, other images are stored at 8/7 of
     ``image_size``. What is stored at 96 pixels or less and fits into 2 GiB is decoded into memory once, everything else
-    whenever it is asked for. Views resize to ``image_size`` on the device.
+    whenever it is asked for. Views of what is in memory are cut on the device; those of other images where they are
+    decoded, from the whole image, see :meth:`gmje_bench.datasets.base.Split.epoch`.
 
     Args:
         spec: A name of :data:`DATASETS`.

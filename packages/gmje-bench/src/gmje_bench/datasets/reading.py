@@ -85,12 +85,15 @@ class _Request:
         return source.batch(self.positions) if self.draws is None else source.views(self.positions, self.draws)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Sent as arrays: torch would share the memory of tensors, for which each end asks the other as long as both live.
-        draws = self.draws
-        return _request, (self.positions.numpy(), draws and draws.config, draws and draws.chances.numpy())
+        # As arrays: the memory of tensors would be shared, which needs more than their few bytes.
+        if self.draws is None:
+            return _request, (self.positions.numpy(),)
+        return _request, (self.positions.numpy(), self.draws.config, self.draws.chances.numpy())
 
 
-def _request(positions: npt.NDArray[Any], config: ViewConfig | None, chances: npt.NDArray[Any] | None) -> _Request:
+def _request(
+    positions: npt.NDArray[Any], config: ViewConfig | None = None, chances: npt.NDArray[Any] | None = None
+) -> _Request:
     draws = None if config is None or chances is None else CropDraws(config, torch.from_numpy(chances))
     return _Request(torch.from_numpy(positions), draws)
 
