@@ -1,6 +1,7 @@
 """Every check in one place: ``uv run nox -s tests``, ``lint``, ``types``; ``uv run nox -l`` lists them all."""
 
 import os
+import re
 import tomllib
 from pathlib import Path
 
@@ -15,7 +16,7 @@ CONSTRAINTS = ROOT / "constraints.txt"
 PACKAGES = ("core", "bench", "hub")
 TEST_TOOLS = ("pytest>=8.3", "pytest-xdist>=3.6", "scipy>=1.13")
 #: What the tests of a package compare it with, or try with it.
-PEERS = {"core": ("scikit-learn>=1.6",), "hub": ("datasets>=4.0",)}
+PEERS = {"core": ("scikit-learn>=1.6",), "hub": ("datasets>=4.0", "timm>=1.0.15")}
 #: What the speed programs compare with, besides what the harness needs itself.
 SPEED_PEERS: tuple[str, ...] = ()
 #: Optional parts of a package that its tests need.
@@ -107,6 +108,30 @@ def wheels(session: nox.Session) -> None:
         "from importlib.resources import files; assert (files('gmje_bench.report') / 'page.html.j2').is_file()"
     )
     session.run("python", "-c", check, env=environment)
+
+
+@nox.session
+def release(session: nox.Session) -> None:
+    """What a release needs, ``nox -s release -- 0.1.0``: that version everywhere, its part of the changelog, wheels."""
+    if len(session.posargs) != 1:
+        session.error("say which version is to be released: nox -s release -- 0.1.0")
+    version = re.escape(session.posargs[0])
+    projects = [ROOT / "pyproject.toml", *(folder(name) / "pyproject.toml" for name in PACKAGES)]
+    modules = [folder(name) / "src" / f"gmje_{name}" / "__init__.py" for name in PACKAGES]
+    wanted = {
+        **dict.fromkeys(projects, rf'^version = "{version}"$'),
+        **dict.fromkeys(modules, rf'^__version__ = "{version}"$'),
+        ROOT / "CITATION.cff": rf"^version: {version}$",
+        ROOT / "CHANGELOG.md": rf"^## \[{version}\] - \d{{4}}-\d{{2}}-\d{{2}}$",
+    }
+    lacking = [
+        f"{path.relative_to(ROOT)} has no line {pattern}"
+        for path, pattern in wanted.items()
+        if not re.search(pattern, path.read_text(), re.MULTILINE)
+    ]
+    if lacking:
+        session.error("\n  ".join(["not ready to be released:", *lacking]))
+    session.notify("wheels")
 
 
 @nox.session

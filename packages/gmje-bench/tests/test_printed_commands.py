@@ -70,7 +70,7 @@ def test_the_commands_of_this_process(folder, monkeypatch, capsys):
             continue
         # Pushing to a Hub and fetching from it are tested over HTTP elsewhere; here a folder stands for the model.
         if "--publish" in command:
-            monkeypatch.setattr(cli, "_check_publish", lambda repo_id: None)
+            monkeypatch.setattr(cli, "_check_publish", lambda repo_id, license: None)
             command += " --dry-run"
         words = shlex.split(command.replace("--from-pretrained org/name", "--from-pretrained published"))
         shutil.rmtree("out", ignore_errors=True)

@@ -17,7 +17,8 @@ from gmje_bench.publishing import calibration_of, evaluation_of, write_evaluatio
 from gmje_bench.report import summarise
 from gmje_bench.runs import Record, Results
 from gmje_core import GMJEConfig, Preprocessing
-from gmje_hub.card import EVAL_RESULTS, documents
+from gmje_hub import GMJEModel
+from gmje_hub.card import EVAL_RESULTS, documents, is_generated
 from gmje_hub.evaluation import Evaluation, read_evaluation
 from gmje_hub.folder import README
 
@@ -113,7 +114,7 @@ def test_data_without_some_classes_are_not_the_hubs(three_seeds):
     three_seeds.dataset.name = "cifar10"
     assert evaluate(three_seeds).dataset.hub_id == "uoft-cs/cifar10"
     three_seeds.options["held_out_classes"] = ["cat"]
-    assert evaluate(three_seeds).dataset.hub_id == "gmje-bench/cifar10"
+    assert evaluate(three_seeds).dataset.hub_id == ""
 
 
 def test_one_seed_has_no_interval(three_seeds):
@@ -144,9 +145,9 @@ def test_a_part_of_the_seeds_has_no_mean(three_seeds, last, words):
     [
         ("hf:org/data", None, "org/data"),
         ("cifar10", None, "uoft-cs/cifar10"),
-        ("cifar10", 1000, "gmje-bench/cifar10"),
-        ("hf:org/data", 1000, "gmje-bench/hf-org-data"),
-        ("imagefolder:/home/me/my images", None, "gmje-bench/imagefolder-my-images"),
+        ("cifar10", 1000, ""),
+        ("hf:org/data", 1000, ""),
+        ("imagefolder:/home/me/my images", None, ""),
     ],
 )
 def test_only_a_whole_dataset_has_its_name_on_the_hub(three_seeds, name, limit, expected):
@@ -161,8 +162,8 @@ def test_no_folder_of_the_trainers_machine_is_published(three_seeds, options):
     three_seeds.dataset.name = data
     found = documents(GMJEConfig(), "org/name", None, evaluate(three_seeds))
     assert "python -m gmje_bench run --epochs 2 --dataset 'imagefolder:my images'\n" in found[README].decode()
-    assert found[EVAL_RESULTS]
-    assert not any(b"home" in content for content in found.values())
+    assert found[EVAL_RESULTS] is None
+    assert not any(b"home" in content for content in found.values() if content)
 
 
 def test_text_of_several_lines_becomes_one(three_seeds):
@@ -174,8 +175,7 @@ def test_text_of_several_lines_becomes_one(three_seeds):
 def test_evaluations_lie_beside_the_models_that_can_be_loaded(three_seeds, tmp_path):
     three_seeds.records.append(failed(3))
     for name in ("gmje-seed0", "gmje-seed1", "gmje-seed3"):
-        (tmp_path / "models" / name).mkdir(parents=True)
-        (tmp_path / "models" / name / "config.json").write_text("{}")
+        GMJEModel(GMJEConfig(backbone="smallconv", dim=8, hidden=16)).save_pretrained(tmp_path / "models" / name)
     (tmp_path / "models" / "gje-seed0").mkdir()
     write_evaluations(tmp_path, three_seeds)
     written = sorted(path.parent.parent.name for path in tmp_path.rglob("scores.json"))
@@ -183,6 +183,9 @@ def test_evaluations_lie_beside_the_models_that_can_be_loaded(three_seeds, tmp_p
     evaluation, pictures = read_evaluation(tmp_path / "models" / "gmje-seed1")
     assert evaluation == evaluate(three_seeds)
     assert pictures == {}
+    card = (tmp_path / "models" / "gmje-seed1" / README).read_text()
+    assert is_generated(card)
+    assert "## Results\n\nTrained and measured on" in card
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +222,7 @@ def records(folder: Path) -> dict[str, dict[str, float]]:
 def trained(hub: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("home")
     (home / "tiny.toml").write_text(SUITE)
-    done = bench(hub, home, *OPTIONS, "--output", "run", "--publish", "org/toy")
+    done = bench(hub, home, *OPTIONS, "--output", "run", "--publish", "org/toy", "--license", "mit")
     assert done.returncode == 0, done.stderr
     assert "published gmje as org/toy-gmje" in done.stdout
     assert "published gje as org/toy-gje" in done.stdout
@@ -261,8 +264,9 @@ def test_a_model_folder_alone_makes_the_same_card(hub, trained):
     evaluation, pictures = read_evaluation(trained / "run" / "models" / "gmje-seed0")
     config = GMJEConfig.from_json(files["config.json"].content.decode())
     preprocessing = Preprocessing.from_json(files["preprocessor_config.json"].content.decode())
-    expected = documents(config, "org/toy-gmje", preprocessing, evaluation, pictures)
+    expected = documents(config, "org/toy-gmje", preprocessing, evaluation, pictures, {"license": "mit"})
     assert set(pictures) == {"accuracy.png", "diagnostics.png"}
+    assert expected.pop(EVAL_RESULTS) is None, "the Hub does not have these images"
     assert {name: files[name].content for name in expected} == expected
 
 
@@ -271,6 +275,8 @@ def test_a_model_folder_alone_makes_the_same_card(hub, trained):
     [
         (("--publish", "nothing"), "good", "org/name"),
         (("--publish", "org/toy"), "wrong", "does not know the token"),
+        (("--publish", "org/toy", "--license", "My own"), "good", "'My own' is no licence of the Hub"),
+        (("--license", "mit"), "good", "--license is of what --publish publishes"),
         (("--from-pretrained", "org/nme"), "good", "no repository 'org/nme'"),
         (("--from-pretrained", "org/toy-gmje", "--image-size", "32"), "good", "add --image-size 28"),
     ],
@@ -290,5 +296,5 @@ def test_results_are_kept_where_the_hub_fails(hub, trained):
     finally:
         hub.faults.remove(fault)
     assert done.returncode == 2
-    assert "python -m gmje_hub push kept/models/gje-seed0 org/kept" in done.stderr
+    assert "python -m gmje_hub push org/kept kept/models/gje-seed0" in done.stderr
     assert "gje" in records(trained / "kept")

@@ -107,6 +107,7 @@ def hub(running_hub: Any) -> Iterator[Any]:
     """The server, without faults and without requests that it remembers."""
     running_hub.faults.clear()
     running_hub.requests.clear()
+    running_hub.agents.clear()
     yield running_hub
     running_hub.faults.clear()
 
@@ -200,7 +201,7 @@ def evaluation() -> Evaluation:
     return Evaluation(
         method="gmje",
         seed=1,
-        dataset=Dataset(name="fashion", hub_id="gmje-bench/fashion", fingerprint="ab12", train=10, test=2, classes=10),
+        dataset=Dataset(name="fashion", hub_id="org/fashion", fingerprint="ab12", train=10, test=2, classes=10),
         protocol="gmje-bench protocol version 2",
         scores=(
             Score(

@@ -92,7 +92,24 @@ def cli(*arguments: str) -> dict[str, Any]:
     return {"status": status, "out": out.getvalue(), "err": err.getvalue()}
 
 
-FUNCTIONS: dict[str, Callable[..., Any]] = {"load": load, "make": make, "push": push, "cli": cli, "validate": validate}
+def timm_features(name: str, images: Any) -> dict[str, Any]:
+    """The features of a repository's model by timm alone."""
+    import timm
+    import torch
+
+    model = timm.create_model(name, pretrained=True).eval()
+    with torch.no_grad():
+        return {"features": model(torch.tensor(images)).tolist(), "data": timm.data.resolve_model_data_config(model)}
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "load": load,
+    "make": make,
+    "push": push,
+    "cli": cli,
+    "validate": validate,
+    "timm_features": timm_features,
+}
 
 if __name__ == "__main__":
     answers = sys.stdout

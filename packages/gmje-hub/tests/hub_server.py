@@ -83,11 +83,13 @@ def card_problem(card: str) -> str | None:
         data = yaml.safe_load(found[1])
     except yaml.YAMLError as error:
         return f"not YAML: {error}"
-    for key, kind in (("license", str), ("library_name", str), ("pipeline_tag", str), ("tags", list)):
+    for key, kind in (("library_name", str), ("tags", list)):
         if not isinstance(data.get(key), kind):
             return f"{key} must be a {kind.__name__}"
-    if data["license"] not in ("apache-2.0", "mit") or data["pipeline_tag"] != "image-feature-extraction":
-        return "an unknown license or pipeline_tag"
+    if data.get("license", "mit") not in ("apache-2.0", "mit", "other"):
+        return "an unknown license"
+    if data.get("pipeline_tag", "image-feature-extraction") != "image-feature-extraction":
+        return "an unknown pipeline_tag"
     if not all(isinstance(tag, str) for tag in data["tags"]):
         return "tags must be strings"
     for model in data.get("model-index", []):
@@ -113,6 +115,7 @@ class Hub:
         self.tokens = {"good": True, "reader": False}  # whether it may write
         self.faults: list[Fault] = []
         self.requests: list[tuple[str, str]] = []
+        self.agents: list[str] = []  # what the requests say of the program that makes them
         self.lock = threading.RLock()
         self.connections: list[socket.socket] = []
         hub = self
@@ -174,6 +177,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = self._chunks()
         with hub.lock:
             hub.requests.append((self.command, path))
+            hub.agents.append(self.headers.get("User-Agent") or "")
             fault = next(
                 (f for f in hub.faults if f.times > 0 and f.method == self.command and re.search(f.path, path)), None
             )

@@ -10,7 +10,8 @@ from huggingface_hub import ModelCard
 
 from gmje_core import GMJEConfig, Preprocessing
 from gmje_hub import GMJEModel
-from gmje_hub.card import EVAL_RESULTS, documents, is_generated, model_card
+from gmje_hub.card import EVAL_RESULTS, chosen_metadata, documents, is_generated, model_card
+from gmje_hub.errors import CardError
 from gmje_hub.evaluation import SCORES, Calibration, Evaluation
 from gmje_hub.folder import README
 
@@ -39,10 +40,13 @@ def test_a_card_says_how_calibrated_the_density_is(evaluation):
 
 def test_the_hub_reads_its_metadata(evaluation):
     parsed = ModelCard(model_card(GMJEConfig(), "org/name", None, evaluation))
-    assert parsed.data.license == "apache-2.0"
+    assert parsed.data.license is None, "nobody chose one"
+    assert parsed.data.library_name == "gmje"
+    assert parsed.data.datasets == ["org/fashion"]
+    assert parsed.data.metrics == ["accuracy"]
     found = {result.metric_name: result.metric_value for result in parsed.data.eval_results}
     assert found == {"linear probe accuracy [%]": 85.0, "kNN | weighted accuracy [%]": 80.0}
-    assert {result.dataset_type for result in parsed.data.eval_results} == {"gmje-bench/fashion"}
+    assert {result.dataset_type for result in parsed.data.eval_results} == {"org/fashion"}
     assert {result.dataset_name for result in parsed.data.eval_results} == {"fashion"}
 
 
@@ -72,7 +76,7 @@ def test_results_for_machines_are_the_hubs_entries(evaluation):
     found = documents(GMJEConfig(), "org/name", None, evaluation)
     assert yaml.safe_load(found[EVAL_RESULTS]) == [
         {
-            "dataset": {"id": "gmje-bench/fashion", "task_id": task},
+            "dataset": {"id": "org/fashion", "task_id": task},
             "value": value,
             "date": "2026-01-01T00:00:00+00:00",
             "notes": "gmje-bench protocol version 2; seed 1; 2 test images of the data with SHA-256 ab12",
@@ -114,3 +118,61 @@ def test_a_changed_card_is_not_generated(change):
     card = model_card(GMJEConfig(), "org/name")
     assert is_generated(card)
     assert not is_generated(change(card))
+
+
+def test_data_that_the_hub_does_not_have_are_not_named_as_if_it_had(evaluation):
+    own = replace(evaluation, dataset=replace(evaluation.dataset, hub_id=""))
+    found = documents(GMJEConfig(), "org/name", None, own)
+    parsed = ModelCard(found[README].decode())
+    assert parsed.data.datasets is None
+    assert {result.dataset_type for result in parsed.data.eval_results} == {"custom"}
+    assert found[EVAL_RESULTS] is None
+
+
+def test_a_card_carries_what_its_author_chose():
+    chosen = {
+        "license": "mit",
+        "base_model": "org/base",
+        "language": None,
+        "tags": ["fashion"],
+        "datasets": ["org/data"],
+    }
+    card = model_card(GMJEConfig(), "org/name", metadata=chosen)
+    parsed = ModelCard(card).data
+    assert (parsed.license, parsed.base_model, parsed.datasets) == ("mit", "org/base", ["org/data"])
+    assert "density-estimation" in parsed.tags
+    assert "fashion" in parsed.tags
+    assert "language" not in parsed.to_dict()
+    assert "Licence of the weights: mit." in card
+    assert chosen_metadata(card) == {"license": "mit", "base_model": "org/base", "tags": ["fashion"]}
+    again = model_card(GMJEConfig(), "org/name", metadata={**chosen_metadata(card), "datasets": ["org/data"]})
+    assert again == card
+
+
+@pytest.mark.parametrize(
+    ("metadata", "words"),
+    [
+        ({"license": "Apache License 2.0"}, "is no licence of the Hub"),
+        ({"license": ["mit"]}, "is no licence of the Hub"),
+        ({"tags": "mine"}, "tags of a card must be a list of names"),
+        ({"datasets": [1]}, "datasets of a card must be a list of names"),
+        ({"base_model": object()}, "the metadata of a card must be plain values"),
+    ],
+)
+def test_what_cannot_stand_in_a_card_is_refused(metadata, words):
+    with pytest.raises(CardError, match=words):
+        model_card(GMJEConfig(), "org/name", metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "small", "said"),
+    [
+        ("resnet18", False, True),
+        ("resnet18", True, False),
+        ("smallconv", False, False),
+        ("timm:vit_tiny_patch16_224", False, True),
+    ],
+)
+def test_a_card_speaks_of_timm_where_timm_has_the_network(backbone, small, said):
+    card = model_card(GMJEConfig(backbone=backbone, small_images=small), "org/name")
+    assert ("--timm" in card) == said

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from gmje_core import GMJEConfig, Preprocessing
-from gmje_hub import GMJEModel, UnsavableModelError
+from gmje_hub import CardError, GMJEModel, UnsavableModelError
+from gmje_hub.card import is_generated
 from gmje_hub.evaluation import read_evaluation, write_evaluation
 
 
@@ -18,6 +19,7 @@ def test_round_trip_is_bit_equal(model, folder):
     assert torch.equal(again.log_prob(images, images), model.log_prob(images, images))
     assert not again.training
     assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
         "preprocessor_config.json",
@@ -116,3 +118,56 @@ def test_scores_of_the_weights_before_do_not_stay(model, folder, evaluation):
     write_evaluation(folder, evaluation)
     model.save_pretrained(folder)
     assert read_evaluation(folder) is None
+
+
+def test_a_card_is_saved_with_the_model_and_one_by_hand_stays(model, tmp_path):
+    model.save_pretrained(tmp_path / "m", model_card_kwargs={"license": "mit"})
+    card = (tmp_path / "m" / "README.md").read_text()
+    assert is_generated(card)
+    assert 'GMJEModel.from_pretrained("./m")' in card
+    model.save_pretrained(tmp_path / "m")
+    assert (tmp_path / "m" / "README.md").read_text() == card, "the licence stays"
+    (tmp_path / "m" / "README.md").write_text("# Mine")
+    model.save_pretrained(tmp_path / "m", model_card_kwargs={"license": "other"})
+    assert (tmp_path / "m" / "README.md").read_text() == "# Mine"
+
+
+def test_wrong_metadata_and_options_write_nothing(model, tmp_path):
+    with pytest.raises(CardError, match="no licence"):
+        model.save_pretrained(tmp_path / "m", model_card_kwargs={"license": "My Licence"})
+    with pytest.raises(TypeError, match="private only with push_to_hub=True"):
+        model.save_pretrained(tmp_path / "m", private=True)
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_an_encoder_in_bfloat16_keeps_its_density_in_float32(tmp_path, normalize):
+    torch.manual_seed(0)
+    config = GMJEConfig(
+        backbone="smallconv",
+        in_channels=1,
+        image_size=28,
+        dim=8,
+        hidden=16,
+        normalize=normalize,
+        momentum=0.9,
+        criterion_options={"components": 4},
+    )
+    model = GMJEModel(config)
+    model(*torch.rand(2, 64, 1, 28, 28))
+    model.save_pretrained(tmp_path)
+    low = GMJEModel.from_pretrained(tmp_path, device="cpu", dtype=torch.bfloat16)
+    images = torch.rand(4, 1, 28, 28)
+    high = GMJEModel.from_pretrained(tmp_path)
+    assert low.features(images).dtype == torch.bfloat16
+    for name in ("embed", "embed_target"):
+        found, expected = getattr(low, name)(images), getattr(high, name)(images)
+        assert found.dtype == torch.float32
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+    assert torch.isfinite(low.log_prob(images, images)).all()
+    for key, value in high.criterion.state_dict().items():
+        assert torch.equal(low.criterion.state_dict()[key], value), key
+    with pytest.raises(UnsavableModelError, match=r"torch\.bfloat16"):
+        low.save_pretrained(tmp_path / "low")
+    with pytest.raises(ValueError, match=r"must be floating point.* got torch\.int8"):
+        GMJEModel.from_pretrained(tmp_path, dtype=torch.int8)

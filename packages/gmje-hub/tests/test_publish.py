@@ -35,17 +35,17 @@ def test_a_card_written_by_hand_is_kept(hub, client, models, published):
         return hub.repos[repo_id].commits[hub.head(repo_id)]["README.md"].content
 
     hub.add(repo_id, {"README.md": b"# Mine\n"})
-    answer = client("cli", "push", folder, repo_id)
+    answer = client("cli", "push", repo_id, folder)
     assert answer["status"] == 0, answer
     assert "left as it is" in answer["out"]
     assert readme() == b"# Mine\n"
-    assert client("cli", "push", folder, repo_id, "--overwrite-card")["status"] == 0
+    assert client("cli", "push", repo_id, folder, "--overwrite-card")["status"] == 0
     generated = readme()
     assert generated.startswith(b"---")
     hub.add(repo_id, {"README.md": generated.replace(b"# org/", b"# my own org/")})
-    assert "left as it is" in client("cli", "push", folder, repo_id)["out"]
+    assert "left as it is" in client("cli", "push", repo_id, folder)["out"]
     hub.add(repo_id, {"README.md": generated})
-    assert "left as it is" not in client("cli", "push", folder, repo_id)["out"]
+    assert "left as it is" not in client("cli", "push", repo_id, folder)["out"]
 
 
 def test_a_card_beside_the_model_is_pushed(hub, client, models, tmp_path):
@@ -53,7 +53,7 @@ def test_a_card_beside_the_model_is_pushed(hub, client, models, tmp_path):
     shutil.copytree(models["one"][0], folder)
 
     def readme(repo_id: str = "org/own") -> bytes:
-        assert client("cli", "push", str(folder), repo_id)["status"] == 0
+        assert client("cli", "push", repo_id, str(folder))["status"] == 0
         return hub.repos[repo_id].commits[hub.head(repo_id)]["README.md"].content
 
     generated = readme()
@@ -69,7 +69,7 @@ def test_what_was_measured_is_pushed_whole_and_pulled_whole(hub, client, models,
     folder = tmp_path / "gmje-seed1"
     shutil.copytree(models["one"][0], folder)
     write_evaluation(folder, evaluation, pictures)
-    answer = client("cli", "push", str(folder), "org/run")
+    answer = client("cli", "push", "org/run", str(folder))
     assert answer["status"] == 0, answer
     files = {name: blob.content for name, blob in hub.repos["org/run"].commits[hub.head("org/run")].items()}
     assert files["evaluation/accuracy.png"] == pictures["accuracy.png"]
@@ -85,7 +85,7 @@ def test_what_was_measured_is_pushed_whole_and_pulled_whole(hub, client, models,
         str(p.relative_to(tmp_path / "here")): p.read_bytes() for p in (tmp_path / "here").rglob("*") if p.is_file()
     }
     assert pulled == {name: content for name, content in files.items() if name != ".gitattributes"}
-    assert client("cli", "push", str(tmp_path / "here"), "org/mirror")["status"] == 0
+    assert client("cli", "push", "org/mirror", str(tmp_path / "here"))["status"] == 0
     mirror = {name: blob.content for name, blob in hub.repos["org/mirror"].commits[hub.head("org/mirror")].items()}
     assert mirror.pop("README.md").decode() == model_card(
         read_folder(folder).config, "org/mirror", read_folder(folder).preprocessing, evaluation

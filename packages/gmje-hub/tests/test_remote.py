@@ -151,7 +151,7 @@ def test_private_repositories_need_the_token(hub, client, models):
 def test_a_model_without_preprocessing_is_asked_for_it_once(hub, client, tmp_path, new_client):
     folder = tmp_path / "plain"
     outputs = client("make", str(folder), 3, preprocessed=False)
-    assert client("cli", "push", str(folder), "org/plain")["status"] == 0
+    assert client("cli", "push", "org/plain", str(folder))["status"] == 0
     assert "preprocessor_config.json" not in hub.repos["org/plain"].commits[hub.head("org/plain")]
     other = new_client(hub.url, tmp_path / "home")
     loaded = other("load", "org/plain")

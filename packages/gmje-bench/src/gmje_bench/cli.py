@@ -22,7 +22,6 @@ app = typer.Typer(
     name="gmje_bench",
     help="Standardised benchmarks for Gaussian (Mixture) Joint Embeddings and their baselines.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -63,6 +62,9 @@ def run(
     ] = None,
     publish: Annotated[
         str | None, typer.Option(help="Push the trained models to org/name (org/name-METHOD of several).")
+    ] = None,
+    license: Annotated[
+        str | None, typer.Option(help="Licence of the published weights: apache-2.0, mit, other, ...")
     ] = None,
     track: Annotated[str | None, typer.Option(help="tensorboard, trackio, wandb or another of Accelerate.")] = None,
     profile: Annotated[bool, typer.Option("--profile", help="Write a profiler trace of every method.")] = False,
@@ -115,8 +117,7 @@ def run(
             check_resumable(folder)
         else:
             check_run_folder(folder, overwrite=overwrite)
-    if publish is not None:
-        _check_publish(publish)
+    _check_publish(publish, license)
     if dry_run:
         if _is_main():
             from gmje_bench.planning.dry_run import describe
@@ -139,10 +140,11 @@ def run(
         profile=profile,
         jobs=jobs,
         publish=publish,
+        license=license,
     )
 
 
-def _run(suite: "Suite", publish: str | None, **launch: Any) -> None:
+def _run(suite: "Suite", publish: str | None, license: str | None, **launch: Any) -> None:
     """Run, print the tables and publish."""
     from rich.console import Console
 
@@ -167,7 +169,7 @@ def _run(suite: "Suite", publish: str | None, **launch: Any) -> None:
         if publish is not None:
             from gmje_bench.publishing import publish_models
 
-            for line in publish_models(launch["output"], results, publish):
+            for line in publish_models(launch["output"], results, publish, license):
                 typer.echo(line)
     if results.failed():
         raise typer.Exit(1)
@@ -313,14 +315,20 @@ def _register_models(names: list[str] | None) -> list[str]:
     return [register_model(name).name for name in names]
 
 
-def _check_publish(repo_id: str) -> None:
-    """Check, before anything is trained, that the name and the token can be used for a push."""
+def _check_publish(repo_id: str | None, license: str | None) -> None:
+    """Check, before anything is trained, that the name, the licence and the token can be used for a push."""
+    if repo_id is None:
+        if license is not None:
+            raise OptionError("--license is of what --publish publishes")
+        return
     from gmje_hub import HubError
+    from gmje_hub.card import check_metadata
     from gmje_hub.publish import require_repo_id
     from gmje_hub.remote import check_login
 
     try:
         require_repo_id(repo_id)
+        check_metadata({"license": license})
         if _is_main():
             check_login()
     except HubError as error:

@@ -43,20 +43,22 @@ TRAINING_OPTIONS = {
 #: The level of the regions that a card speaks of.
 REGION = 0.9
 # Options of a run that change where its results go, and nothing in them, with the number of values that they take.
-_ELSEWHERE = {"--output": 1, "--publish": 1, "--track": 1, "--jobs": 1, "--resume": 0, "--overwrite": 0, "--profile": 0}
+_ELSEWHERE = dict.fromkeys(["--output", "--publish", "--license", "--track", "--jobs"], 1)
+_ELSEWHERE |= dict.fromkeys(["--resume", "--overwrite", "--profile"], 0)
 
 
 class PublishError(BenchError):
     """The results are on disk, but a model was not published."""
 
 
-def publish_models(folder: Path, results: Results, repo_id: str) -> Iterator[str]:
+def publish_models(folder: Path, results: Results, repo_id: str, license: str | None = None) -> Iterator[str]:
     """Push the models of a run's first seed that ``GMJEModel.from_pretrained`` loads.
 
     Args:
         folder: The run folder.
         results: The results of the run.
         repo_id: ``org/name``; where there are several methods, the name continues with the method's.
+        license: Licence of the weights, as the Hub writes it; without it the cards say that none was stated.
 
     Yields:
         A line for every model that was pushed.
@@ -73,13 +75,14 @@ def publish_models(folder: Path, results: Results, repo_id: str) -> Iterator[str
     models = {name: path for name, path in models.items() if (path / "config.json").exists()}
     if not models:
         raise PublishError(f"nothing to publish: no method of {folder} that learns a density has finished")
+    option = f" --license {license}" if license else ""
     for name, path in models.items():
         target = repo_id if len(models) == 1 else f"{repo_id}-{name}"
         try:
-            pushed = push_folder(path, target)
+            pushed = push_folder(path, target, metadata={"license": license})
         except HubError as error:
             raise PublishError(
-                f"{name} was not published ({error}); `python -m gmje_hub push {path} {target}` tries again"
+                f"{name} was not published ({error}); `python -m gmje_hub push {target} {path}{option}` tries again"
             ) from error
         kept = " (its card, written by hand, was left as it is)" if pushed.card_kept else ""
         yield f"published {name} as {target} at {pushed.commit}{kept}"
@@ -98,6 +101,7 @@ def write_evaluations(folder: Path, results: Results) -> None:
         OSError: the folder cannot be written.
     """
     from gmje_hub.evaluation import write_evaluation
+    from gmje_hub.publish import write_card
 
     pictures = {name: (folder / name).read_bytes() for name in FIGURES if (folder / name).is_file()}
     rows = {row.method: row for row in summarise(results)}
@@ -106,6 +110,7 @@ def write_evaluations(folder: Path, results: Results) -> None:
         if record.status == "ok" and results.dataset is not None and (place / "config.json").exists():
             calibration = calibration_of(folder, record)
             write_evaluation(place, evaluation_of(results, record, rows[record.method], calibration), pictures)
+            write_card(place)
 
 
 def model_folder(folder: Path, method: str, seed: int) -> Path:
@@ -206,7 +211,7 @@ def evaluation_of(results: Results, record: Record, row: Row, calibration: "Cali
 
 
 def dataset_id(name: str, *, whole: bool) -> str:
-    """The Hub's name of a dataset; a part of one, or one of the user's own, must not stand on another's leaderboard.
+    """The Hub's name of a dataset; empty for a part of one and for data that are not there.
 
     Args:
         name: The harness's name of the dataset.
@@ -214,13 +219,12 @@ def dataset_id(name: str, *, whole: bool) -> str:
 
     Examples:
         >>> dataset_id("cifar10", whole=True), dataset_id("cifar10", whole=False)
-        ('uoft-cs/cifar10', 'gmje-bench/cifar10')
+        ('uoft-cs/cifar10', '')
     """
-    if whole and name.startswith("hf:"):
-        return name.removeprefix("hf:")
-    if whole and name in HUB_DATASETS:
-        return HUB_DATASETS[name]
-    return f"gmje-bench/{re.sub(r'[^A-Za-z0-9_.-]+', '-', name).strip('-')}"
+    if not whole:
+        return ""
+    found = re.match(r"hf:([^:@]+)", name)
+    return found[1] if found else HUB_DATASETS.get(name, "")
 
 
 def published_command(command: str) -> str:

@@ -18,6 +18,7 @@ def report(
     reference: Annotated[
         str | None, typer.Option(help="Test the others against this method.  [default: the best]")
     ] = None,
+    show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Write a run's results as one HTML page, and as Markdown, CSV and Parquet beside it.
 
@@ -35,6 +36,8 @@ def report(
     except OSError as error:
         raise RunFolderError(f"cannot write {paths.html}: {error.strerror or error}") from error
     typer.echo(f"{paths.html} ({paths.html.stat().st_size / 2**20:.1f} MiB); {paths.csv.name}, {paths.parquet.name}")
+    if show and typer.launch(str(paths.html)):
+        typer.echo(f"no browser opened; the page is {paths.html.resolve()}", err=True)
     if broken:
         typer.echo(f"left out of {paths.html.name}: {'; '.join(broken)}", err=True)
         raise typer.Exit(1)

@@ -1,10 +1,13 @@
 """Files that are written whole or not at all."""
 
 import os
+import shutil
+import tempfile
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 
-__all__ = ["write_atomic"]
+__all__ = ["write_atomic", "write_folder"]
 
 
 def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
@@ -20,7 +23,6 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
         OSError: the file cannot be written.
 
     Examples:
-        >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> write_atomic(folder / "a.txt", b"whole")
         >>> [(file.name, file.read_bytes()) for file in folder.iterdir()]
@@ -46,3 +48,32 @@ def write_atomic(path: str | os.PathLike[str], content: bytes) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def write_folder(folder: Path, content: Mapping[str, bytes]) -> None:
+    """Make a folder of files that appears whole or not at all.
+
+    Args:
+        folder: Folder to make, which must not exist; folders above it are made.
+        content: Bytes by relative path.
+
+    Raises:
+        OSError: the folder cannot be written, or is there and not empty.
+
+    Examples:
+        >>> folder = Path(tempfile.mkdtemp()) / "new"
+        >>> write_folder(folder, {"a.txt": b"1", "below/b.txt": b"2"})
+        >>> sorted(path.name for path in folder.rglob("*.txt"))
+        ['a.txt', 'b.txt']
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for name, data in content.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            write_atomic(partial / name, data)
+        partial.chmod(0o755)
+        os.rename(partial, folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from gmje_hub.errors import (
     AccessError,
+    CardError,
     CorruptModelError,
     HubError,
     HubUnavailableError,
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "AccessError",
+    "CardError",
     "CorruptModelError",
     "GMJEModel",
     "HubError",

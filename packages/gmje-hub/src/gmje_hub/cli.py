@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from gmje_hub.errors import HubError
+from gmje_hub.errors import HubError, ModelNotFoundError
 
 __all__ = ["app", "main"]
 
@@ -14,7 +14,6 @@ app = typer.Typer(
     name="gmje_hub",
     help="Publish, fetch and inspect models; nothing is ever unpickled.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -22,14 +21,22 @@ app = typer.Typer(
 # Exit status after Ctrl-C, the same as in shells.
 _INTERRUPTED = 130
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or full commit hash.")]
+Token = Annotated[str | None, typer.Option(help="Access token.  [default: HF_TOKEN, or the stored one]")]
+CacheDir = Annotated[Path | None, typer.Option(help="Folder of downloads.  [default: HF_HUB_CACHE]")]
 
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="Folder of a model, such as runs/NAME/models/gmje-seed0.")],
     repo_id: Annotated[str, typer.Argument(help="org/name; the repository is made where it does not exist.")],
+    folder: Annotated[Path, typer.Argument(help="Folder of a model, such as runs/NAME/models/gmje-seed0.")],
+    license: Annotated[
+        str | None, typer.Option(help="Licence of the weights, as the Hub writes it: apache-2.0, mit, other, ...")
+    ] = None,
     message: Annotated[str, typer.Option(help="Message of the commit.")] = "Push model using gmje-hub",
-    branch: Annotated[str | None, typer.Option(help="Branch of the repository.")] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch of the repository, made where it does not exist.")
+    ] = None,
+    token: Token = None,
     private: Annotated[bool, typer.Option("--private", help="Make a repository that only you see.")] = False,
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead.")] = False,
     overwrite_card: Annotated[
@@ -39,14 +46,18 @@ def push(
     """Publish a model with its card in one commit; what was measured of it, in the folder evaluation, goes along."""
     from gmje_hub.publish import push_folder
 
+    if Path(repo_id).is_dir() and not folder.exists():
+        raise ModelNotFoundError(f"there is no folder {folder}: the repository comes first, push {folder} {repo_id}")
     pushed = push_folder(
         folder,
         repo_id,
         message=message,
-        branch=branch,
+        branch=revision,
         private=private or None,
         create_pr=create_pr,
         overwrite_card=overwrite_card,
+        token=token,
+        metadata={"license": license},
     )
     if pushed.card_kept:
         typer.echo("the card was written by hand and left as it is; --overwrite-card replaces it")
@@ -58,11 +69,13 @@ def pull(
     repo_id: Annotated[str, typer.Argument(help="org/name.")],
     folder: Annotated[Path | None, typer.Argument(help="Folder to make; the cache alone where missing.")] = None,
     revision: Revision = None,
+    token: Token = None,
+    cache_dir: CacheDir = None,
 ) -> None:
     """Fetch and check a model, and say where it is; a folder gets its card and what was measured, too."""
     from gmje_hub.pull import pull_folder
 
-    weights, commit = pull_folder(repo_id, folder, revision=revision)
+    weights, commit = pull_folder(repo_id, folder, revision=revision, token=token, cache_dir=cache_dir)
     typer.echo(
         f"{repo_id} at {commit} is in the cache: {weights}"
         if folder is None
@@ -74,6 +87,8 @@ def pull(
 def inspect(
     model: Annotated[str, typer.Argument(help="A folder, or org/name.")],
     revision: Revision = None,
+    token: Token = None,
+    cache_dir: CacheDir = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Say what a model is, verified, without taking memory for its weights twice or running anything of it."""
@@ -82,7 +97,7 @@ def inspect(
     from gmje_hub.remote import open_model
     from gmje_hub.weights import check_weights
 
-    files, commit = open_model(model, revision=revision)
+    files, commit = open_model(model, revision=revision, token=token, cache_dir=cache_dir)
     check_weights(files)
     found: dict[str, Any] = {
         "model": model,
@@ -104,13 +119,29 @@ def inspect(
 @app.command()
 def export(
     model: Annotated[str, typer.Argument(help="A folder, or org/name.")],
-    path: Annotated[Path, typer.Argument(help="File to write: NAME.onnx, or NAME.pt2 for torch.export.")],
+    path: Annotated[
+        Path, typer.Argument(help="File to write: NAME.onnx, or NAME.pt2 for torch.export; with --timm, a folder.")
+    ],
+    timm: Annotated[bool, typer.Option("--timm", help="Write a folder that timm and Transformers load.")] = False,
     revision: Revision = None,
+    token: Token = None,
+    cache_dir: CacheDir = None,
 ) -> None:
-    """Write the encoder, from images to features and embeddings, as ONNX or as a torch.export program."""
+    """Write the encoder, from images to features and embeddings, for other libraries and runtimes."""
+    from gmje_hub.model import GMJEModel
+
+    loaded = GMJEModel.from_pretrained(model, revision=revision, token=token, cache_dir=cache_dir)
+    if timm:
+        from gmje_hub.timm_layout import export_timm
+
+        export_timm(loaded, path, source=model)
+        typer.echo(
+            f'{path} gives the model\'s features bit by bit: timm.create_model("local-dir:{path}", pretrained=True)'
+        )
+        return
     from gmje_hub.export import export_file
 
-    difference = export_file(model, path, revision=revision)
+    difference = export_file(loaded, path)
     typer.echo(f"{path} gives features and embeddings within {difference:.1e} of the model's")
 
 

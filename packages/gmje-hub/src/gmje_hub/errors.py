@@ -2,6 +2,7 @@
 
 __all__ = [
     "AccessError",
+    "CardError",
     "CorruptModelError",
     "HubError",
     "HubUnavailableError",
@@ -30,6 +31,10 @@ class CorruptModelError(HubError, ValueError):
 
 class UnsavableModelError(HubError, ValueError):
     """The model is not what its configuration describes, so that it could not be loaded again."""
+
+
+class CardError(HubError, ValueError):
+    """What was given for a model's card cannot stand in it."""
 
 
 class AccessError(HubError, PermissionError):

@@ -103,7 +103,7 @@ class Dataset(StrictForm):
 
     Args:
         name: Name of the dataset for people.
-        hub_id: Name of the dataset on the Hub, or a name that no dataset there has.
+        hub_id: Name of the dataset on the Hub; empty where it is not there, or was used in part only.
         fingerprint: SHA-256 of what was read.
         train: Number of images for training.
         test: Number of images for testing.

@@ -106,32 +106,29 @@ def export_onnx(model: GMJEModel, path: str | Path) -> float:
     return difference
 
 
-def export_file(model: str, path: Path, *, revision: str | None = None) -> float:
-    """Load a model and write its encoder, as ONNX or as a ``torch.export`` program by the ending of the name.
+def export_file(model: GMJEModel, path: Path) -> float:
+    """Write a model's encoder, as ONNX or as a ``torch.export`` program by the ending of the name.
 
     Args:
-        model: Folder or repository id.
+        model: A model on the CPU; it is put in evaluation mode.
         path: ``NAME.onnx`` or ``NAME.pt2``.
-        revision: Branch, tag or full commit hash.
 
     Returns:
         The largest difference between the outputs and the model's.
 
     Raises:
         ExportError: another ending, or see :func:`export_onnx`.
-        HubError: the model cannot be loaded.
         OSError: the file cannot be written.
     """
     if path.suffix not in (".onnx", ".pt2"):
         raise ExportError(f"{path} ends neither with .onnx nor with .pt2")
     if not path.parent.is_dir():
         raise ExportError(f"there is no folder {path.parent} to write {path.name} to")
-    loaded = GMJEModel.from_pretrained(model, revision=revision)
     if path.suffix == ".onnx":
-        return export_onnx(loaded, path)
-    program = export_program(loaded)
-    images = _images(loaded, _TRIED)
-    difference = _check(loaded, images, list(program.module()(images)))
+        return export_onnx(model, path)
+    program = export_program(model)
+    images = _images(model, _TRIED)
+    difference = _check(model, images, list(program.module()(images)))
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder) / "encoder.pt2"
         torch.export.save(program, whole)

@@ -1,9 +1,11 @@
 """The public model: the module of gmje_core with saving, loading and publishing, as JSON and safetensors."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
@@ -32,29 +34,53 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         >>> folder = Path(tempfile.mkdtemp()) / "model"
         >>> GMJEModel(config).save_pretrained(folder)
         >>> sorted(path.name for path in folder.iterdir())
-        ['config.json', 'model.safetensors']
+        ['README.md', 'config.json', 'model.safetensors']
         >>> GMJEModel.from_pretrained(folder).config == config
         True
     """
 
     revision: str | None = None
 
-    def save_pretrained(self, save_directory: str | os.PathLike[str]) -> None:
-        """Write ``config.json``, ``model.safetensors`` and, where it is known, ``preprocessor_config.json``.
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike[str],
+        *,
+        repo_id: str | None = None,
+        push_to_hub: bool = False,
+        model_card_kwargs: Mapping[str, Any] | None = None,
+        **push_to_hub_kwargs: Any,
+    ) -> str | None:
+        """Write ``config.json``, ``model.safetensors``, a card and, where it is known, ``preprocessor_config.json``.
 
         Each file appears whole or not at all.
         The weights come first, so a new folder with a configuration has the weights that belong to it. Where the
         folder held another model and the machine stops between the two, loading names weights of other shapes;
-        save to a new folder where even options of the criterion must never be mixed up.
+        save to a new folder where even options of the criterion must never be mixed up. A ``README.md`` written by
+        hand stays.
 
         Args:
             save_directory: Folder, which is made where it does not exist.
+            repo_id: Repository to push to; the folder's name with ``push_to_hub`` where missing.
+            push_to_hub: Publish the model, too.
+            model_card_kwargs: Fields of the card's metadata, such as ``license``, ``base_model`` or ``tags``.
+            push_to_hub_kwargs: What else :meth:`push_to_hub` takes.
+
+        Returns:
+            URL of the commit where the model was pushed.
 
         Raises:
             UnsavableModelError: the state could not be loaded again, because it was cast to another dtype than the
                 configuration builds, its modules were changed, or it holds NaN.
+            CardError: a field that cannot stand in a card.
             OSError: the folder cannot be written.
+            HubError: see :meth:`push_to_hub`.
         """
+        from gmje_hub.card import check_metadata
+        from gmje_hub.publish import write_card
+
+        if push_to_hub_kwargs and not push_to_hub:
+            raise TypeError(f"save_pretrained takes {', '.join(push_to_hub_kwargs)} only with push_to_hub=True")
+        metadata = check_metadata(model_card_kwargs)
         content = self._to_files(str(save_directory))
         path = Path(save_directory)
         path.mkdir(parents=True, exist_ok=True)
@@ -64,6 +90,10 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
                 write_atomic(path / name, content[name])
             else:
                 (path / name).unlink(missing_ok=True)  # the file of another model
+        write_card(path, metadata)
+        if not push_to_hub:
+            return None
+        return self.push_to_hub(repo_id or path.name, model_card_kwargs=metadata, **push_to_hub_kwargs)
 
     @classmethod
     def from_pretrained(
@@ -75,8 +105,10 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         revision: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> Self:
-        """The model that :meth:`save_pretrained` wrote or :meth:`push_to_hub` published, on the CPU, to be evaluated.
+        """The model that :meth:`save_pretrained` wrote or :meth:`push_to_hub` published, to be evaluated.
 
         ``"org/name"`` is always a repository, whatever folders there are; a path with a leading ``./``, another
         number of parts, or a :class:`~pathlib.Path` is a folder. The revision is resolved to one commit, which all
@@ -90,8 +122,12 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
             cache_dir: Folder that downloads are kept in.
             local_files_only: Make no request.
             revision: Branch, tag or full commit hash; a folder has none.
+            device: Where the model goes once it is loaded; the CPU where missing.
+            dtype: Type that the encoder computes in, such as ``torch.bfloat16``. Embeddings and the density stay in
+                float32, because covariances need the digits. Such a model cannot be saved.
 
         Raises:
+            ValueError: a ``dtype`` that is not floating point.
             ModelNotFoundError: no such folder, repository or revision, or a file is missing.
             AccessError: the token is not known or not allowed to read.
             HubUnavailableError: no network, or the Hub is down, and the model is not in the cache.
@@ -100,6 +136,8 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         """
         from gmje_hub.remote import open_model
 
+        if dtype is not None and not dtype.is_floating_point:
+            raise ValueError(f"dtype must be floating point, such as torch.bfloat16, got {dtype}")
         files, commit = open_model(
             pretrained_model_name_or_path,
             revision=revision,
@@ -110,7 +148,10 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         )
         model = cls._from_files(files)
         model.revision = commit
-        return model
+        for module in (model.backbone, model.projector, model.target_encoder):
+            if module is not None:
+                module.to(dtype=dtype)
+        return model.to(device)
 
     def push_to_hub(
         self,
@@ -123,6 +164,7 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         create_pr: bool = False,
         overwrite_card: bool = False,
         evaluation: Evaluation | None = None,
+        model_card_kwargs: Mapping[str, Any] | None = None,
     ) -> str:
         """Publish the model with a card, in one commit.
 
@@ -135,12 +177,14 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
             create_pr: Open a pull request instead.
             overwrite_card: Replace even a card that was written by hand.
             evaluation: What was measured of the model, for the card.
+            model_card_kwargs: Fields of the card's metadata, such as ``license``, ``base_model`` or ``tags``; without a
+                licence the card says that none was stated.
 
         Returns:
             URL of the commit or the pull request.
 
         Raises:
-            UnsavableModelError: see :meth:`save_pretrained`.
+            UnsavableModelError, CardError: see :meth:`save_pretrained`.
             AccessError, HubUnavailableError: nothing was committed.
             PushConflictError: somebody else committed meanwhile; nothing was committed.
         """
@@ -152,7 +196,7 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
             {
                 PREPROCESSOR: None,
                 **self._to_files(repo_id),
-                **documents(self.config, repo_id, self.preprocessing, evaluation),
+                **documents(self.config, repo_id, self.preprocessing, evaluation, metadata=model_card_kwargs),
             },
             message=commit_message,
             private=private,

@@ -1,18 +1,20 @@
 """From a folder on disk to a repository: the model, what was measured of it, and a card that says so."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from gmje_hub.card import documents, is_generated
-from gmje_hub.errors import ModelNotFoundError
+from gmje_core.files import write_atomic
+from gmje_hub.card import check_metadata, chosen_metadata, documents, is_generated
+from gmje_hub.errors import CardError, ModelNotFoundError
 from gmje_hub.evaluation import read_evaluation
 from gmje_hub.folder import CONFIG, LARGEST_DOCUMENT, PREPROCESSOR, README, WEIGHTS, read_bounded, read_folder
 
 if TYPE_CHECKING:
     from gmje_hub.remote import Pushed
 
-__all__ = ["push_folder", "require_repo_id"]
+__all__ = ["folder_card", "push_folder", "require_repo_id", "write_card"]
 
 
 def push_folder(
@@ -24,11 +26,13 @@ def push_folder(
     private: bool | None = None,
     create_pr: bool = False,
     overwrite_card: bool = False,
+    token: str | bool | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> "Pushed":
     """Publish the model of a folder with a card.
 
-    The card has the numbers of the folder ``evaluation`` in it, where there is one. A card in the folder that was
-    written by hand goes along instead.
+    The card has the numbers of the folder ``evaluation`` in it, where there is one, and keeps the licence and the other
+    fields that the folder's own card was given. A card in the folder that was written by hand goes along instead.
 
     Args:
         folder: A folder with ``config.json`` and ``model.safetensors``.
@@ -38,12 +42,20 @@ def push_folder(
         private: Whether a repository that is made is private.
         create_pr: Open a pull request instead.
         overwrite_card: Replace even a card of the repository that was written by hand.
+        token: Access token of the user; ``None`` for the stored one.
+        metadata: Fields of the card's metadata, such as ``license``; they come before those of the folder's card.
 
     Raises:
-        HubError: the folder is no whole model, or the Hub did not take it; nothing was committed.
+        HubError: the folder is no whole model, a field is wrong, or the Hub did not take it; nothing was committed.
     """
     require_repo_id(repo_id)
+    given = check_metadata(metadata)
     files = read_folder(folder)
+    by_hand, known = folder_card(folder)
+    if by_hand is not None and given:
+        raise CardError(
+            f"{folder / README} was written by hand and is pushed as it is: write {', '.join(given)} into its head"
+        )
     evaluation, pictures = read_evaluation(folder) or (None, None)
     from gmje_hub.model import GMJEModel  # it imports torch, which waits until the folder is known to hold a model
     from gmje_hub.remote import push
@@ -56,15 +68,37 @@ def push_folder(
             CONFIG: files.config.to_json().encode(),
             WEIGHTS: files.weights,
             PREPROCESSOR: preprocessing.to_json().encode() if preprocessing else None,
-            **documents(files.config, repo_id, preprocessing, evaluation, pictures),
-            **_card_by_hand(folder),
+            **documents(files.config, repo_id, preprocessing, evaluation, pictures, known | given),
+            **({} if by_hand is None else {README: by_hand}),
         },
         message=message,
         branch=branch,
         private=private,
+        token=token,
         create_pr=create_pr,
         overwrite_card=overwrite_card,
     )
+
+
+def write_card(folder: Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write the card of the model in a folder anew, with what was measured; one written by hand stays as it is.
+
+    Args:
+        folder: A folder with ``config.json`` and ``model.safetensors``.
+        metadata: Fields of the card's metadata, such as ``license``; they come before those of the card that is there.
+
+    Raises:
+        HubError: the folder is no whole model, or a field is wrong; nothing was written.
+        OSError: the folder cannot be written.
+    """
+    given = check_metadata(metadata)
+    by_hand, known = folder_card(folder)
+    if by_hand is None:
+        files = read_folder(folder)
+        evaluation, pictures = read_evaluation(folder) or (None, None)
+        name = f"./{folder.resolve().name}"
+        found = documents(files.config, name, files.preprocessing, evaluation, pictures, known | given)
+        write_atomic(folder / README, found[README] or b"")
 
 
 def require_repo_id(name: str) -> None:
@@ -75,9 +109,13 @@ def require_repo_id(name: str) -> None:
         raise ModelNotFoundError(f"{name!r} is not the name of a repository, which is org/name")
 
 
-def _card_by_hand(folder: Path) -> dict[str, bytes]:
-    """The card of a folder, unless there is none or it can be written anew, for the repository that it goes to."""
+def folder_card(folder: Path) -> tuple[bytes | None, dict[str, Any]]:
+    """The card of a folder where it was written by hand, and else what its author chose of the metadata.
+
+    A card that was not written by hand is written anew, for the name that it goes to.
+    """
     if not os.path.lexists(folder / README):
-        return {}
+        return None, {}
     content = read_bounded(folder / README, LARGEST_DOCUMENT)
-    return {} if is_generated(content.decode("utf-8", errors="replace")) else {README: content}
+    text = content.decode("utf-8", errors="replace")
+    return (None, chosen_metadata(text)) if is_generated(text) else (content, {})

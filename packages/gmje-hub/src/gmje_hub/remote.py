@@ -9,7 +9,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import (
     CommitOperationAdd,
@@ -66,6 +68,9 @@ __all__ = ["Pushed", "check_login", "fetch", "fetch_documents", "is_repo_id", "o
 # What is fetched beside a model: its card and what was measured. At most so many files of each kind.
 _DOCUMENTS = (README, SCORES, f"{EVALUATION}/*.png", ".eval_results/*.yaml")
 _MOST_DOCUMENTS = 32
+
+# The name by which requests say what makes them; a Hub counts downloads by it.
+_CLIENT: dict[str, Any] = {"library_name": "gmje", "library_version": version("gmje-hub")}
 
 # The base error of the HTTP library that the client is built on, which differs between its versions.
 _TransportError: type[Exception] = HfHubHTTPError.__bases__[0]
@@ -130,7 +135,7 @@ def fetch(
     cache = Path(cache_dir or constants.HF_HUB_CACHE).expanduser().resolve()
     with _translated_errors(repo_id, revision):
         commit = (
-            HfApi()
+            HfApi(**_CLIENT)
             .resolve_revision(
                 repo_id, revision=revision, token=token, cache_dir=cache, local_files_only=local_files_only
             )
@@ -143,13 +148,12 @@ def fetch(
             if local_files_only:
                 raise ModelNotFoundError(f"{repo_id} at {commit} is not in the cache; local_files_only forbids to ask")
             listed = _check_listing(repo_id, commit, token)
+            source: dict[str, Any] = {"revision": commit, "token": token, "cache_dir": cache, **_CLIENT}
             for name in MODEL_FILES:  # the configuration first: it says how large the weights may be
                 if name == WEIGHTS:
                     _check_size(repo_id, Path(str(cached[CONFIG])).resolve(), listed[WEIGHTS])
                 try:
-                    cached[name] = hf_hub_download(
-                        repo_id, name, revision=commit, token=token, cache_dir=cache, force_download=force_download
-                    )
+                    cached[name] = hf_hub_download(repo_id, name, force_download=force_download, **source)
                 except RemoteEntryNotFoundError:  # the cache remembers that there is no such file
                     if name in listed:
                         raise
@@ -191,13 +195,16 @@ def open_model(
     return read_folder(Path(name).expanduser()), None
 
 
-def fetch_documents(repo_id: str, commit: str, *, token: str | bool | None = None) -> dict[str, bytes]:
+def fetch_documents(
+    repo_id: str, commit: str, *, token: str | bool | None = None, cache_dir: str | Path | None = None
+) -> dict[str, bytes]:
     """The documents that go with a model, those that are there: its card, and what was measured of it.
 
     Args:
         repo_id: ``org/name``.
         commit: Full hash of the commit.
         token: Access token of the user; ``None`` for the stored one, ``False`` for none.
+        cache_dir: Folder that downloads are kept in; ``HF_HUB_CACHE`` where missing.
 
     Returns:
         Content by name; no name leads out of a folder, and no file is larger than such files are.
@@ -215,7 +222,8 @@ def fetch_documents(repo_id: str, commit: str, *, token: str | bool | None = Non
                 raise CorruptModelError(
                     f"{name} of {repo_id} has {sizes[name]} bytes; at most {LARGEST_DOCUMENT} is fetched"
                 )
-        paths = {name: hf_hub_download(repo_id, name, revision=commit, token=token) for name in names}
+        source: dict[str, Any] = {"revision": commit, "token": token, "cache_dir": cache_dir, **_CLIENT}
+        paths = {name: hf_hub_download(repo_id, name, **source) for name in names}
     found = {}
     for name, path in paths.items():
         blob = Path(path).resolve()
@@ -251,7 +259,7 @@ def push(
         AccessError, HubUnavailableError: nothing was committed.
         PushConflictError: somebody else committed meanwhile; nothing was committed.
     """
-    api = HfApi(token=token)
+    api = HfApi(token=token, **_CLIENT)
     with _translated_errors(repo_id, branch):
         api.create_repo(repo_id, private=private, exist_ok=True)
         if branch is not None:
@@ -289,11 +297,11 @@ def check_login(token: str | bool | None = None) -> None:
         HubUnavailableError: the Hub cannot be reached.
     """
     with _translated_errors("the account", None):
-        HfApi().whoami(token=token)
+        HfApi(**_CLIENT).whoami(token=token)
 
 
 def _is_by_hand(repo_id: str, commit: str | None, token: str | bool | None) -> bool:
-    path = Path(hf_hub_download(repo_id, README, revision=commit, token=token)).resolve()
+    path = Path(hf_hub_download(repo_id, README, revision=commit, token=token, **_CLIENT)).resolve()
     return not is_generated(read_bounded(path, LARGEST_DOCUMENT).decode("utf-8", errors="replace"))
 
 
@@ -319,7 +327,7 @@ def _check_size(repo_id: str, config: Path, size: int) -> None:
 
 
 def _listing(repo_id: str, commit: str, token: str | bool | None) -> dict[str, int]:
-    siblings = HfApi().model_info(repo_id, revision=commit, files_metadata=True, token=token).siblings or []
+    siblings = HfApi(**_CLIENT).model_info(repo_id, revision=commit, files_metadata=True, token=token).siblings or []
     return {file.rfilename: file.size or 0 for file in siblings}
 
 

@@ -158,7 +158,7 @@ class JointEmbeddingModel(nn.Module):
         """Backbone features ``(B, num_features)``, the input of probes and downstream tasks."""
         self._check(x)
         with self._inference():
-            features: Tensor = self.backbone(x)
+            features: Tensor = self.backbone(self._cast(x))
         return features
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -184,8 +184,8 @@ class JointEmbeddingModel(nn.Module):
         """Embeddings ``(B, dim)`` of context views, the space that the density lives in."""
         self._check(x)
         with self._inference():
-            z: Tensor = self._encoder(x)
-        return z
+            z: Tensor = self._encoder(self._cast(x))
+        return z.to(torch.promote_types(z.dtype, torch.float32))
 
     def embed_target(self, x: Tensor) -> Tensor:
         """Embeddings ``(B, dim)`` of target views: by the moving average where there is one, else as :meth:`embed`."""
@@ -193,8 +193,8 @@ class JointEmbeddingModel(nn.Module):
             return self.embed(x)
         self._check(x)
         with self._inference():
-            z: Tensor = self.target_encoder(x)
-        return z
+            z: Tensor = self.target_encoder(self._cast(x))
+        return z.to(torch.promote_types(z.dtype, torch.float32))
 
     def condition(self, x_context: Tensor) -> GaussianMixture:
         """The distribution of the target's embedding given the context, batch shape ``(B,)``."""
@@ -230,6 +230,10 @@ class JointEmbeddingModel(nn.Module):
     def _encoder(self) -> nn.Sequential:
         """The map from images to embeddings, which shares its parameters with the model."""
         return nn.Sequential(self.backbone, self.projector)
+
+    def _cast(self, images: Tensor) -> Tensor:
+        """Images in the type that the encoder was cast to, where it was."""
+        return images.to(next(self.backbone.parameters()).dtype)
 
     def _check(self, images: Tensor) -> None:
         channels = self.config.in_channels
