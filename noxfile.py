@@ -21,6 +21,15 @@ PEERS = {"core": ("scikit-learn>=1.6",), "hub": ("datasets>=4.0", "timm>=1.0.15"
 SPEED_PEERS: tuple[str, ...] = ()
 #: Optional parts of a package that its tests need.
 EXTRAS = {"core": "[timm]", "hub": "[onnx]"}
+#: What builds the site. They are pinned here, not in constraints.txt, which is about what the packages run with.
+SITE_TOOLS = (
+    "sphinx>=9,<10",
+    "furo>=2025.12.19",
+    "myst-nb>=1.4",  # Markdown and notebooks as pages
+    "sphinx-copybutton>=0.5.2",
+    "sphinx-design>=0.8",  # cards
+    "sphinx-mathjax-offline==0.0.2",  # the files of MathJax 3.2.2
+)
 #: The tests' tensors are small: with more threads they would mostly wait for each other.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "0"}
 
@@ -147,6 +156,29 @@ def smoke(session: nox.Session) -> None:
     session.run(
         "torchrun", "--standalone", "--nproc_per_node", "2", "-m", "gmje_bench", "run", *arguments, env=environment
     )
+
+
+@nox.session
+def figures(session: nox.Session) -> None:
+    """Draw the pictures of the docs again; arguments name scripts of ``docs/figures``."""
+    install(session, *local("bench"))
+    names = session.posargs or sorted(path.stem for path in ROOT.glob("docs/figures/*.py") if path.stem != "themes")
+    for name in names:
+        session.run("python", f"docs/figures/{name}.py", env=ENVIRONMENT)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the site into ``site/``; a warning, a dead link or a missing anchor is an error."""
+    install(session, *(str(folder(package)) for package in PACKAGES), *SITE_TOOLS)
+    sources, site = Path(session.create_tmp()) / "sources", ROOT / "site"
+    session.run("python", "docs/site/stage.py", str(sources))
+    # From the sources as they are: an installed copy may be older than they.
+    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(str(folder(name) / "src") for name in PACKAGES)}
+    command = ("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "--fresh-env", "--jobs", "auto")
+    session.run(*command, "-c", "docs/site", *session.posargs, str(sources), str(site), env=environment)
+    session.run("python", "docs/site/links.py", str(site))
+    session.log(f"the site: {site / 'index.html'}")
 
 
 @nox.session

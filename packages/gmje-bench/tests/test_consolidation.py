@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from gmje_bench.cli import main
 from gmje_bench.datasets import load_dataset
 from gmje_bench.engine import trial
+from gmje_bench.evaluation.pairs import PairsOf
 from gmje_bench.suites import load_suite
 from gmje_bench.training.consolidation import consolidate, needs_consolidation
 from gmje_bench.training.interrupts import Interrupted
@@ -27,6 +28,10 @@ def module_of(method, data):
     return build_module(method, load_suite("smoke"), data.channels, seed=0)
 
 
+def consolidated(module, data, seed):
+    return consolidate(module, PairsOf(module, data, seed, CPU).pairs, seed=seed)
+
+
 def test_only_criteria_with_room_are_consolidated(data):
     assert needs_consolidation(module_of("gmje", data))
     for method in ("gje-batch", "simclr", "random"):
@@ -35,14 +40,14 @@ def test_only_criteria_with_room_are_consolidated(data):
 
 def test_it_depends_on_the_training_images_alone(data):
     first, second = (module_of("gje", data) for _ in range(2))
-    fit = consolidate(first, data, seed=0, device=CPU)
-    consolidate(second, data, seed=0, device=CPU)
+    fit = consolidated(first, data, 0)
+    consolidated(second, data, 0)
     assert isinstance(first.density(), ScaledJointMixture)
     assert fit.validation_log_prob < fit.log_prob, "images that were set aside are harder than those fitted to"
     for key, value in first.state_dict().items():
         assert torch.equal(second.state_dict()[key], value), key
     other = module_of("gje", data)
-    consolidate(other, data, seed=1, device=CPU)
+    consolidated(other, data, 1)
     assert not torch.equal(other.criterion.consolidated.gain, first.criterion.consolidated.gain)
 
 

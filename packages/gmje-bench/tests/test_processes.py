@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from gmje_bench.engine.processes import check_devices, check_world, needs_cpu_backend
 from gmje_bench.errors import OptionError
+from gmje_bench.processes import check_devices, check_world, needs_cpu_backend
 
 
 @pytest.fixture

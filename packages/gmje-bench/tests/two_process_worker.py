@@ -5,6 +5,7 @@ Writes one safetensors file from the main process; alone, it is the reference.
 
 import sys
 import warnings
+from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
@@ -14,8 +15,11 @@ from torch import Tensor, nn
 from gmje_bench.datasets import load_dataset
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.evaluation.features import embed_split, extract_features
+from gmje_bench.evaluation.measure import measure
+from gmje_bench.evaluation.pairs import PairsOf
 from gmje_bench.methods import METHODS, Setting, build_objective
 from gmje_bench.protocol import PROTOCOL
+from gmje_bench.runs import Record
 from gmje_bench.suites import load_suite
 from gmje_bench.tasks.few_labels import few_labels
 from gmje_bench.tasks.knn import nearest, weighted_knn
@@ -34,6 +38,18 @@ OPTIONS = {
     "gmje-gng": {"capacity": 8, "insert_every": 16},
     "gmje-smc": {"particles": 64},
     "moco": {"queue": 64},
+}
+# Tasks on views at a size that takes seconds; they see a draw of the 700 + 140 images.
+SMALL_PROTOCOL = {
+    "viewed_train": 520,
+    "viewed_test": 60,
+    "consolidation_passes": 2,
+    "conditional_pairs": 40,
+    "outliers": 30,
+    "decoder_steps": 2,
+    "classifier_epochs": 1,
+    "fitted_components": 2,
+    "fitted_rounds": 3,
 }
 
 
@@ -111,6 +127,25 @@ def scored(data: ImageData, features: Tensor) -> dict[str, Tensor]:
     }
 
 
+def measured(data: ImageData) -> dict[str, Tensor]:
+    """Pairs of views, and what tasks on views find; on the main process."""
+    PROTOCOL.__dict__.update(SMALL_PROTOCOL)
+    module = build_module("simclr", load_suite("smoke"), 1, seed=0)
+    device, record = torch.device("cpu"), Record(method="simclr", seed=0, status="ok")
+    views = PairsOf(module, data, 0, device)
+    pairs = views.pairs
+    here = SimpleNamespace(device=device, is_main_process=rank() == 0)
+    found = measure(record, module, data, ["uncertainty", "sampling"], here, pairs=views)
+    if pairs is None:
+        return {}
+    return {
+        "pairs": torch.stack([pairs.context, pairs.target]),
+        "held_out_pairs": torch.stack(pairs.validation),
+        "tasks": torch.tensor([record.metrics[name] for name in sorted(record.metrics)]),
+        "artifacts": torch.cat([found[name].flatten().double() for name in sorted(found)]),
+    }
+
+
 def main(path: str, processes: int) -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
@@ -129,6 +164,7 @@ def main(path: str, processes: int) -> None:
     results["features"] = extract_features(module, data.train, data, device=torch.device("cpu"))
     embedded = embed_split(module, data.train, data, device=torch.device("cpu"))
     results |= watched() | scored(data, results["features"])
+    results |= measured(data)
     if rank() == 0:
         results |= {name: getattr(embedded, name) for name in ("embeddings", "context", "target")}
         save_file(results, path)

@@ -1,21 +1,34 @@
-"""The pages of ``docs/``: their code runs as printed, in order, and what they name exists."""
+"""The pages of ``docs/``: their code runs as printed, in order, and what they name exists.
+
+Pages whose code needs the hub or the harness run with the harness's tests.
+"""
 
 import inspect
+import os
 import re
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 
 import pytest
 import torch
+from printed_code import imports_package, python_blocks
 
 from gmje_core import diagnostics
 from gmje_core.criteria import CRITERIA, build_criterion
 from gmje_core.estimator import JointEmbeddingMixture
 
 DOCS = Path(__file__).parents[3] / "docs"
-PAGES = sorted(DOCS.glob("*.md"))
+PAGES = sorted(DOCS.rglob("*.md"))
 FACES = [*CRITERIA.values(), JointEmbeddingMixture]
-PAGES_WITH_CODE = [page for page in PAGES if page.stem not in ("README", "scale")]
+PAGES_WITH_CODE = [
+    page for page in PAGES if python_blocks(page) and not imports_package(page, "gmje_hub", "gmje_bench")
+]
+
+
+def _name(page):
+    return str(page.relative_to(DOCS))
 
 
 @pytest.fixture(autouse=True)
@@ -26,10 +39,12 @@ def _same_numbers_on_every_run():
 
 
 def test_the_pages_are_there():
-    assert {page.stem for page in PAGES} >= {"README", "method", "remedies", "diagnostics"}
+    names = {_name(page) for page in PAGES}
+    assert names >= {"README.md", "index.md", "concepts.md", "method.md", "remedies.md", "diagnostics.md"}
+    assert len(PAGES_WITH_CODE) >= 9
 
 
-@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES_WITH_CODE, ids=_name)
 def test_code_blocks_run(page, run_page):
     assert run_page(page)
 
@@ -44,19 +59,19 @@ def test_a_failing_block_is_named_by_file_and_line(tmp_path, run_page):
     assert (frame.filename, frame.lineno, frame.line) == (str(page), 11, "assert x == 3")
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_links_lead_to_files_and_headings(page):
     text = page.read_text(encoding="utf-8")
     for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", text):
         file, _, anchor = link.partition("#")
         target = (page.parent / file).resolve() if file else page
-        assert target.is_relative_to(DOCS.parent), f"{page.name}: {link} leaves the repository"
-        assert target.exists(), f"{page.name}: {link}"
+        assert target.is_relative_to(DOCS.parent), f"{_name(page)}: {link} leaves the repository"
+        assert target.exists(), f"{_name(page)}: {link}"
         if anchor:
             assert anchor in _anchors(target), f"{page.name}: {link} is no heading of {target.name}"
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_inline_maths_survives_markdown(page):
     # Outside of ```math blocks a backslash before punctuation is Markdown's, and a formula ends with its line.
     prose = re.sub(r"^```.*?^```|`[^`\n]*`", "", page.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
@@ -65,10 +80,23 @@ def test_inline_maths_survives_markdown(page):
         assert not re.search(r"\n|\\[,;!| {}\\]", formula), formula
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_loop_for_several_processes_runs_as_printed(tmp_path):
+    (block,) = python_blocks(DOCS / "how-to" / "several-gpus.md")
+    script = tmp_path / "train.py"
+    script.write_text(block, encoding="utf-8")
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
+    done = subprocess.run(launcher, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    losses = [float(line) for line in done.stdout.split()]
+    assert len(losses) == 2
+    assert losses[0] == losses[1]  # that of the global batch, on every process
+
+
+@pytest.mark.parametrize("page", PAGES, ids=_name)
 def test_the_index_lists_every_page(page):
     index = (DOCS / "README.md").read_text(encoding="utf-8")
-    assert page.stem == "README" or f"]({page.name})" in index
+    assert page.parent == DOCS / "notebooks" or page.name == "README.md" or f"]({_name(page)})" in index
 
 
 def test_every_verdict_and_gauge_is_explained():

@@ -29,6 +29,7 @@ app = typer.Typer(
 
 @app.command()
 def run(
+    context: typer.Context,
     suite: Annotated[str, typer.Option(help="A suite by name, or a path that ends in .toml.")] = "vision",
     dataset: Annotated[str | None, typer.Option(help="A dataset by name; `list` shows them.")] = None,
     methods: Annotated[str | None, typer.Option(help="Methods, separated by commas, or 'all'.")] = None,
@@ -52,7 +53,9 @@ def run(
     online_probe: Annotated[
         bool | None, typer.Option("--online-probe", help="Train a linear classifier along, for the learning curves.")
     ] = None,
-    processes: Annotated[int | None, typer.Option(help="Fail unless launched with so many processes.")] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes: started where no launcher did, else checked.")
+    ] = None,
     jobs: Annotated[int | None, typer.Option(help="Synthetic tasks at a time.  [default: one a core]")] = None,
     method_file: Annotated[
         list[Path] | None, typer.Option(help="A Python file with a method of your own; may be repeated.")
@@ -129,6 +132,10 @@ def run(
             required = chosen.dataset != loaded.dataset
             typer.echo(describe(chosen, name=name, folder=folder, processes=processes, required=required))
         return
+    if processes is not None and processes > 1 and not _launched():
+        from gmje_bench.launching import start_processes
+
+        raise typer.Exit(start_processes([sys.executable, "-m", "gmje_bench", *context.obj], processes))
     _run(
         chosen,
         name=name,
@@ -251,7 +258,8 @@ def main(arguments: list[str] | None = None) -> int:
     """
     try:
         # With standalone_mode off, errors reach this function, which prints each as one line.
-        status = app(arguments, standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        status = app(given, standalone_mode=False, obj=given)
         return status if isinstance(status, int) else 0
     except BenchError as error:
         return _fail(str(error))
@@ -353,14 +361,24 @@ def _check_launch() -> None:
     wanted = _wanted_processes(_parent_command())
     if wanted > 1:
         raise OptionError(
-            f"accelerate was asked for {wanted} processes but started one, as it does on CPUs; start them with "
-            f"`torchrun --standalone --nproc_per_node {wanted} -m gmje_bench run ...`, or ask for one"
+            f"accelerate was asked for {wanted} processes but started one, as it does on CPUs; start them with `python "
+            f"-m gmje_bench run --processes {wanted} ...`, or ask for one"
         )
+
+
+def _launched() -> bool:
+    """Whether accelerate or torchrun started this process."""
+    return "WORLD_SIZE" in os.environ or _launcher(_parent_command())
+
+
+def _launcher(command: list[str]) -> bool:
+    """Whether a command line is that of ``accelerate launch``."""
+    return "launch" in command and any("accelerate" in part for part in command[: command.index("launch")])
 
 
 def _wanted_processes(command: list[str]) -> int:
     """The number of processes that an ``accelerate launch`` command asks for; 1 for any other command."""
-    if "launch" not in command or not any("accelerate" in part for part in command[: command.index("launch")]):
+    if not _launcher(command):
         return 1
     launcher = command[: command.index("gmje_bench")] if "gmje_bench" in command else command
     for index, part in enumerate(launcher):

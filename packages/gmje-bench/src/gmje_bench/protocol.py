@@ -11,7 +11,7 @@ __all__ = ["PROTOCOL", "Protocol"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Version 4 measures frozen backbone features after the last epoch; no choice is made on the test split.
+    """Version 5 measures frozen backbone features after the last epoch; no choice is made on the test split.
 
     Attributes:
         version: The version of the whole protocol.
@@ -23,6 +23,9 @@ class Protocol:
         few_label_draws: Number of draws of few labels that accuracies are averaged over.
         few_label_c: Inverse regularisation strengths that probes with few labels choose from.
         validation_fraction: Share of train, stratified, that the probe's choice is made on.
+        viewed_train: Largest number of training images, balanced over the classes, whose views are embedded: those that
+            the closing stage fits to, and those that tasks on views see.
+        viewed_test: Largest number of test images, balanced likewise, that tasks on views see.
         view_seed: Seed of the random views that densities are evaluated on.
         outliers: Largest number of images of each kind of outliers.
         outlier_knn_k: Which neighbour's distance is the kNN score of an image.
@@ -56,7 +59,7 @@ class Protocol:
         feature_batch: Number of images in a chunk of feature extraction, the same for any number of processes.
     """
 
-    version: str = "4"
+    version: str = "5"
     knn_k: int = 20
     knn_temperature: float = 0.1
     probe_c: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -65,6 +68,8 @@ class Protocol:
     few_label_draws: int = 5
     few_label_c: tuple[float, ...] = (1e-3, 1e-2, 1e-1, 1.0)
     validation_fraction: float = 0.1
+    viewed_train: int = 60_000
+    viewed_test: int = 10_000
     view_seed: int = 2**20
     outliers: int = 1000
     outlier_knn_k: int = 1

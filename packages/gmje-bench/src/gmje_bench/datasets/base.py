@@ -16,7 +16,16 @@ from gmje_bench.datasets.order import EpochOrder
 from gmje_bench.errors import DatasetError
 from gmje_bench.views import CropDraws, TwoViews
 
-__all__ = ["FingerprintKind", "ImageData", "ImageSource", "ResidentImages", "Split", "check_classes", "fingerprint"]
+__all__ = [
+    "FingerprintKind",
+    "ImageData",
+    "ImageSource",
+    "ResidentImages",
+    "Split",
+    "check_classes",
+    "fingerprint",
+    "reduced",
+]
 
 # So many images are read at once where all of a split are made smaller.
 _READ = 250
@@ -178,14 +187,7 @@ class Split:
 
     def reduced(self, side: int) -> Tensor:
         """All images uint8 ``(N, C, s, s)``, at ``side`` pixels at most; larger ones are read a few at a time."""
-        parts = []
-        for indices in torch.arange(self.n).split(_READ):
-            images = self.batch(indices)
-            if images.shape[-1] > side:
-                resized = F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True)
-                images = resized.round().to(torch.uint8)
-            parts.append(images)
-        return torch.cat(parts)
+        return torch.cat([reduced(self.batch(indices), side) for indices in torch.arange(self.n).split(_READ)])
 
     def select(self, indices: Tensor) -> "Split":
         """The images at ``indices`` int64 ``(m,)`` as a split of their own."""
@@ -220,6 +222,18 @@ class ImageData:
     fingerprint: str
     fingerprint_of: FingerprintKind
     held_out: Split | None = None
+
+
+def reduced(images: Tensor, side: int) -> Tensor:
+    """Images uint8 ``(b, C, S, S)`` at ``side`` pixels at most.
+
+    Examples:
+        >>> reduced(torch.full((1, 1, 4, 4), 7, dtype=torch.uint8), 2).flatten().tolist()
+        [7, 7, 7, 7]
+    """
+    if images.shape[-1] <= side:
+        return images
+    return F.interpolate(images.float(), (side, side), mode="bilinear", antialias=True).round().to(torch.uint8)
 
 
 def fingerprint(*parts: bytes | str | Tensor) -> str:

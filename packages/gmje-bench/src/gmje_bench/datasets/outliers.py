@@ -112,7 +112,9 @@ def noise_images(images: Tensor, generator: Generator) -> Tensor:
         [7, 7, 7, 7]
     """
     pixels = images.float()
-    noise = 255 * torch.rand(images.shape, generator=generator)
-    gaussian = pixels.mean() + pixels.std() * torch.randn(images.shape, generator=generator)
-    noise[1::2] = gaussian[1::2]
-    return noise.round().clamp(0, 255).to(torch.uint8)
+    mean, deviation = pixels.mean(), pixels.std()
+    del pixels  # A thousand images of 224 pixels take 602 MB.
+    noise = torch.rand(images.shape, generator=generator).mul_(255)
+    gaussian = torch.randn(images.shape, generator=generator)
+    noise[1::2] = gaussian[1::2].mul_(deviation).add_(mean)
+    return noise.round_().clamp_(0, 255).to(torch.uint8)

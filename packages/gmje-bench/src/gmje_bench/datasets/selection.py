@@ -12,7 +12,7 @@ from torch import Tensor
 from gmje_bench.datasets.base import ImageData, Split, fingerprint
 from gmje_bench.errors import OptionError, did_you_mean
 
-__all__ = ["limited", "validation_split", "without_classes"]
+__all__ = ["drawn_rows", "limited", "validation_split", "without_classes"]
 
 
 def validation_split(labels: Tensor, fraction: float = 0.1, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -46,6 +46,31 @@ def validation_split(labels: Tensor, fraction: float = 0.1, seed: int = 0) -> tu
     quota = torch.minimum((fraction * counts.double()).round().long().clamp_min(1), (counts - 1).clamp_min(0))
     held = _turns(labels, seed) < quota[labels]
     return (~held).nonzero().flatten(), held.nonzero().flatten()
+
+
+def drawn_rows(labels: Tensor, limit: int, seed: int = 0) -> Tensor | None:
+    """Draw at most ``limit`` images, balanced over the classes as far as there are enough of each, in a mixed order.
+
+    Args:
+        labels: int64 ``(N,)``, class indices from 0.
+        limit: Largest number of images.
+        seed: Seed of the draw and of the order.
+
+    Returns:
+        Distinct indices ``(min(N, limit),)``; ``None`` where the images can be taken as they stand, because there are
+        no more of them and they do not stand class after class, as those of folders do.
+
+    Examples:
+        >>> labels = torch.tensor([0] * 6 + [1] * 2)
+        >>> labels[drawn_rows(labels, 4)].bincount().tolist()
+        [2, 2]
+        >>> drawn_rows(labels.flip(0), 8) is None, len(drawn_rows(labels, 8))
+        (True, 8)
+    """
+    if len(labels) <= limit and bool((labels.diff() < 0).any()):
+        return None
+    taken = torch.argsort(_turns(labels, seed), stable=True)[:limit]
+    return taken[torch.randperm(len(taken), generator=torch.Generator().manual_seed(seed + 1))]
 
 
 def limited(data: ImageData, limit: int) -> ImageData:

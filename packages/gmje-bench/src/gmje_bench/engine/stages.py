@@ -15,7 +15,6 @@ from accelerate import Accelerator
 from gmje_bench.datasets import load_dataset
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.engine.output import draw
-from gmje_bench.engine.processes import agreed_folder, on_main, set_tf32, start_accelerator
 from gmje_bench.engine.progress import Reporter
 from gmje_bench.engine.resume import take_up
 from gmje_bench.engine.state import Launch, RunState
@@ -23,6 +22,7 @@ from gmje_bench.engine.synthetic import run_synthetic
 from gmje_bench.engine.trial import run_trial
 from gmje_bench.methods import METHODS
 from gmje_bench.planning.preview import DataShape, check_builds, precision, resolved
+from gmje_bench.processes import agreed_folder, on_main, set_tf32, start_accelerator
 from gmje_bench.runs import Results, create_run_folder, read_results, write_results
 from gmje_bench.suites import Suite
 from gmje_bench.training.interrupts import Interrupts

@@ -13,8 +13,8 @@ from accelerate import Accelerator
 
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.engine.output import write_text
-from gmje_bench.engine.processes import on_main
 from gmje_bench.methods import METHODS
+from gmje_bench.processes import on_main
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.publishing import write_evaluations
 from gmje_bench.report import markdown

@@ -9,13 +9,14 @@ import torch
 from accelerate.utils import set_seed
 
 from gmje_bench.engine.output import save_tensors, write_text
-from gmje_bench.engine.processes import on_main
 from gmje_bench.engine.progress import Reporter
 from gmje_bench.engine.state import RunState
 from gmje_bench.errors import BenchError, OptionError, RunFolderError
 from gmje_bench.evaluation.measure import Clock, autocast_type, measure
+from gmje_bench.evaluation.pairs import PairsOf
 from gmje_bench.methods import METHODS
 from gmje_bench.planning.preview import DataShape, build
+from gmje_bench.processes import on_main
 from gmje_bench.runs import PRETRAINED, Record, finite
 from gmje_bench.training.checkpoint import Checkpoint
 from gmje_bench.training.consolidation import consolidate, needs_consolidation
@@ -88,13 +89,16 @@ def train_and_evaluate(
     method, seed = record.method, record.seed
     set_seed(seed)
     module = build(method, suite, DataShape.of(data), seed).to(accelerator.device)
+    workers = suite.training.workers
+    views = PairsOf(module, data, seed, accelerator.device, workers)
     if module.trains:
         reporter.stage(f"{method} seed {seed}: training")
         train(state, module, record, checkpoint, reporter, interrupts)
         if needs_consolidation(module):
             reporter.stage(f"{method} seed {seed}: consolidating the density")
             with Clock(record.seconds)("consolidate"):
-                fit = consolidate(module, data, seed=seed, device=accelerator.device, workers=suite.training.workers)
+                pairs = views.pairs
+                fit = None if pairs is None else consolidate(module, pairs, seed=seed)
             if fit is not None:
                 record.choices |= {
                     "consolidated_components": float(fit.components),
@@ -106,8 +110,9 @@ def train_and_evaluate(
         record.verdict = PRETRAINED
     reporter.stage(f"{method} seed {seed}: evaluating")
     precision = autocast_type(accelerator.mixed_precision) if suite.training.mixed_evaluation else None
-    workers = suite.training.workers
-    artifacts = measure(record, module, data, suite.tasks, accelerator, workers=workers, precision=precision)
+    artifacts = measure(
+        record, module, data, suite.tasks, accelerator, workers=workers, precision=precision, pairs=views
+    )
     if not accelerator.is_main_process:
         return
     if artifacts:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from gmje_bench.datasets import load_dataset
 from gmje_bench.datasets.base import ImageData
-from gmje_bench.engine.processes import start_accelerator
 from gmje_bench.errors import OptionError, did_you_mean
 from gmje_bench.evaluation.cache import CachedSplits, EmbeddingCache, default_cache
 from gmje_bench.evaluation.measure import autocast_type, measure
 from gmje_bench.evaluation.models import Model, open_model
+from gmje_bench.processes import start_accelerator
 from gmje_bench.runs import Record
 from gmje_bench.suites.sections import MixedPrecision
 from gmje_bench.tasks import TASKS

@@ -15,14 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from gmje_bench.datasets.base import ImageData, Split
-from gmje_bench.datasets.outliers import outlier_splits
+from gmje_bench.datasets.base import Split
 from gmje_bench.errors import RunFolderError
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.subject import Embedded, Features
 from gmje_core.files import write_atomic
 
-__all__ = ["CachedSplits", "EmbeddingCache", "cache_key", "default_cache", "splits_of"]
+__all__ = ["CachedSplits", "EmbeddingCache", "cache_key", "default_cache"]
 
 
 def default_cache() -> Path:
@@ -86,12 +85,6 @@ class EmbeddingCache:
             ) from error
 
 
-def splits_of(data: ImageData, *, views: bool) -> dict[str, Split]:
-    """The images that tasks ask for, by name: train and test and, for tasks on views, every kind of outliers."""
-    splits = {"train": data.train, "test": data.test}
-    return splits | outlier_splits(data, PROTOCOL.outliers) if views else splits
-
-
 @dataclass(frozen=True)
 class CachedSplits:
     """The splits of one model in the cache; images are not kept, but read again.
@@ -108,14 +101,16 @@ class CachedSplits:
         """The key of the splits."""
         return cache_key(**self.identity, views=views, protocol=PROTOCOL.to_dict())
 
-    def find(self, data: ImageData, *, views: bool) -> dict[str, Features] | None:
-        """The splits as they were kept; ``None`` where they were not."""
+    def find(self, splits: dict[str, Split], *, views: bool) -> dict[str, Features] | None:
+        """The features of splits, or their embeddings of views, as they were kept; ``None`` where one was not."""
         held = self.cache.find(self.key(views))
         if held is None:
             return None
         found: dict[str, Features] = {}
-        for name, split in splits_of(data, views=views).items():
+        for name, split in splits.items():
             parts = {part: value for key, value in held.items() if (part := key.removeprefix(f"{name}.")) != key}
+            if not parts:
+                return None
             if not views:
                 found[name] = Features(split.labels, **parts)
             else:

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from gmje_bench.datasets.base import ImageData, Split
+from gmje_bench.datasets.base import ImageData, Split, reduced
 from gmje_bench.datasets.prefetch import on_device
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.rows import Rows, Team, leaf_bounds, on_wire
@@ -21,7 +21,7 @@ from gmje_bench.training.module import JointEmbedding
 from gmje_bench.views import TwoViews
 from gmje_core import NonFiniteError
 
-__all__ = ["embed_split", "embed_views", "extract_features"]
+__all__ = ["embed_split", "embed_views", "extract_features", "reduced_images"]
 
 
 class _Pass(NamedTuple):
@@ -219,6 +219,22 @@ def embed_views(
 
     z_context, z_target = (rows.whole() for rows in _Pass(device, workers, precision).apply(split, pass_through))
     return z_context, z_target
+
+
+def reduced_images(split: Split, side: int, *, device: torch.device, workers: int | None = 0) -> Tensor:
+    """All images of a split uint8 ``(N, C, s, s)`` at ``side`` pixels at most, read by all processes.
+
+    Args:
+        split: The images.
+        side: Largest side in pixels.
+        device: Where images are made smaller.
+        workers: Number of processes that decode images.
+
+    Returns:
+        All of them on the CPU of the main process; none on the others.
+    """
+    (rows,) = _Pass(device, workers).apply(split, lambda images, _: [reduced(images, side)])
+    return rows.whole()
 
 
 def held(rows: Rows) -> Tensor:

@@ -1,12 +1,13 @@
 """Measuring a trained encoder by tasks.
 
-All processes extract features. Tasks that the registry calls ``everywhere`` are computed by all of them together, each
-on its own rows; the main process has all rows and runs the others.
+All processes embed. Tasks that the registry calls ``everywhere`` are computed by all of them together, each on its own
+rows of whole splits. The main process has all rows and runs the others; those on views see a bounded draw of the
+images, see :mod:`gmje_bench.evaluation.splits`.
 """
 
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,15 +17,24 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from gmje_bench.datasets.base import ImageData
-from gmje_bench.evaluation.cache import CachedSplits, splits_of
-from gmje_bench.evaluation.features import embed_split, extract_features
+from gmje_bench.datasets.base import ImageData, Split
+from gmje_bench.evaluation.cache import CachedSplits
+from gmje_bench.evaluation.features import embed_split, extract_features, reduced_images
+from gmje_bench.evaluation.pairs import PairsOf
+from gmje_bench.evaluation.splits import viewed, viewed_splits
 from gmje_bench.runs import Record
 from gmje_bench.tasks import TASKS
 from gmje_bench.tasks.latent import latent_map, neighbours
 from gmje_bench.tasks.rows import Team
-from gmje_bench.tasks.subject import Embedded, Features, FeatureSubject, Subject, TaskResult
-from gmje_bench.training.consolidation import training_pairs
+from gmje_bench.tasks.subject import (
+    PICTURE_SIDE,
+    PICTURES,
+    Embedded,
+    Features,
+    FeatureSubject,
+    Subject,
+    TaskResult,
+)
 from gmje_bench.training.module import JointEmbedding
 from gmje_core import diagnostics
 
@@ -65,6 +75,7 @@ def measure(
     workers: int | None = 0,
     cache: CachedSplits | None = None,
     precision: torch.dtype | None = None,
+    pairs: PairsOf | None = None,
 ) -> dict[str, Tensor]:
     """Measure a trained module by tasks.
 
@@ -77,6 +88,8 @@ def measure(
         workers: Number of processes that decode images; ``None`` for the cores to spare.
         cache: Where features of this module are looked up and kept; nowhere if missing.
         precision: The type of autocast that the encoder computes in; ``None`` computes as the module does.
+        pairs: Pairs of views of the training images, where a closing stage has them; else they are embedded where a
+            task asks for them.
 
     Returns:
         The tensors that figures are drawn from, by names that begin with the task's; on the main process only.
@@ -87,20 +100,19 @@ def measure(
     clock = Clock(record.seconds)
     chosen = [TASKS[name] for name in tasks]
     views = any(task.views for task in chosen)
+    how: dict[str, Any] = {"device": accelerator.device, "workers": workers}
+    of_run = shared_by_methods(data)
     with clock("features"):
-        embedded = cache.find(data, views=views) if cache else None
-        if embedded is None:
-            embedded = _embedded(module, data, views, device=accelerator.device, workers=workers, precision=precision)
-            if cache:
-                cache.keep(embedded, views=views)
-        pairs = None
+        whole, seen = _embedded(module, data, views, cache, precision=precision, **how)
+        training = None
         if any(task.pairs for task in chosen):
-            pairs = training_pairs(module, data, seed=record.seed, device=accelerator.device, workers=workers)
-    train, test = embedded.pop("train"), embedded.pop("test")
+            training = (pairs or PairsOf(module, data, record.seed, **how)).pairs
+        if any(task.pictures for task in chosen) and PICTURES not in of_run:
+            of_run[PICTURES] = reduced_images(viewed(data, "train").split, PICTURE_SIDE, **how)
     # Tasks compute in float64 too, which MPS does not have.
     device = torch.device("cpu") if accelerator.device.type == "mps" else accelerator.device
-    options: dict[str, Any] = {"of_run": shared_by_methods(data), "team": Team.of_all(), "device": device}
-    together = FeatureSubject(record.method, record.seed, data.classes, train, test, **options)
+    options: dict[str, Any] = {"of_run": of_run, "team": Team.of_all(), "device": device}
+    together = FeatureSubject(record.method, record.seed, data.classes, whole["train"], whole["test"], **options)
     results: dict[str, TaskResult] = {}
     if any(task.probe for task in chosen):
         with clock("probe"):
@@ -112,38 +124,40 @@ def measure(
         return {}
     artifacts: dict[str, Tensor] = {}
     options["team"] = Team()
-    alone = FeatureSubject(record.method, record.seed, data.classes, train, test, **options)
+    alone = FeatureSubject(record.method, record.seed, data.classes, whole["train"], whole["test"], **options)
+    on_views: Subject | None = None
     if views:
-        assert isinstance(train, Embedded)
-        assert isinstance(test, Embedded)
-        outliers = {name: part for name, part in embedded.items() if isinstance(part, Embedded)}
+        parts = {name: part for name, part in seen.items() if isinstance(part, Embedded)}
         module.cpu()  # The embeddings are there.
-        alone = Subject(
+        on_views = Subject(
             record.method,
             record.seed,
             data.classes,
-            train,
-            test,
-            outliers,
+            parts.pop("train"),
+            parts.pop("test"),
+            parts,
             module.density(),
             critic=module.critic_density(),
-            pairs=pairs,
+            pairs=training,
             views=module.views(data),
             **options,
         )
         with clock("latent_map"):
-            artifacts |= _looked_at(alone)
+            artifacts |= _looked_at(on_views)
     if "probe" in vars(together):
         vars(alone)["probe"] = together.probe
+        if on_views is not None:
+            of_test = viewed(data, "test").of(together.probe.log_prob)
+            vars(on_views)["probe"] = together.probe._replace(log_prob=of_test)
     for task in chosen:
         if not task.everywhere:
             with clock(task.name):
-                results[task.name] = task.load()(alone)
+                results[task.name] = task.load()(on_views if task.views else alone)
         result = results[task.name]
         record.metrics |= result.metrics
         record.choices |= result.choices
         artifacts |= result.artifacts
-    record.metrics["effective_rank"] = float(diagnostics.effective_rank(test.features.float()))
+    record.metrics["effective_rank"] = float(diagnostics.effective_rank(whole["test"].features.float()))
     return artifacts
 
 
@@ -154,18 +168,31 @@ def shared_by_methods(data: ImageData) -> dict[str, Any]:
 
 
 def _embedded(
-    module: JointEmbedding,
-    data: ImageData,
-    views: bool,
-    **how: Any,
+    module: JointEmbedding, data: ImageData, views: bool, cache: CachedSplits | None, **how: Any
+) -> tuple[dict[str, Features], dict[str, Features]]:
+    """Features of whole splits and, for tasks on views, the splits that they see; no image is passed twice for both."""
+    whole: dict[str, Split] = {"train": data.train, "test": data.test}
+    splits = viewed_splits(data) if views else {}
+    seen = _made(cache, splits, lambda split: embed_split(module, split, data, **how), views=True)
+    rest = {name: split for name, split in whole.items() if splits.get(name) is not split}
+
+    def features(split: Split) -> Features:
+        return Features(split.labels, extract_features(module, split, data, **how))
+
+    others = _made(cache, rest, features, views=False)
+    return {name: others[name] if name in others else seen[name] for name in whole}, seen
+
+
+def _made(
+    cache: CachedSplits | None, splits: dict[str, Split], make: Callable[[Split], Features], *, views: bool
 ) -> dict[str, Features]:
-    """The training and test images through the module and, for tasks on views, every kind of outliers as well."""
-    splits = splits_of(data, views=views)
-    if views:
-        return {name: embed_split(module, split, data, **how) for name, split in splits.items()}
-    return {
-        name: Features(split.labels, extract_features(module, split, data, **how)) for name, split in splits.items()
-    }
+    """What a function makes of splits, from the cache where they are kept."""
+    found = cache.find(splits, views=views) if cache and splits else None
+    if found is None:
+        found = {name: make(split) for name, split in splits.items()}
+        if cache and splits:
+            cache.keep(found, views=views)
+    return found
 
 
 def _looked_at(subject: Subject) -> dict[str, Tensor]:

@@ -92,6 +92,7 @@ def _own(name: str, summary: str, module: str) -> Method:
     return Method(name, summary, load)
 
 
+#: Every method by the name that users type; plug-ins add theirs.
 METHODS: dict[str, Method] = {
     method.name: method
     for method in (

@@ -23,12 +23,14 @@ class Task:
         name: What users type.
         summary: One line for ``list``.
         run: ``module:function``, which is imported when the task runs, or the function; it takes a subject.
-        views: Whether the task needs embeddings of views and of outliers, beside features.
+        views: Whether the task needs embeddings of views and of outliers, beside features; it then sees a bounded,
+            balanced draw of the images.
         pairs: Whether the task needs pairs of views of the training images to fit to and to choose by; with ``views``.
         section: ``module:function`` of its section of the report, or the function, which takes the run and a drawer;
             empty for none.
         title: The title of that section.
         source: Where a task that is not of this package comes from.
+        pictures: Whether the task asks for small training images, which all processes then read before; with ``views``.
         everywhere: Whether all processes run the task together, each on its own rows; the main one alone otherwise.
         probe: Whether the task asks for the linear probe, which all processes then fit together before.
     """
@@ -43,6 +45,7 @@ class Task:
     source: str = ""
     everywhere: bool = False
     probe: bool = False
+    pictures: bool = False
 
     def load(self) -> "Callable[[Any], TaskResult]":
         """Import the function of the task."""
@@ -68,6 +71,7 @@ def named(place: str | Callable[..., Any]) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+#: Every task by the name that users type; plug-ins add theirs.
 TASKS: dict[str, Task] = {
     task.name: task
     for task in (
@@ -111,6 +115,7 @@ TASKS: dict[str, Task] = {
             "samples of latent densities: distances, precision and recall, pictures",
             "gmje_bench.tasks.sampling:sampling",
             views=True,
+            pictures=True,
             section="gmje_bench.report.sections.sampling:sampling",
             title="Samples",
         ),

@@ -18,10 +18,21 @@ from gmje_bench.tasks.rows import Rows, Team
 from gmje_bench.views import ViewConfig
 from gmje_core.densities.joint import JointDensity
 
-__all__ = ["Embedded", "FeatureSubject", "Features", "Subject", "TaskResult", "TrainingPairs"]
+__all__ = [
+    "PICTURES",
+    "PICTURE_SIDE",
+    "Embedded",
+    "FeatureSubject",
+    "Features",
+    "Subject",
+    "TaskResult",
+    "TrainingPairs",
+]
 
 
 Made = TypeVar("Made")
+#: The name under which methods share the small training images, and their largest side in pixels.
+PICTURES, PICTURE_SIDE = "pictures", 32
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,8 +132,8 @@ class Subject(FeatureSubject):
     """A trained encoder, as tasks on views see it.
 
     Attributes:
-        train: The images that it was trained on.
-        test: The images that it is measured on.
+        train: Images that it was trained on, at most ``viewed_train`` of the protocol.
+        test: Images that it is measured on, at most ``viewed_test`` of the protocol.
         outliers: Images that are not like the data, by kind; see :func:`gmje_bench.datasets.outliers.outlier_splits`.
         density: The joint density that was learned in training; ``None`` for a method without one.
         critic: The density that the encoder was trained by, where a closing stage fitted another one.
@@ -140,7 +151,7 @@ class Subject(FeatureSubject):
 
     def pictures(self) -> Tensor:
         """The training images uint8 ``(N, C, S, S)`` at 32 pixels at most, read once for all methods of a run."""
-        return self.shared("pictures", lambda: self.train.images.reduced(32))
+        return self.shared(PICTURES, lambda: self.train.images.reduced(PICTURE_SIDE))
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,5 @@
 """Scores of how typical an image is, by the features or embeddings of the training images: larger is more typical."""
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.covariance import EmpiricalCovariance
@@ -43,8 +42,24 @@ def mahalanobis_score(train: Tensor, rows: Tensor, labels: Tensor | None = None)
     # One thread keeps the order of sums, so that the scores are the same on any machine of a kind.
     with threadpool_limits(1, user_api="blas"):
         covariance = EmpiricalCovariance(assume_centered=True).fit(centred.numpy())
-        distances = np.stack([covariance.mahalanobis((z - mean).numpy()) for mean in means])
-    return -torch.from_numpy(distances).clamp_min(0).min(dim=0).values
+        precision = torch.from_numpy(covariance.get_precision())
+        del centred
+        middle = x.mean(dim=0)
+        return -_nearest(z - middle, means - middle, precision)
+
+
+def _nearest(z: Tensor, means: Tensor, precision: Tensor) -> Tensor:
+    """Squared distance ``(M,)`` of rows to the nearest mean; one product with the matrix serves all means."""
+    if len(means) == 1:
+        away = z - means
+        return (away @ precision * away).sum(dim=1).clamp_min(0)
+    weighted = means @ precision
+    own = (weighted * means).sum(dim=1)
+    nearest = [
+        ((part @ precision * part).sum(dim=1, keepdim=True) - 2 * part @ weighted.T + own).min(dim=1).values
+        for part in z.split(_ROWS)
+    ]
+    return torch.cat(nearest).clamp_min(0)
 
 
 def feature_score(train: Tensor, rows: Tensor) -> Tensor:

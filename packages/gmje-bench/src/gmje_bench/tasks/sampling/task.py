@@ -13,7 +13,7 @@ from gmje_bench.tasks.sampling.decoder import decode, train_decoder
 from gmje_bench.tasks.sampling.measures import frechet_distance, manifold_measures, maximum_mean_discrepancy
 from gmje_bench.tasks.sampling.nearest import nearest_images
 from gmje_bench.tasks.sampling.sources import FITTED, Source, of_joint
-from gmje_bench.tasks.subject import Subject, TaskResult
+from gmje_bench.tasks.subject import PICTURE_SIDE, Subject, TaskResult
 
 __all__ = ["sampling"]
 
@@ -64,7 +64,7 @@ def sampling(subject: Subject) -> TaskResult:
     views = torch.stack([train[seen], target[seen]]).float()
     decoder = train_decoder(views, images[seen], teacher.maps, subject.seed)
     classifier = subject.shared("classifier", lambda: trained(0))
-    originals = small(subject.test.images[: len(test)])
+    originals = small(subject.test.images.select(torch.arange(len(test))).reduced(PICTURE_SIDE))
     of_images = classifier.features(originals)
     of_decoded = classifier.features(decode(decoder, test, subject.seed))
     metrics: dict[str, float] = {f"nll.{name}": float(-s.log_prob(test).mean()) for name, s in sources.items()}
@@ -74,7 +74,7 @@ def sampling(subject: Subject) -> TaskResult:
         artifacts[f"sampling.pictures.{name}"] = to_bytes(pictures[:_SHOWN])
         features = classifier.features(pictures)
         nearest = seen[nearest_images(cloud, views, subject.seed)]
-        of_nearest = classifier.features(small(subject.train.images[nearest]))
+        of_nearest = classifier.features(small(images[nearest]))
         covered = manifold_measures(test, cloud, min(PROTOCOL.neighbours, len(cloud) - 1))
         found = covered._asdict() | {
             "frechet": frechet_distance(test, cloud),

@@ -103,8 +103,8 @@ def check_world(accelerator: Accelerator, processes: int | None) -> None:
         )
     if processes is not None and processes != found:
         raise OptionError(
-            f"--processes {processes} was asked for, but {found} process(es) were launched; start them with `torchrun "
-            f"--standalone --nproc_per_node {processes} -m gmje_bench run ...`"
+            f"--processes {processes} was asked for, but {found} process(es) were launched; launch as many, or start "
+            f"them with `python -m gmje_bench run --processes {processes} ...` without a launcher"
         )
 
 
