@@ -292,7 +292,7 @@ def _evaluation(inputs: Mapping[str, float], recipe: Recipe, cluster: Cluster) -
         ),
         Stage(
             "tasks on views, one core of the main rank",
-            f"viewed_train x ({' + '.join(f'{name}_seconds' for name in on_views)})",
+            f"viewed_train x ({' + '.join(f'{name}_seconds' for name in on_views)})" if on_views else "not measured",
             seconds=tasks,
             memory=3 * recipe.viewed_train * width * 8,
         ),
@@ -324,4 +324,6 @@ def _time(seconds: float) -> str:
     """
     if not seconds:
         return ""
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds:.2g} s"
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"

@@ -1,6 +1,7 @@
 """Kill a run with SIGKILL at random moments, resume it every time, and compare it with one that was left alone.
 
     python benchmarks/kill_and_resume.py [--kills 10] [--seed 0] [--methods gmje,gmje-smc,moco,byol]
+        [--dataset shards:PATH]
 
 Prints where each kill struck, and whether records and weights are the same to the last bit; exit status 1 where not.
 """
@@ -18,9 +19,10 @@ from typing import Any
 from gmje_bench.runs import Results, read_results
 
 
-def command(methods: str, output: Path) -> list[str]:
-    """A run of a minute or less."""
-    options = ["--suite", "smoke", "--methods", methods, "--epochs", "3", "--limit", "2000", "--output", str(output)]
+def command(arguments: argparse.Namespace, output: Path) -> list[str]:
+    """A run of a minute or less, with a checkpoint about every second."""
+    options = ["--suite", "smoke", "--methods", arguments.methods, "--epochs", "3", "--limit", "2000"]
+    options += ["--dataset", arguments.dataset, "--set", "training.checkpoint_minutes=0.01", "--output", str(output)]
     return [sys.executable, "-m", "gmje_bench", "run", *options]
 
 
@@ -51,20 +53,21 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--methods", default="gmje,gmje-smc,moco,byol")
+    parser.add_argument("--dataset", default="fashion_mnist_12k")
     arguments = parser.parse_args()
     moments = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole, cut = Path(folder) / "whole", Path(folder) / "cut"
         start = time.perf_counter()
-        run(command(arguments.methods, whole), None)
+        run(command(arguments, whole), None)
         print(f"left alone: {time.perf_counter() - start:.0f} s")
         for number in range(1, arguments.kills + 1):
             resume = ["--resume"] if cut.exists() else []
-            ended, where = run([*command(arguments.methods, cut), *resume], moments.uniform(5, 15))
+            ended, where = run([*command(arguments, cut), *resume], moments.uniform(5, 15))
             print(f"kill {number}: {where}", flush=True)
             if ended:
                 break
-        run([*command(arguments.methods, cut), "--resume"], None)
+        run([*command(arguments, cut), "--resume"], None)
         same = numbers(read_results(whole)) == numbers(read_results(cut))
         print(f"records: {'the same' if same else 'DIFFERENT'}")
         for path in sorted(whole.glob("models/*/model.safetensors")):

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+import gmje_bench.datasets.folder  # noqa: F401  # Its import is no part of listing.
 from gmje_bench.datasets import load_dataset
 from gmje_bench.evaluation.features import embed_split
 from gmje_bench.evaluation.models import open_model

@@ -120,7 +120,7 @@ def index(title: str, said: str, module: Module, pages: Iterable[str], homes: di
             home = homes.get(name, f"{module.name}.{name}")
             role = "mod" if name not in homes else "class" if name[0].isupper() else "func"
             lines += [f"   * - ``from {module.name} import {name}``", f"     - :{role}:`{home}`"]
-    return "\n".join([*lines, "", ".. toctree::", "", *(f"   {name}" for name in pages), ""])
+    return "\n".join([*lines, "", ".. toctree::", "   :maxdepth: 1", "", *(f"   {name}" for name in pages), ""])
 
 
 def reference_pages(root: Path) -> dict[str, str]:

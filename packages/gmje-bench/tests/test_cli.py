@@ -130,7 +130,7 @@ def test_dry_run_trains_nothing(tmp_path, capsys):
     assert "# steps      39 an epoch, 234 a run, of which 20 of warm-up" in out
     assert "M parameters" in out
     settings = tomllib.loads(out)
-    assert settings["method"] == {"gmje": {"components": 512, "temperature": 0.05, "density_components": 60}}
+    assert settings["method"] == {"gmje": {"components": 512, "temperature": 0.1, "density_components": 60}}
     assert not (tmp_path / "run").exists()
 
 

@@ -26,11 +26,15 @@ def test_names_are_listed_and_checked_without_torch():
 def test_the_names_have_one_line_each_and_the_default_needs_no_network():
     names = package.dataset_names()
     assert names[0].name == "fashion_mnist_12k"
-    assert {n for n, _, network in names if network} == {"fashion_mnist", "cifar10", "cifar100", "stl10", "hf:NAME"}
+    fetched = {"fashion_mnist", "cifar10", "cifar100", "stl10", "hf:NAME", "hf-stream:NAME"}
+    assert {n for n, _, network in names if network} == fetched
     assert all(summary and "\n" not in summary for _, summary, _ in names)
 
 
-@pytest.mark.parametrize("spec", ["embedded", "cifar100", "imagefolder:/x", "parquet:a:b", "hf:org/name"])
+@pytest.mark.parametrize(
+    "spec",
+    ["embedded", "cifar100", "imagefolder:/x", "parquet:a:b", "hf:org/name", "hf-stream:org/name:full@refs/pr/1"],
+)
 def test_good_names_pass(spec):
     check_name(spec)
 
@@ -44,6 +48,14 @@ def test_good_names_pass(spec):
         ("imagefolders:/x", "did you mean imagefolder:PATH?"),
         ("imagefolder:", "write imagefolder:PATH"),
         ("hf: ", "write hf:NAME"),
+        ("hf-stream:", "write hf-stream:NAME"),
+        ("hf-steam:org/name", "did you mean hf-stream:NAME?"),
+        ("shard:/x", "did you mean shards:PATH?"),
+        ("shards:", "write shards:PATH"),
+        ("hf:org/name:", "no CONFIG after ':'"),
+        ("hf:org/name@", "no REVISION after '@'"),
+        ("hf:org/na me", "'org/na me' is not the name of a dataset"),
+        ("hf-stream:a/b/c", "NAME[:CONFIG][@REVISION]"),
         ("imagefolder:PATH", "no folder PATH"),
         ("parquet", "did you mean parquet:PATH?"),
         ("", "unknown dataset ''"),

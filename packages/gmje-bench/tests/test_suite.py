@@ -120,7 +120,7 @@ def test_settings_stand_once_and_are_recorded_in_full(tmp_path):
     for name in suite_names():
         suite = load_suite(name)
         assert suite.method.keys() == (read_settings().keys() if suite.dataset else set())
-    assert load_suite("smoke").method["gmje"] == {"components": 64, "temperature": 0.05, "density_components": 60}
+    assert load_suite("smoke").method["gmje"] == {"components": 64, "temperature": 0.1, "density_components": 60}
     path = tmp_path / "mine.toml"
     path.write_text(MINIMAL + "[method.moco]\nqueue = 8\n")
     mine = load_suite(str(path))

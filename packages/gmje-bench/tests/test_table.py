@@ -163,22 +163,3 @@ def test_a_damaged_image_in_a_table_is_named(tmp_path):
 def test_loading_tables_prints_nothing(parquet, capfd):
     load_dataset(f"parquet:{parquet}")
     assert capfd.readouterr() == ("", "")
-
-
-def test_a_dataset_of_the_hub(monkeypatch):
-    splits = {"train": table(rows(12)), "test": table({**rows(3), "label": [-1] * 3}), "validation": table(rows(6))}
-    monkeypatch.setattr(hub, "load_dataset", lambda name: hub.DatasetDict(splits) if name == "org/name" else None)
-    data = load_dataset("hf:org/name")
-    assert (data.train.n, data.test.n, data.name) == (12, 6, "hf:org/name")  # the unlabelled test part is no use
-    del splits["validation"], splits["test"]
-    assert load_dataset("hf:org/name").test.labels.bincount().tolist() == [1, 1, 1]
-    splits["extra"] = splits.pop("train")
-    fails("hf:org/name", "no train split, only extra")
-
-
-def test_without_a_network_the_hub_says_what_else_there_is(monkeypatch):
-    import huggingface_hub
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(hub.config, "HF_HUB_OFFLINE", True)
-    fails("hf:org/name", "cannot load 'org/name'", "needs the network", "HF_HOME", "parquet:PATH")

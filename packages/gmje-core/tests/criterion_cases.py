@@ -8,6 +8,7 @@ from gmje_core.criteria import GJE, GMJE, GMJEGNG, GMJEMDN, GMJESMC
 GJES = [
     pytest.param(lambda d: GJE(d), id="gje-running"),
     pytest.param(lambda d: GJE(d, moments="learned"), id="gje-learned"),
+    pytest.param(lambda d: GJE(d, batch_share=0), id="gje-alone"),
 ]
 GMJES = [
     pytest.param(
@@ -17,7 +18,7 @@ GMJES = [
     for t in ("full", "low_rank", "diag", "spherical")
     for u in ("em", "gradient")
     for tied in (False, True)
-]
+] + [pytest.param(lambda d: GMJE(d, 6, batch_share=0), id="gmje-alone")]
 MDNS = [
     pytest.param(
         lambda d, t=t, o=o: GMJEMDN(d, 3, covariance_type=t, rank=2, objective=o, hidden=16, context_components=6),
@@ -33,7 +34,7 @@ GNGS = [
 SMCS = [
     pytest.param(lambda d, t=t: GMJESMC(d, 256, covariance_type=t), id=f"smc-{t}")
     for t in ("full", "diag", "spherical")
-]
+] + [pytest.param(lambda d: GMJESMC(d, 256, batch_share=0), id="smc-alone")]
 HEALTHY = GJES + GMJES + MDNS + GNGS + SMCS
 
 

@@ -165,6 +165,8 @@ def train_encoder(criterion, steps=300):
     [
         *GJES,
         pytest.param(lambda d: GMJE(d, 64), id="gmje-em"),
+        pytest.param(lambda d: GMJE(d, 64, batch_share=0), id="gmje-critic-alone"),
+        pytest.param(lambda d: GJE(d, batch_share=0), id="gje-critic-alone"),
         pytest.param(lambda d: GMJE(d, 64, update="gradient"), id="gmje-gradient"),
         pytest.param(lambda d: GMJE(d, 8, covariance_type="full", tied=True), id="gmje-full-tied"),
         pytest.param(lambda d: GMJE(d, 16, covariance_type="low_rank"), id="gmje-low-rank"),
@@ -173,7 +175,7 @@ def train_encoder(criterion, steps=300):
         pytest.param(lambda d: GMJEMDN(d, 2, covariance_type="full", hidden=32), id="mdn-full"),
         pytest.param(lambda d: GMJEGNG(d, 64), id="gng"),
         pytest.param(lambda d: GMJESMC(d, 1024), id="smc"),
-        pytest.param(lambda d: GMJESMC(d, 1024, covariance_type="full", in_batch=False), id="smc-full-bank-alone"),
+        pytest.param(lambda d: GMJESMC(d, 1024, covariance_type="full", batch_share=0), id="smc-full-bank-alone"),
     ],
 )
 def test_encoder_does_not_collapse(make):
@@ -251,7 +253,7 @@ def test_trap_has_no_data_gradient():
 def test_gje_loss_is_minus_the_gaussian_mutual_information_behind_the_channel(noise):
     torch.manual_seed(0)
     # The noise is given for each dimension; the temperature is in units of the norm, of two dimensions.
-    criterion = GJE(2, temperature=noise / 2, variance_floor=1e-9, step=0.01).double()
+    criterion = GJE(2, temperature=noise / 2, batch_share=0, variance_floor=1e-9, step=0.01).double()
     factor = torch.randn(4, 4, dtype=torch.float64)
     losses = [
         criterion(*(torch.randn(500, 4, dtype=torch.float64) @ factor.T).split(2, dim=1)).item() for _ in range(400)
@@ -265,7 +267,7 @@ def test_gje_loss_is_minus_the_gaussian_mutual_information_behind_the_channel(no
 def test_gje_has_its_ridge_in_likelihood_and_entropy():
     """On a first batch, whose moments are those known, against torch's Gaussians."""
     z = torch.randn(64, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * torch.arange(1, 5)
-    loss = GJE(2, temperature=0.0, variance_floor=0.3)(*z.split(2, dim=1))
+    loss = GJE(2, temperature=0.0, batch_share=0, variance_floor=0.3)(*z.split(2, dim=1))
     covariance = torch.cov(z.T, correction=0)
     ridge = 0.3 * covariance.diagonal().view(2, 2).mean(dim=1).repeat_interleave(2)
     joint = torch.distributions.MultivariateNormal(z.mean(dim=0), covariance + torch.diag(ridge))

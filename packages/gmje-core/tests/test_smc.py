@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from gmje_core.criteria import GMJESMC
 from gmje_core.estimation.bank import effective_sample_size, rejuvenate, systematic_resample
-from gmje_core.objectives import info_nce
+from gmje_core.objectives import semiparametric_pmi
 
 
 def unit_pairs(count, dim, seed):
@@ -20,7 +20,7 @@ def unit_pairs(count, dim, seed):
 def test_uniform_weights_and_fifo_are_mocos_queue(batch):
     """Loss and gradient of He et al. (2020), and the queue itself, step by step."""
     particles, tau, dim = 64, 0.2, 8
-    criterion = GMJESMC(dim, particles, temperature=tau, weighting=0, age_decay=0, in_batch=False, direction="target")
+    criterion = GMJESMC(dim, particles, temperature=tau, weighting=0, age_decay=0, batch_share=0, direction="target")
     criterion.double()
     queue = torch.zeros(0, dim, dtype=torch.float64)
     for step in range(12):
@@ -40,11 +40,16 @@ def test_uniform_weights_and_fifo_are_mocos_queue(batch):
         assert sorted(map(tuple, held.tolist())) == sorted(map(tuple, queue.tolist()))
 
 
-def test_an_empty_bank_is_infonce():
+def test_an_empty_bank_leaves_the_batch():
     query, key = unit_pairs(24, 6, 0)
-    criterion = GMJESMC(6, 64, temperature=0.1, direction="target").double()
-    expected = info_nce(query, key, 0.1) - math.log(24)
-    assert criterion(query, key).item() == pytest.approx(expected.item(), abs=1e-12)
+    criterion = GMJESMC(6, 64, temperature=0.1, batch_share=0.5).double()
+    noise = torch.tensor(0.1, dtype=torch.float64)
+    assert criterion(query, key).item() == pytest.approx(
+        -semiparametric_pmi(query, key, (noise, noise), share=1.0).mean().item(), abs=1e-12
+    )
+    assert criterion(query, key).item() != pytest.approx(
+        -semiparametric_pmi(query, key, (noise, noise), share=1.0).mean().item(), abs=1e-3
+    )
 
 
 def test_weights_follow_the_importance_ratio():

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from gmje_bench.datasets.cli import shards
 from gmje_bench.errors import BenchError, OptionError, RunFolderError
 from gmje_bench.evaluation.cli import evaluate
 from gmje_bench.report_cli import compare, doctor, report
@@ -211,6 +212,7 @@ def validate(
 
 
 app.command()(evaluate)
+app.command()(shards)
 app.command()(report)
 app.command()(compare)
 app.command()(doctor)

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gmje_bench.datasets.names import HUB_PREFIXES, HubName
 from gmje_bench.errors import BenchError
 from gmje_bench.report.tables import Estimate, Row, summarise
 from gmje_bench.runs import Record, Results, finite
@@ -220,11 +221,13 @@ def dataset_id(name: str, *, whole: bool) -> str:
     Examples:
         >>> dataset_id("cifar10", whole=True), dataset_id("cifar10", whole=False)
         ('uoft-cs/cifar10', '')
+        >>> dataset_id("hf-stream:org/name:full@v1", whole=True)
+        'org/name'
     """
     if not whole:
         return ""
-    found = re.match(r"hf:([^:@]+)", name)
-    return found[1] if found else HUB_DATASETS.get(name, "")
+    prefix, _, rest = name.partition(":")
+    return HubName.parse(rest).repository if prefix in HUB_PREFIXES else HUB_DATASETS.get(name, "")
 
 
 def published_command(command: str) -> str:

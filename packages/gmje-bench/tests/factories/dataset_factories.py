@@ -1,6 +1,7 @@
 """Tiny images, folders and tables for the tests of datasets, and the check that an error is one clear line."""
 
 import io
+import tarfile
 
 import datasets as hub
 import numpy as np
@@ -43,6 +44,26 @@ def rows(count, classes=3, size=(20, 20), start=0):
 def table(columns, names=("ant", "bee", "cat"), label="label"):
     features = {"image": hub.Image(), label: hub.ClassLabel(names=list(names)) if names else hub.Value("int64")}
     return hub.Dataset.from_dict(columns, features=hub.Features(features))
+
+
+def tar_of(path, samples):
+    """A tar file of ``(key, {ending: content})``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w") as archive:
+        for key, files in samples:
+            for ending, content in files.items():
+                member = tarfile.TarInfo(f"{key}.{ending}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+    return path
+
+
+def samples(count, classes=3, size=(20, 20), start=0, suffix="png"):
+    """The pictures of :func:`rows` as samples of a tar file."""
+    return [
+        (f"{start + i:05}", {suffix: encoded(picture(start + i, *size), suffix), "cls": str(i % classes).encode()})
+        for i in range(count)
+    ]
 
 
 def everything(split, workers=0):

@@ -1,4 +1,4 @@
-"""Datasets by name: embedded, torchvision's, the Hub's, Parquet files and image folders share one interface.
+"""Datasets by name: embedded, torchvision's, the Hub's, shards, tables and image folders share one interface.
 
 Listing and checking names imports nothing heavy; loading does.
 """
@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from gmje_bench.datasets.names import HUB_PREFIXES, HubName
 from gmje_bench.errors import DatasetError, OptionError, did_you_mean
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ __all__ = [
 
 EMBEDDED = "fashion_mnist_12k"
 _ALIASES = {"embedded": EMBEDDED}
-_PREFIXES = {"imagefolder": "PATH", "parquet": "PATH", "hf": "NAME"}
+_PREFIXES = {"imagefolder": "PATH", "parquet": "PATH", "shards": "PATH", "hf": "NAME", "hf-stream": "NAME"}
 _SMALLEST_SIDE = 8
 _LAZY = {"ImageData": "base", "ResidentImages": "base", "Split": "base", "validation_split": "selection"}
 
@@ -59,7 +60,9 @@ DATASETS: tuple[DatasetInfo, ...] = (
     DatasetInfo("stl10", "STL-10, the 5,000 + 8,000 labelled images (96x96)", True),
     DatasetInfo("imagefolder:PATH", "PATH/train/CLASS/*.jpg with PATH/val or PATH/test, images of any size", False),
     DatasetInfo("parquet:PATH", "PATH/train*.parquet with PATH/test*.parquet, columns image and label", False),
+    DatasetInfo("shards:PATH", "tar (WebDataset) or Parquet shards PATH/train* with PATH/val*, read in place", False),
     DatasetInfo("hf:NAME", "a dataset of the Hugging Face Hub with columns image and label", True),
+    DatasetInfo("hf-stream:NAME", "the same without fetching it; both: NAME[:CONFIG][@REVISION]", True),
 )
 
 
@@ -90,6 +93,8 @@ def check_name(spec: str) -> None:
     if colon and prefix in _PREFIXES:
         if not rest.strip():
             raise DatasetError(f"{spec!r} lacks its {_PREFIXES[prefix]}: write {prefix}:{_PREFIXES[prefix]}")
+        if prefix in HUB_PREFIXES:
+            HubName.parse(rest)
         return
     if spec not in _ALIASES and (colon or spec not in {info.name for info in DATASETS}):
         raise DatasetError(f"unknown dataset {spec!r}{did_you_mean(spec, [info.name for info in DATASETS])}")
@@ -153,7 +158,7 @@ def load_dataset(
 def _load(spec: str, image_size: int | None, root: Path) -> "ImageData":
     from dataclasses import replace
 
-    from gmje_bench.datasets import embedded, folder, table, vision
+    from gmje_bench.datasets import embedded, folder, hub, shards, table, vision
 
     prefix, colon, rest = spec.partition(":")
     if _ALIASES.get(spec, spec) == EMBEDDED:
@@ -162,7 +167,11 @@ def _load(spec: str, image_size: int | None, root: Path) -> "ImageData":
     if not colon:
         return vision.load(spec, root, image_size)
     if prefix == "hf":
-        return table.load_hub(spec, rest, image_size)
+        return hub.load(spec, HubName.parse(rest), image_size)
+    if prefix == "hf-stream":
+        return hub.load_in_place(spec, HubName.parse(rest), image_size, root)
+    if prefix == "shards":
+        return shards.load(spec, os.path.expanduser(rest), image_size, root)
     path = Path(rest).expanduser()
     if prefix == "imagefolder":
         return folder.load(spec, path, image_size, root / "listings")

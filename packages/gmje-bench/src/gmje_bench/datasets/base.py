@@ -36,6 +36,10 @@ FingerprintKind = Literal["content", "names and sizes", "sizes"]
 class ImageSource(Protocol):
     """Where a split's images come from."""
 
+    def blocks(self, positions: Tensor) -> Tensor | None:
+        """The blocks int64 ``(b,)`` of images that are read in blocks; ``None`` where each is read by itself."""
+        ...
+
     def batch(self, positions: Tensor) -> Tensor:
         """Images uint8 ``(b, C, S, S)`` at the positions ``(b,)``, read in this process."""
         ...
@@ -60,6 +64,9 @@ class ResidentImages:
     """
 
     images: Tensor
+
+    def blocks(self, positions: Tensor) -> None:
+        """Images in memory have no blocks."""
 
     def batch(self, positions: Tensor) -> Tensor:
         """A copy of the rows at ``positions``."""
@@ -177,7 +184,7 @@ class Split:
         Raises:
             DatasetError: a file that cannot be read or decoded; the text names it.
         """
-        batches = order.batches(self.n)
+        batches = order.batches(self.n, self.source.blocks(self.positions))
         draws = (views.crops(len(batch), **order.place(step)) for step, batch in enumerate(batches, order.first_step))
         return self.batches(batches, workers, draws, pin)
 

@@ -10,7 +10,7 @@ from gmje_bench.datasets.selection import validation_split
 from gmje_bench.errors import DatasetError, did_you_mean
 from gmje_core.models.preprocessing import resize_side
 
-__all__ = ["load"]
+__all__ = ["SUFFIXES", "Listing", "listings", "load"]
 
 _TEST_NAMES = ("val", "validation", "test")
 _TEST_SHARE = 0.2
@@ -32,13 +32,7 @@ def load(name: str, path: Path, image_size: int | None, cache: Path | None = Non
     Raises:
         DatasetError: the folder is missing, unreadable or empty, or a test class has no training images.
     """
-    try:
-        train_folder, test_folder = _layout(path)
-        train = listed(train_folder, cache)
-        test = listed(test_folder, cache) if test_folder else None
-    except OSError as error:
-        raise DatasetError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
-    _check(path, train, train_folder)
+    train, test = listings(path, cache)
     size = image_size or DEFAULT_SIZE
     side = native_side(*_FileReader(train).read(0)) or resize_side(size)
     if test is None:
@@ -54,6 +48,26 @@ def load(name: str, path: Path, image_size: int | None, cache: Path | None = Non
     check_classes(str(path), splits[0].labels, splits[1].labels, train.classes)
     digest = fingerprint(*[item for label, part in parts for item in (label, part.description())])
     return ImageData(name, splits[0], splits[1], train.classes, 3, size, digest, "names and sizes")
+
+
+def listings(path: Path, cache: Path | None = None) -> tuple[Listing, Listing | None]:
+    """The images of both parts of a folder; no second one where a single folder is to be split.
+
+    Args:
+        path: The folder.
+        cache: The folder that listings of large folders are kept in; ``None`` keeps nothing.
+
+    Raises:
+        DatasetError: the folder is missing, unreadable or empty.
+    """
+    try:
+        train_folder, test_folder = _layout(path)
+        train = listed(train_folder, cache)
+        test = listed(test_folder, cache) if test_folder else None
+    except OSError as error:
+        raise DatasetError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
+    _check(path, train, train_folder)
+    return train, test
 
 
 class _FileReader:

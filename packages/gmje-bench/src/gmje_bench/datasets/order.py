@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gmje_bench.datasets.blocks import block_order
+
 __all__ = ["EpochOrder"]
 
 
@@ -20,6 +22,7 @@ class EpochOrder:
         first_step: The step to begin with, where the epoch was stopped before.
         rank: The rank of this process.
         world_size: Number of processes; each gets a slice of every global batch.
+        mixed_blocks: Of about so many blocks a batch takes its images, where these are read in blocks.
 
     Examples:
         >>> whole = EpochOrder(seed=0, epoch=3, steps=2, batch_size=4).batches(9)
@@ -37,11 +40,23 @@ class EpochOrder:
     first_step: int = 0
     rank: int = 0
     world_size: int = 1
+    mixed_blocks: int = 32
 
-    def batches(self, n: int) -> list[Tensor]:
-        """Indices int64 ``(batch_size / world_size,)`` of this process's images of each step, of ``n`` images."""
+    def batches(self, n: int, blocks: Tensor | None = None) -> list[Tensor]:
+        """The images of each step that this process reads.
+
+        Args:
+            n: Number of images.
+            blocks: int64 ``(n,)``, their blocks, where they are read in blocks; see :mod:`gmje_bench.datasets.blocks`.
+
+        Returns:
+            Indices int64 ``(batch_size / world_size,)`` of each step.
+        """
         generator = torch.Generator().manual_seed(self.seed * 100_003 + self.epoch)
-        order = torch.randperm(n, generator=generator)
+        if blocks is None:
+            order = torch.randperm(n, generator=generator)
+        else:
+            order = block_order(blocks, self.batch_size, self.mixed_blocks, generator)
         share = self.batch_size // self.world_size
         start = self.rank * share
         batches = order[: self.steps * self.batch_size].split(self.batch_size)

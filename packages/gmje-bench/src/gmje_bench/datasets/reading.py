@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy.typing as npt
 import torch
@@ -16,12 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gmje_bench.datasets.base import ImageData, ResidentImages, Split
+from gmje_bench.datasets.blocks import Share, shares
 from gmje_bench.datasets.cropping import read_views
 from gmje_bench.datasets.decoding import SMALL_SIDE, decode
 from gmje_bench.errors import DatasetError
 from gmje_bench.views import CropDraws, ViewConfig
 
-__all__ = ["LazyImages", "Reader", "default_workers", "resident"]
+__all__ = ["BlockReader", "LazyImages", "Reader", "default_workers", "resident"]
 
 _RESIDENT_BYTES = 2 * 2**30
 # A reader gives so many images at a time: batches of any size fill evenly, and what is read ahead stays small.
@@ -40,6 +41,19 @@ class Reader(Protocol):
         ...
 
 
+@runtime_checkable
+class BlockReader(Reader, Protocol):
+    """Gives the bytes of images that are read in blocks, which stay in memory until they are dropped."""
+
+    def block(self, positions: Tensor) -> Tensor:
+        """The blocks int64 ``(b,)`` that hold the images at ``positions`` ``(b,)``."""
+        ...
+
+    def drop(self, block: int) -> None:
+        """Give back the memory of a block."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class LazyImages:
     """Images decoded when they are asked for.
@@ -53,13 +67,17 @@ class LazyImages:
     reader: Reader
     side: int
 
-    def batch(self, positions: Tensor) -> Tensor:
-        """uint8 ``(b, 3, side, side)``."""
-        return torch.stack([decode(*self.reader.read(position), self.side) for position in positions.tolist()])
+    def blocks(self, positions: Tensor) -> Tensor | None:
+        """The blocks of images that are read in blocks; ``None`` where each is read by itself."""
+        return self.reader.block(positions) if isinstance(self.reader, BlockReader) else None
 
-    def views(self, positions: Tensor, draws: CropDraws) -> Tensor:
-        """uint8 ``(2, b, 3, size, size)``, both views cut from the whole images."""
-        return read_views([self.reader.read(position) for position in positions.tolist()], draws)
+    def batch(self, positions: Tensor) -> Tensor:
+        """uint8 ``(b, 3, side, side)``; of images in blocks, one block at a time is held in memory."""
+        blocks = self.blocks(positions)
+        if blocks is None:
+            return _Request(positions, None).answer(self)
+        order = blocks.argsort(stable=True)
+        return _Request(positions[order], None, frozenset(blocks.tolist())).answer(self)[order.argsort()]
 
     def batches(
         self,
@@ -69,8 +87,31 @@ class LazyImages:
         pin: bool = False,
     ) -> Iterator[Tensor]:
         """Batches in order; with workers, these decode ahead of their use and stay for the next call."""
-        pieces = _answers(_requests(position_batches, draws), self, default_workers() if workers is None else workers)
-        return (_together(pieces, len(positions), pin) for positions in position_batches)
+        workers = default_workers() if workers is None else workers
+        divided = self._divided(position_batches, max(1, workers))
+        pieces = _answers(_requests(position_batches, draws, divided), self, workers)
+        return (
+            _together(pieces, parts, len(positions), pin)
+            for positions, parts in zip(position_batches, divided, strict=True)
+        )
+
+    def encoded(self, positions: Tensor, done: frozenset[int]) -> Iterator[tuple[bytes | Path, str]]:
+        """What the reader gives for each position; blocks that are done are dropped after their last image."""
+        blocks = self.blocks(positions)
+        if blocks is None or not isinstance(self.reader, BlockReader):
+            yield from map(self.reader.read, positions.tolist())
+            return
+        for number, (block, position) in enumerate(zip(blocks.tolist(), positions.tolist(), strict=True), start=1):
+            yield self.reader.read(position)
+            if block in done and (number == len(blocks) or blocks[number] != block):
+                self.reader.drop(block)
+
+    def _divided(self, position_batches: Sequence[Tensor], readers: int) -> list[list[Share]]:
+        """How batches are divided into what is read at a time."""
+        if isinstance(self.reader, BlockReader):
+            return shares([self.reader.block(positions) for positions in position_batches], readers, _PIECE)
+        starts = (range(0, len(positions), _PIECE) for positions in position_batches)
+        return [[Share(slice(start, start + _PIECE)) for start in those] for those in starts]
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,23 +120,32 @@ class _Request:
 
     positions: Tensor
     draws: CropDraws | None
+    done: frozenset[int] = frozenset()
 
     def answer(self, source: LazyImages) -> Tensor:
-        """uint8 ``(b, 3, side, side)``, or ``(2, b, 3, size, size)`` where there are boxes."""
-        return source.batch(self.positions) if self.draws is None else source.views(self.positions, self.draws)
+        """uint8 ``(b, 3, side, side)``, or ``(2, b, 3, size, size)`` where there are boxes; nothing for no images."""
+        if not len(self.positions):
+            return torch.empty(0, dtype=torch.uint8)
+        encoded = source.encoded(self.positions, self.done)
+        if self.draws is None:
+            return torch.stack([decode(*image, source.side) for image in encoded])
+        return read_views(list(encoded), self.draws)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # As arrays: the memory of tensors would be shared, which needs more than their few bytes.
         if self.draws is None:
-            return _request, (self.positions.numpy(),)
-        return _request, (self.positions.numpy(), self.draws.config, self.draws.chances.numpy())
+            return _request, (self.positions.numpy(), self.done)
+        return _request, (self.positions.numpy(), self.done, self.draws.config, self.draws.chances.numpy())
 
 
 def _request(
-    positions: npt.NDArray[Any], config: ViewConfig | None = None, chances: npt.NDArray[Any] | None = None
+    positions: npt.NDArray[Any],
+    done: frozenset[int],
+    config: ViewConfig | None = None,
+    chances: npt.NDArray[Any] | None = None,
 ) -> _Request:
     draws = None if config is None or chances is None else CropDraws(config, torch.from_numpy(chances))
-    return _Request(torch.from_numpy(positions), draws)
+    return _Request(torch.from_numpy(positions), draws, done)
 
 
 def default_workers() -> int:
@@ -104,10 +154,13 @@ def default_workers() -> int:
     return min(_MOST_WORKERS, max(0, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
 
 
-def _requests(position_batches: Sequence[Tensor], draws: Iterable[CropDraws] | None) -> Iterator[_Request]:
-    for positions, drawn in zip(position_batches, repeat(None) if draws is None else draws, strict=draws is not None):
-        parts = positions.split(_PIECE)
-        yield from map(_Request, parts, repeat(None) if drawn is None else drawn.split(_PIECE))
+def _requests(
+    position_batches: Sequence[Tensor], draws: Iterable[CropDraws] | None, divided: list[list[Share]]
+) -> Iterator[_Request]:
+    drawn = repeat(None, len(position_batches)) if draws is None else draws
+    for positions, boxes, parts in zip(position_batches, drawn, divided, strict=True):
+        for places, done in parts:
+            yield _Request(positions[places], None if boxes is None else boxes.at(places), done)
 
 
 def _answers(requests: Iterator[_Request], source: LazyImages, workers: int) -> Iterator[Tensor]:
@@ -130,20 +183,21 @@ def _checked(pieces: Iterator[Tensor | str], requests: Iterator[_Request], ahead
         yield piece
 
 
-def _together(pieces: Iterator[Tensor], count: int, pin: bool) -> Tensor:
-    """So many images of the next pieces as one batch, in page-locked memory if it is to be copied to a GPU."""
-    first = next(pieces)
-    if first.shape[-4] == count and not pin:
-        return first
-    shape = (*first.shape[:-4], count, first.shape[-2], first.shape[-1], first.shape[-3])
-    batch = torch.empty(shape, dtype=torch.uint8, pin_memory=pin).movedim(-1, -3)
-    place = 0
-    while True:
-        batch[..., place : place + first.shape[-4], :, :, :] = first
-        place += first.shape[-4]
-        if place >= count:
-            return batch
-        first = next(pieces)
+def _together(pieces: Iterator[Tensor], parts: list[Share], count: int, pin: bool) -> Tensor:
+    """The pieces of the parts as one batch, in page-locked memory if it is to be copied to a GPU."""
+    batch = None
+    for places, _ in parts:
+        piece = next(pieces)
+        if not len(piece):
+            continue
+        if len(parts) == 1 and isinstance(places, slice) and not pin:
+            return piece
+        if batch is None:
+            shape = (*piece.shape[:-4], count, piece.shape[-2], piece.shape[-1], piece.shape[-3])
+            batch = torch.empty(shape, dtype=torch.uint8, pin_memory=pin).movedim(-1, -3)
+        batch[..., places, :, :, :] = piece
+    assert batch is not None
+    return batch
 
 
 class _Ahead(Sampler[_Request]):

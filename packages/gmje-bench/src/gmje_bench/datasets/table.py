@@ -1,10 +1,9 @@
-"""Tables of images: Parquet files and datasets of the Hugging Face Hub, read through ``datasets``.
+"""Tables of images that ``datasets`` keeps in memory-mapped files: Parquet files, and what the Hub was asked for.
 
 One column holds encoded images of any size, another the labels; nothing that a dataset brings along is executed.
 """
 
 import hashlib
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,22 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gmje_bench.datasets.base import FingerprintKind, ImageData, Split, check_classes, fingerprint, unseen_classes
-from gmje_bench.datasets.decoding import DEFAULT_SIZE, native_side
-from gmje_bench.datasets.reading import LazyImages
-from gmje_bench.datasets.selection import validation_split
-from gmje_bench.errors import DatasetError, did_you_mean
-from gmje_core.models.preprocessing import resize_side
+from gmje_bench.datasets.assembly import TEST_NAMES, assemble
+from gmje_bench.datasets.base import FingerprintKind, ImageData, fingerprint
+from gmje_bench.datasets.columns import IMAGE_COLUMNS, LABEL_COLUMNS, check_labels, holds_bytes, pick_column, reason
+from gmje_bench.datasets.labels import number_labels
+from gmje_bench.errors import DatasetError
 
-__all__ = ["load_hub", "load_parquet"]
+__all__ = ["from_tables", "load_parquet", "unlabelled"]
 
-_IMAGE_COLUMNS = ("image", "img")
-_LABEL_COLUMNS = ("label", "labels", "fine_label")
-_TEST_NAMES = ("test", "validation", "val")
-_TEST_SHARE = 0.2
 _HASHED_BYTES = 2**30
-
-_log = logging.getLogger(__name__)
 
 
 def load_parquet(name: str, path: Path, image_size: int | None) -> ImageData:
@@ -56,42 +48,8 @@ def load_parquet(name: str, path: Path, image_size: int | None) -> ImageData:
             with _no_bars():
                 tables[part] = datasets.Dataset.from_parquet([str(file) for file in files])
         except Exception as error:  # Readers of foreign files raise errors of many kinds.
-            raise DatasetError(f"cannot read {', '.join(map(str, files))}: {_reason(error)}") from error
-    return _from_tables(name, tables, image_size)
-
-
-def load_hub(name: str, repository: str, image_size: int | None) -> ImageData:
-    """A dataset of the Hub, or its copy in the cache below ``HF_HOME`` where there is no network.
-
-    The test part is the first of ``test``, ``validation`` and ``val`` that has labels; of a dataset without one, a
-    fifth of every class of ``train``.
-
-    Args:
-        name: The name of the dataset.
-        repository: The name of the dataset on the Hub.
-        image_size: The same as in :func:`load_parquet`.
-
-    Raises:
-        DatasetError: the dataset cannot be fetched, or does not hold labelled images.
-    """
-    import datasets
-
-    try:
-        with _no_retry_notes():
-            loaded = datasets.load_dataset(repository)
-    except Exception as error:  # The client of the Hub and its transport raise errors of many kinds.
-        raise DatasetError(
-            f"cannot load {repository!r} from the Hugging Face Hub ({_reason(error)}); that needs the network or a "
-            "copy in the cache below HF_HOME; parquet:PATH reads files put anywhere by hand"
-        ) from error
-    if "train" not in loaded:
-        raise DatasetError(f"{repository} has no train split, only {', '.join(loaded)}")
-    tables = {"train": loaded["train"]}
-    label = _column(name, loaded["train"], _LABEL_COLUMNS)
-    for part in _TEST_NAMES:
-        if part in loaded and "test" not in tables and not _unlabelled(loaded[part], label):
-            tables["test"] = loaded[part]
-    return _from_tables(name, tables, image_size)
+            raise DatasetError(f"cannot read {', '.join(map(str, files))}: {reason(error)}") from error
+    return from_tables(name, tables, image_size)
 
 
 def _parquet_files(path: Path) -> dict[str, list[Path]]:
@@ -103,7 +61,7 @@ def _parquet_files(path: Path) -> dict[str, list[Path]]:
         for folder in (path, path / "data"):
             found = sorted(folder.glob("*.parquet")) if folder.is_dir() else []
             train = [file for file in found if file.name.startswith("train")]
-            test = next((t for n in _TEST_NAMES if (t := [f for f in found if f.name.startswith(n)])), [])
+            test = next((t for n in TEST_NAMES if (t := [f for f in found if f.name.startswith(n)])), [])
             if train and test:
                 return {"train": train, "test": test}
             if found:
@@ -123,14 +81,7 @@ def _rows(file: Path) -> int:
     try:
         return int(pyarrow.parquet.read_metadata(file).num_rows)
     except (pyarrow.ArrowException, OSError) as error:
-        raise DatasetError(f"{file} is truncated or not a Parquet file: {_reason(error)}") from error
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of the innermost cause."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise DatasetError(f"{file} is truncated or not a Parquet file: {reason(error)}") from error
 
 
 @contextmanager
@@ -147,50 +98,36 @@ def _no_bars() -> Iterator[None]:
             datasets.enable_progress_bars()
 
 
-@contextmanager
-def _no_retry_notes() -> Iterator[None]:
-    """Silence the client, which would warn a dozen times without a network before the error that counts."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def from_tables(name: str, tables: dict[str, Any], image_size: int | None) -> ImageData:
+    """A dataset of tables that ``datasets`` has loaded.
 
+    Args:
+        name: The name of the dataset.
+        tables: The parts ``train`` and, where there is one, ``test``.
+        image_size: The same as in :func:`load_parquet`.
 
-def _from_tables(name: str, tables: dict[str, Any], image_size: int | None) -> ImageData:
-    image, label = (_column(name, tables["train"], wanted) for wanted in (_IMAGE_COLUMNS, _LABEL_COLUMNS))
+    Raises:
+        DatasetError: a table is empty, or lacks images or labels.
+    """
+    columns = tables["train"].column_names
+    image, label = (pick_column(name, columns, wanted) for wanted in (IMAGE_COLUMNS, LABEL_COLUMNS))
     for table in tables.values():
         for column in (image, label):
-            _column(name, table, (column,))
+            pick_column(name, table.column_names, (column,))
     if not len(tables["train"]):
         raise DatasetError(f"{name} has no training images")
     classes, labels = _labels(name, tables, label)
     readers = {part: _RowReader(table, image, f"{name} ({part})") for part, table in tables.items()}
-    native = native_side(*readers["train"].read(0))
-    size = image_size or native or DEFAULT_SIZE
-    splits = {p: Split.whole(LazyImages(r, native or resize_side(size)), labels[p]) for p, r in readers.items()}
-    if "test" not in splits:
-        held = validation_split(splits["train"].labels, _TEST_SHARE)
-        splits["train"], splits["test"] = (splits["train"].select(indices) for indices in held)
-    check_classes(name, splits["train"].labels, splits["test"].labels, classes)
-    digest, kind = _fingerprint(readers, labels)
-    return ImageData(name, splits["train"], splits["test"], classes, 3, size, digest, kind)
+    return assemble(name, readers, labels, classes, image_size, _fingerprint(readers, labels))
 
 
 class _RowReader:
     """Gives the encoded image of a row; other processes open the same memory-mapped file."""
 
     def __init__(self, table: Any, column: str, name: str) -> None:
-        import pyarrow.types as types
-
         self.table = table if table._indices is None else table.flatten_indices()
         self.column, self.name = column, name
-        kind = self.arrow.type
-        self.nested = types.is_struct(kind) and "bytes" in [field.name for field in kind]
-        if not (self.nested or types.is_binary(kind) or types.is_large_binary(kind)):
-            raise DatasetError(f"column {column!r} of {name} holds {kind}, not encoded images")
+        self.nested = holds_bytes(name, column, self.arrow.type)
 
     @property
     def arrow(self) -> Any:
@@ -235,38 +172,22 @@ def _labels(name: str, tables: dict[str, Any], column: str) -> tuple[tuple[str, 
 
     feature = tables["train"].features[column]
     values = {part: table.data.column(column).to_pylist() for part, table in tables.items()}
-    if any(isinstance(value, bool) or not isinstance(value, int | str) for part in values.values() for value in part):
-        raise DatasetError(f"column {column!r} of {name} must hold class numbers or names in every row, not {feature}")
+    for part in values.values():
+        check_labels(name, column, part, feature)
+    names = None
     if isinstance(feature, datasets.ClassLabel):
         other = next((t.features[column] for t in tables.values() if t.features[column] != feature), feature)
         if getattr(other, "names", None) != feature.names:
             raise DatasetError(f"column {column!r} of {name} names other classes in test than in train")
-        classes, known = tuple(feature.names), list(range(len(feature.names)))
-    else:
-        known = sorted(set(values["train"]))
-        classes = tuple(map(str, known))
-    place = {value: label for label, value in enumerate(known)}
-    if -1 in (lowest := {value for part in values.values() for value in part if isinstance(value, int) and value < 0}):
-        raise DatasetError(f"{name} has images without a label (-1), which cannot be evaluated on")
-    unseen = sorted(
-        {str(value) for part in values.values() for value in part if value not in place} | set(map(str, lowest))
-    )
-    if unseen:
-        raise unseen_classes(name, unseen)
-    return classes, {part: torch.tensor([place[v] for v in vs], dtype=torch.int64) for part, vs in values.items()}
+        names = feature.names
+    return number_labels(name, values, names)
 
 
-def _unlabelled(table: Any, column: str) -> bool:
+def unlabelled(table: Any, column: str) -> bool:
+    """Whether a table of ``datasets`` lacks the column of labels, or has rows without one."""
     import pyarrow.compute as pc
 
     if column not in table.column_names:
         return True
     values = table.data.column(column)
     return values.null_count > 0 or (str(values.type).startswith("int") and (pc.min(values).as_py() or 0) < 0)
-
-
-def _column(name: str, table: Any, wanted: tuple[str, ...]) -> str:
-    for column in wanted:
-        if column in table.column_names:
-            return column
-    raise DatasetError(f"{name} has no column {wanted[0]!r}{did_you_mean(wanted[0], table.column_names)}")

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gmje_bench.datasets import EMBEDDED, load_dataset
 from gmje_bench.datasets.base import ImageData
+from gmje_bench.datasets.names import HUB_PREFIXES
 from gmje_bench.errors import BenchError, DatasetError, OptionError
 from gmje_bench.methods import METHODS
 from gmje_bench.suites import Suite, Views
@@ -87,7 +88,7 @@ def shape_of(suite: Suite, *, required: bool) -> DataShape:
         left = classes - len(suite.held_out_classes)
         train, test, classes = train * left // classes, test * left // classes, left
         return DataShape(channels, classes, suite.image_size or side, train, test, PUBLISHED)
-    if name.startswith("hf:"):
+    if name.partition(":")[0] in HUB_PREFIXES:
         return unknown(note=f"a dry run fetches nothing; {ASSUMED}")
     try:
         return DataShape.of(

@@ -45,7 +45,7 @@ OUTLIER_KINDS = {
 #: Scores that outliers are told from test images by.
 OUTLIER_SCORES = {
     "density": "learned density",
-    "density_features": "learned density and features",
+    "joint": "densities of embeddings and features",
     "fitted": "mixture fitted afterwards",
     "mahalanobis": "Mahalanobis, features",
     "class_mahalanobis": "Mahalanobis by class, features",
@@ -63,7 +63,7 @@ def _outliers() -> dict[str, Metric]:
             title=f"{title}, {kind_title}, {score_title}",
             higher_is_better=higher,
             task="outliers",
-            headline=(measure, score) == ("auroc", "density_features") and kind in ("held_out", "corrupted"),
+            headline=(measure, score) == ("auroc", "joint") and kind in ("held_out", "corrupted"),
         )
         for measure, (title, higher) in measures.items()
         for kind, kind_title in OUTLIER_KINDS.items()

@@ -144,6 +144,8 @@ class Training(Strict):
             float32.
         workers: Number of processes that decode images of folders and tables, for each process that trains; missing,
             its share of the cores but one, at most 16. Views do not depend on it.
+        shuffle_blocks: Of about so many blocks a batch takes its images, where these are read in blocks (row groups of
+            Parquet shards); about twice as many are in memory, over all processes.
         mixed_evaluation: Whether features that tasks see are computed in the mixed precision of training too.
         online_probe: Whether a linear classifier of detached features is trained along, which changes no other number.
         channels_last: Whether weights and images of the network are kept in channels-last order, the faster one on
@@ -164,6 +166,7 @@ class Training(Strict):
     warmup_epochs: Strength | None = None
     mixed_precision: MixedPrecision | None = None
     workers: Annotated[int, Field(ge=0)] | None = None
+    shuffle_blocks: Positive = 32
     mixed_evaluation: bool = False
     online_probe: bool = False
     channels_last: bool = False

@@ -94,6 +94,7 @@ def pretrain(
             first_step=progress.step,
             rank=accelerator.process_index,
             world_size=accelerator.num_processes,
+            mixed_blocks=training.shuffle_blocks,
         )
         read = data.train.epoch(order, views, training.workers, pin=device.type == "cuda")
         for step, (images, labels, _) in enumerate(on_device(read, device), start=progress.step):

@@ -62,9 +62,9 @@ class CropDraws:
     def __len__(self) -> int:
         return self.chances.shape[2]
 
-    def split(self, size: int) -> list["CropDraws"]:
-        """The draws of ``size`` images after another."""
-        return [CropDraws(self.config, part) for part in self.chances.split(size, dim=2)]
+    def at(self, places: Tensor | slice) -> "CropDraws":
+        """The draws of some of the images."""
+        return CropDraws(self.config, self.chances[:, :, places])
 
     def boxes(self, heights: list[int], widths: list[int]) -> Tensor:
         """Boxes inside images of these sizes, distributed as those of torchvision's ``RandomResizedCrop``.

@@ -66,6 +66,15 @@ class NoiseChannel(nn.Module):
         pair = torch.cat([z_context, z_target], dim=1)
         return context, target, _noisy(density.joint, noise).component_log_prob(pair)
 
+    def log_densities(
+        self, density: JointGaussianMixture, z_context: Tensor, z_target: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-densities ``(B,)`` of contexts, targets and pairs behind the channel, nats."""
+        context, target, pair = (
+            scores.logsumexp(dim=1) for scores in self.view_log_probs(density, z_context, z_target)
+        )
+        return context, target, pair
+
     def _energy_of(self, z: Tensor) -> Tensor:
         squares = z.double().square().mean(dim=0).split(self.dims)
         return torch.stack([view.sum() for view in squares]).clamp_min(MIN_VARIANCE)

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from gmje_core.checks import check_at_least, check_choice, check_counts, check_positive, check_share
 from gmje_core.criteria.base import Criterion
+from gmje_core.criteria.batch import share_of_batch
 from gmje_core.criteria.channel import NoiseChannel
 from gmje_core.densities.covariance import CovarianceType
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import component_usage
 from gmje_core.estimation.learned import LearnedMixture
 from gmje_core.estimation.online import OnlineMixture
-from gmje_core.objectives import mixture_pmi
+from gmje_core.objectives import mixture_pmi, semiparametric_pmi
 
 __all__ = ["GMJE", "PrototypeCriterion", "Update"]
 
@@ -24,12 +25,23 @@ Update = Literal["em", "gradient"]
 
 
 class PrototypeCriterion(Criterion):
-    """Base of criteria whose critic is a mixture on the joint; the encoder maximises the pmi of the pairs under it."""
+    """Base of criteria whose critic is a mixture on the joint.
+
+    The encoder maximises the pmi of the pairs under it and the batch's own pairs, which join it as components.
+    """
 
     channel: NoiseChannel
+    batch_share: float
 
     def _encoder_loss(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor:
-        density = self._joint(critic).detach()
+        density = None if critic is None else self._joint(critic).detach()
+        if self.batch_share:
+            learned = None
+            if density is not None and self.batch_share < 1:
+                learned = self.channel.log_densities(density, z_context, z_target)
+            noise = self.channel.variances()
+            return -semiparametric_pmi(z_context, z_target, noise, self.batch_share, learned).mean()
+        assert density is not None
         scores = self.channel.view_log_probs(density, z_context, z_target)
         return -mixture_pmi(*scores, density.log_weights, weights="batch").mean()
 
@@ -37,16 +49,21 @@ class PrototypeCriterion(Criterion):
 class GMJE(PrototypeCriterion):
     r"""Gaussian Mixture Joint Embeddings with prototypes (arXiv 2603.26799).
 
-    The encoder's loss is minus the mean pointwise mutual information of the pairs,
+    The encoder's loss is minus the mean pointwise mutual information of the pairs, under a density that is
+    semi-parametric: the critic, with the weight :math:`1 - \lambda`, and the batch's own pairs, each scored by the
+    others (:func:`gmje_core.objectives.semiparametric_pmi`). The critic knows which embeddings are alike over the whole
+    run; the pairs of the batch give the marginal a gradient to every embedding and tell neighbours apart that share a
+    prototype. Without them (``batch_share=0``) the loss is
 
     .. math::
         -\log \sum_k \frac{p(k \mid z_c)\, p(k \mid z_t)}{\bar w_k}\, e^{\mathrm{pmi}_k(z_c, z_t)},
 
     where :math:`\bar w_k` is the mean responsibility of the global batch over both views, with gradient, which
-    keeps the components in use. It is taken under the critic behind an isotropic noise channel of variance
-    ``temperature``: the information that embeddings carry is then bounded and their scale anchored; for
-    spherical components on unit-norm embeddings it is the temperature of a contrastive loss. The critic
-    itself is fitted without that noise, on detached embeddings, after it has scored them.
+    keeps the components in use.
+
+    The loss is taken behind an isotropic noise channel of variance ``temperature``: the information that embeddings
+    carry is then bounded and their scale anchored; on unit-norm embeddings it is the temperature of a contrastive loss.
+    The critic itself is fitted without that noise, on detached embeddings, after it has scored them.
 
     Embeddings need not be normalised, but unit norm is usual.
 
@@ -60,6 +77,8 @@ class GMJE(PrototypeCriterion):
             factors are parameters, trained on ``-log q(sg[z])`` (add them to the optimiser).
         temperature: Variance of the noise channel, in units of the mean squared norm of a view's
             embeddings.
+        batch_share: Weight :math:`\lambda` in ``[0, 1]`` of the batch's own pairs in the density that scores encoders;
+            ``None`` for 0.9, and 0 where the views differ in size.
         step: Step of online EM and of the running usage in ``(0, 1]``; ``None`` for ``(t + 2)^-0.6``, which
             converges where embeddings are fixed.
         weight_prior: Pseudo-observations of each component in the Dirichlet prior of the weights.
@@ -75,7 +94,7 @@ class GMJE(PrototypeCriterion):
     Examples:
         >>> import math, torch
         >>> _ = torch.manual_seed(0)
-        >>> criterion = GMJE(dim=2, components=4, temperature=0.02)
+        >>> criterion = GMJE(dim=2, components=4, temperature=0.02, batch_share=0)
         >>> centers = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])[torch.arange(256) % 4]
         >>> for _ in range(10):
         ...     loss = criterion(*(centers + 0.05 * torch.randn(2, 256, 2)))
@@ -94,7 +113,8 @@ class GMJE(PrototypeCriterion):
         tied: bool = False,
         rank: int = 8,
         update: Update = "em",
-        temperature: float = 0.05,
+        temperature: float = 0.1,
+        batch_share: float | None = None,
         step: float | None = 0.05,
         weight_prior: float = 1.0,
         covariance_prior: float | None = None,
@@ -113,6 +133,7 @@ class GMJE(PrototypeCriterion):
         if covariance_prior is not None:
             check_at_least(0, covariance_prior=covariance_prior)
         self.components = components
+        self.batch_share = share_of_batch(self.context_dim, self.target_dim, batch_share)
         self.critic: OnlineMixture | LearnedMixture
         if update == "em":
             self.critic = OnlineMixture(

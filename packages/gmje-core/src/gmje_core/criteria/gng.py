@@ -7,6 +7,7 @@ small, so that the mixture grows to what the embeddings need and follows them wh
 from torch import Tensor
 
 from gmje_core.checks import check_at_least, check_choice, check_counts, check_positive, check_share
+from gmje_core.criteria.batch import share_of_batch
 from gmje_core.criteria.channel import NoiseChannel
 from gmje_core.criteria.gmje import PrototypeCriterion
 from gmje_core.densities.mixture import GaussianMixture
@@ -29,13 +30,15 @@ class GMJEGNG(PrototypeCriterion):
     embeddings by online EM from where the unit was inserted. All of it is a function of the global batch alone.
 
     The encoder's loss is that of :class:`gmje_core.GMJE`: minus the mean pointwise mutual information behind a noise
-    channel, under the critic before it has seen the batch.
+    channel, under the critic before it has seen the batch and the batch's own pairs.
 
     Args:
         dim: Embedding size of both views, or the pair ``(d_c, d_t)``.
         capacity: Largest number of components alive at one time, at least 2.
         covariance_type: ``"full"``, ``"diag"`` or ``"spherical"`` local covariances.
         temperature: Variance of the noise channel, in units of the mean squared norm of a view's embeddings.
+        batch_share: Weight :math:`\lambda` in ``[0, 1]`` of the batch's own pairs in the density that scores encoders;
+            ``None`` for 0.9, and 0 where the views differ in size.
         step: Step of online EM in ``(0, 1]``.
         insert_every: Samples between two insertions.
         winner_rate: Share of the way that a sample's nearest unit moves toward it.
@@ -73,7 +76,8 @@ class GMJEGNG(PrototypeCriterion):
         capacity: int = 512,
         *,
         covariance_type: MomentType = "spherical",
-        temperature: float = 0.05,
+        temperature: float = 0.1,
+        batch_share: float | None = None,
         step: float = 0.05,
         insert_every: int = 100,
         winner_rate: float = 0.05,
@@ -106,6 +110,7 @@ class GMJEGNG(PrototypeCriterion):
         if covariance_prior is not None:
             check_at_least(0, covariance_prior=covariance_prior)
         self.capacity = capacity
+        self.batch_share = share_of_batch(self.context_dim, self.target_dim, batch_share)
         gas = NeuralGas(
             capacity,
             self.dim,

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from gmje_core.checks import check_choice, check_counts, check_positive, check_share
-from gmje_core.criteria.base import Criterion
+from gmje_core.criteria.batch import share_of_batch
 from gmje_core.criteria.channel import NoiseChannel
+from gmje_core.criteria.gmje import PrototypeCriterion
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import component_usage
 from gmje_core.errors import ConfigError
@@ -20,7 +21,7 @@ from gmje_core.objectives import Direction, bank_pmi
 __all__ = ["GMJESMC"]
 
 
-class GMJESMC(Criterion):
+class GMJESMC(PrototypeCriterion):
     r"""Gaussian Mixture Joint Embeddings with a Sequential Monte Carlo memory bank (arXiv 2603.26799).
 
     The critic is a kernel mixture on past pairs, :math:`q(z) = \sum_m w_m N(z; x_m, H)`, whose bandwidth ``H`` follows
@@ -34,16 +35,17 @@ class GMJESMC(Criterion):
     3. if the effective sample size of the cumulative weights is below ``ess_threshold`` of the bank, it is
        resampled systematically and rejuvenated with the moment-preserving jitter of Liu and West.
 
-    The encoder maximises the dependence of the pair in the contrastive limit, in which the pair itself is one more
-    particle and the kernels are those of the noise channel of variance ``temperature``:
+    The encoder maximises the pointwise mutual information of the pair behind a noise channel of variance
+    ``temperature``, under the bank and the batch's own pairs (:func:`gmje_core.objectives.semiparametric_pmi`).
+    Without these (``batch_share=0``) it is taken in the contrastive limit, in which the kernels are those of the
+    channel and the pair itself is one more particle beside the ``n``:
 
     .. math::
         \mathrm{pmi} = \log N(z_c; z_t, \tau I)
         - \log \Big[ \tfrac{1}{n+1} N(z_c; z_t, \tau I) + \tfrac{n}{n+1} \sum_m w_m N(z_c; x_m^t, \tau I) \Big]
 
-    and the same with the views exchanged; with ``in_batch`` the other pairs of the batch count among the ``n``.
-    With ``weighting=0``, ``age_decay=0``, ``in_batch=False`` and unit-norm embeddings, :math:`\log(n + 1)` minus this
-    pmi is MoCo's loss with a queue of ``particles`` (He et al., 2020).
+    and the same with the views exchanged. With ``weighting=0``, ``age_decay=0`` and unit-norm embeddings,
+    :math:`\log(n + 1)` minus this pmi is MoCo's loss with a queue of ``particles`` (He et al., 2020).
 
     Args:
         dim: Embedding size of both views, which must be equal because they are compared in one space.
@@ -54,9 +56,9 @@ class GMJESMC(Criterion):
         age_decay: Share of its weight that a particle loses at each step, in ``[0, 1)``.
         ess_threshold: Share of the bank in ``[0, 1]`` below which the effective sample size leads to resampling.
         rejuvenation: Strength ``h`` of the jitter, in ``[0, 1]``.
-        in_batch: Whether the other pairs of the batch count as particles in the encoder's loss.
-        direction: ``"target"`` compares each context with targets, ``"context"`` each target with contexts; ``"both"``
-            takes the mean of the two.
+        batch_share: Weight :math:`\lambda` in ``[0, 1]`` of the batch's own pairs in the density that scores encoders.
+        direction: Where the batch has no share, ``"target"`` compares each context with targets, ``"context"`` each
+            target with contexts; ``"both"`` takes the mean of the two, as it is otherwise.
         step: Step of the running bandwidth and energy, in ``(0, 1]``.
         variance_floor: Number added to the variances of the bandwidth, in units of the mean variance of an
             embedding dimension.
@@ -79,7 +81,6 @@ class GMJESMC(Criterion):
         True
     """
 
-    channel: NoiseChannel
     critic: ParticleBank
 
     def __init__(
@@ -93,7 +94,7 @@ class GMJESMC(Criterion):
         age_decay: float = 0.02,
         ess_threshold: float = 0.5,
         rejuvenation: float = 0.05,
-        in_batch: bool = True,
+        batch_share: float = 0.9,
         direction: Direction = "both",
         step: float = 0.05,
         variance_floor: float = 1e-4,
@@ -114,7 +115,8 @@ class GMJESMC(Criterion):
         check_share(weighting=weighting, ess_threshold=ess_threshold, rejuvenation=rejuvenation)
         check_share(age_decay=age_decay, most=False)
         check_share(step=step, least=False)
-        self.in_batch, self.direction = in_batch, direction
+        self.batch_share = share_of_batch(self.context_dim, self.target_dim, batch_share)
+        self.direction = direction
         self.critic = ParticleBank(
             particles,
             self.dim,
@@ -130,16 +132,18 @@ class GMJESMC(Criterion):
         self.channel = NoiseChannel(self.context_dim, self.target_dim, temperature)
 
     def _encoder_loss(self, critic: GaussianMixture | None, z_context: Tensor, z_target: Tensor) -> Tensor:
+        if self.batch_share:
+            return super()._encoder_loss(critic, z_context, z_target)
         noise_context, noise_target = self.channel.variances()
         weights = None if critic is None else critic.log_weights
         past = None if critic is None else critic.means.split([self.context_dim, self.target_dim], dim=1)
         losses = []
         if self.direction in ("target", "both"):
             bank = None if past is None or weights is None else (past[1], weights)
-            losses.append(-bank_pmi(z_context, z_target, bank, noise_context, in_batch=self.in_batch).mean())
+            losses.append(-bank_pmi(z_context, z_target, bank, noise_context).mean())
         if self.direction in ("context", "both"):
             bank = None if past is None or weights is None else (past[0], weights)
-            losses.append(-bank_pmi(z_target, z_context, bank, noise_target, in_batch=self.in_batch).mean())
+            losses.append(-bank_pmi(z_target, z_context, bank, noise_target).mean())
         return torch.stack(losses).mean()
 
     def _more_gauges(self, responsibilities: Tensor | None) -> dict[str, Tensor | float]:

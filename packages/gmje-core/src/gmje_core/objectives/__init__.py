@@ -3,7 +3,7 @@ r"""The equations that score pairs of embeddings: likelihood, dependence, and co
 All are pure functions of the whole batch and give nats; means are taken over pairs.
 """
 
-from gmje_core.objectives.contrast import bank_pmi, info_nce, info_nce_mixture, nt_xent
+from gmje_core.objectives.contrast import bank_pmi, info_nce, info_nce_mixture, nt_xent, semiparametric_pmi
 from gmje_core.objectives.dependence import (
     ComponentWeights,
     conditional_pmi,
@@ -28,4 +28,5 @@ __all__ = [
     "mixture_pmi",
     "nt_xent",
     "pmi",
+    "semiparametric_pmi",
 ]

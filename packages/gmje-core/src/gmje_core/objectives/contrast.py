@@ -1,4 +1,7 @@
-r"""Contrast, the limit of dependence with a component for every sample: InfoNCE, NT-Xent, and a bank of particles."""
+r"""Contrast: dependence where the samples are components, beside a learned density or alone.
+
+InfoNCE, NT-Xent and a queue of particles are its limits.
+"""
 
 import math
 
@@ -10,13 +13,9 @@ from gmje_core.densities.covariance import DiagonalCovariance, SphericalCovarian
 from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import BatchSizeError, ConfigError, ShapeError
-from gmje_core.linalg import (
-    full_precision,
-    promote,
-    require_finite,
-)
+from gmje_core.linalg import LOG_2PI, full_precision, promote, require_finite
 
-__all__ = ["bank_pmi", "info_nce", "info_nce_mixture", "nt_xent"]
+__all__ = ["bank_pmi", "info_nce", "info_nce_mixture", "nt_xent", "semiparametric_pmi"]
 
 
 def info_nce(z_context: Tensor, z_target: Tensor, temperature: float = 0.1) -> Tensor:
@@ -119,8 +118,6 @@ def bank_pmi(
     key: Tensor,
     bank: tuple[Tensor, Tensor] | None,
     variance: Tensor,
-    *,
-    in_batch: bool = True,
 ) -> Tensor:
     r"""Dependence in the contrastive limit, with weighted particles as the marginal.
 
@@ -128,22 +125,22 @@ def bank_pmi(
         \log N(x; z, \tau I) - \log \Big[ \tfrac{1}{n+1} N(x; z, \tau I)
         + \tfrac{n}{n+1} \sum_m w_m N(x; z_m, \tau I) \Big]
 
-    The key of the same pair is one more particle beside the ``n``. With uniform weights, unit norm and
-    ``in_batch=False``, :math:`\log(n + 1)` minus this pmi is MoCo's loss with a queue of ``n`` (He et al., 2020).
+    The key of the same pair is one more particle beside the ``n``. With uniform weights and unit norm,
+    :math:`\log(n + 1)` minus this pmi is MoCo's loss with a queue of ``n`` (He et al., 2020).
 
     Args:
         query: ``(B, d)`` embeddings :math:`x`.
         key: ``(B, d)`` embeddings :math:`z` of the other views.
         bank: ``(n, d)`` particles in the space of the keys and their ``(n,)`` log-weights; ``None`` for none.
         variance: Scalar :math:`\tau`, the variance of the kernels.
-        in_batch: Whether the other keys of the batch count among the particles, each as heavy as the average one.
 
     Returns:
         ``(B,)``, nats, at most ``log(n + 1)``; NaN where squared distances overflow, in units of the noise.
 
     Examples:
         >>> z = torch.eye(4)
-        >>> torch.allclose(math.log(4) - bank_pmi(z, z, None, torch.tensor(1.0)).mean(), info_nce(z, z, 1.0))
+        >>> bank = z[1:], torch.zeros(3)
+        >>> torch.allclose(math.log(4) - bank_pmi(z[:1], z[:1], bank, torch.tensor(1.0)), info_nce(z, z, 1.0))
         True
     """
     # Embeddings are taken in units of the noise, which is the same for every kernel, so that float32 can hold squares.
@@ -157,15 +154,84 @@ def bank_pmi(
         rivals = _kernel_mixture(log_weights, particles / scale, kernel).log_prob(query)
         parts.append(rivals + math.log(len(particles)))
         total += len(particles)
-    if in_batch:
-        others = _kernel_mixture(query.new_zeros(len(key)), key, kernel).component_log_prob(query) + math.log(len(key))
-        itself = torch.eye(len(key), dtype=torch.bool, device=key.device)
-        parts.append(others.masked_fill(itself, torch.finfo(others.dtype).min).logsumexp(dim=1))
-        total += len(key) - 1
     scores = torch.stack(parts)
     pmi = own - (scores.logsumexp(dim=0) - math.log(total))
     # A single score that overflows can leave the value finite, but not the gradient.
     return pmi.masked_fill(~torch.isfinite(scores.detach()).all(), math.nan)
+
+
+def semiparametric_pmi(
+    z_context: Tensor,
+    z_target: Tensor,
+    noise: tuple[Tensor, Tensor],
+    share: float,
+    learned: tuple[Tensor, Tensor, Tensor] | None = None,
+) -> Tensor:
+    r"""Dependence under a learned density that the pairs of the batch join as components, each scored by the others.
+
+    Behind a noise channel of variances :math:`\nu_c, \nu_t` every other embedding of the batch, of either view, is a
+    component of the marginal, and a pair is a target of that marginal whose context lies around it:
+
+    .. math::
+        \kappa(z_c^i) = \tfrac{1}{2 (B - 1)} \sum_{j \ne i} \big[ N(z_c^i; z_t^j, \nu_c I)
+        + N(z_c^i; z_c^j, \nu_c I) \big], \qquad q_\lambda(z) = \lambda\, \kappa(z) + (1 - \lambda)\, q(z)
+
+    .. math::
+        \mathrm{pmi} = \log \frac{\lambda\, \kappa(z_t)\, N(z_c; z_t, \nu_c I) + (1 - \lambda)\, q(z_c, z_t)}
+        {q_\lambda(z_c)\, q_\lambda(z_t)}
+
+    and the mean of it and of the same with the views exchanged. The gradient passes through all embeddings. No pair is
+    part of the marginal that scores it. At :math:`\lambda = 0` this is the pmi of the learned density. At
+    :math:`\lambda = 1` and unit norm it is that of NT-Xent without the positive pair among the candidates, which is the
+    decoupled contrastive loss of Yeh et al. (2022).
+
+    Args:
+        z_context: ``(B, d)``, the whole batch, ``B`` at least 2.
+        z_target: ``(B, d)``, in the same space.
+        noise: Scalars, the variances of the noise of a dimension of either view.
+        share: :math:`\lambda` in ``(0, 1]``, the weight of the batch.
+        learned: ``(B,)`` log-densities of contexts, targets and pairs behind the channel under a density that was known
+            before the batch; ``None`` for none, which makes the share 1.
+
+    Returns:
+        ``(B,)``, nats; NaN where squared distances overflow, in units of the noise.
+
+    Examples:
+        >>> z = torch.eye(4)
+        >>> semiparametric_pmi(z, z, (torch.tensor(1.0), torch.tensor(1.0)), share=1.0)
+        tensor([1., 1., 1., 1.])
+    """
+    # Embeddings are taken in units of the noise, so that float32 can hold squares.
+    unit = torch.stack(noise).mean()
+    scaled = [z / unit.sqrt().to(z) for z in (z_context, z_target)]
+    kernel = SphericalCovariance(scaled[0].new_ones(1), scaled[0].shape[1], validate=False)
+    across = kernel.squared_mahalanobis(*scaled)
+    own: list[Tensor] = []
+    others: list[Tensor] = []
+    for z, distances, variance in zip(scaled, (across, across.T), noise, strict=True):
+        precision = (-0.5 * unit / variance).to(z)
+        constant = (-0.5 * z.shape[1] * (LOG_2PI + variance.log())).to(z)
+        own.append(constant + precision * across.diagonal())
+        candidates = torch.stack([distances, kernel.squared_mahalanobis(z, z)])
+        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
+        scores = (precision * candidates).masked_fill(itself, torch.finfo(z.dtype).min).logsumexp(dim=(0, 2))
+        others.append(constant + scores - math.log(2 * len(z) - 2))
+    parts = [*own, *others]
+    if learned is None or share == 1:
+        pmi = 0.5 * (own[0] - others[0] + own[1] - others[1])
+    else:
+        ours, theirs = math.log(share), math.log1p(-share)
+        parts += learned
+        context, target = (
+            torch.logaddexp(ours + batch, theirs + known) for batch, known in zip(others, learned, strict=False)
+        )
+        pairs = [
+            torch.logaddexp(ours + batch + pair, theirs + learned[2])
+            for batch, pair in zip(others[::-1], own, strict=True)
+        ]
+        pmi = 0.5 * (pairs[0] + pairs[1]) - context - target
+    # A single score that overflows can leave the value finite, but not the gradient.
+    return pmi.masked_fill(~torch.isfinite(torch.stack(parts).detach()).all(), math.nan)
 
 
 def _kernel_mixture(log_weights: Tensor, means: Tensor, kernel: SphericalCovariance) -> GaussianMixture:

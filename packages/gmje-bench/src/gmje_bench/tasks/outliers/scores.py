@@ -6,7 +6,7 @@ from sklearn.covariance import EmpiricalCovariance
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-__all__ = ["feature_score", "knn_score", "mahalanobis_score"]
+__all__ = ["knn_score", "mahalanobis_score", "signed_root"]
 
 # Rows whose distances to all training rows are held at a time.
 _ROWS = 500
@@ -62,27 +62,14 @@ def _nearest(z: Tensor, means: Tensor, precision: Tensor) -> Tensor:
     return torch.cat(nearest).clamp_min(0)
 
 
-def feature_score(train: Tensor, rows: Tensor) -> Tensor:
-    r"""Log-density of features under one Gaussian of their signed square roots, in nats, up to a constant.
-
-    .. math:: -\tfrac{1}{2} (r(x) - \mu)^\top \Sigma^{+} (r(x) - \mu), \qquad r(x) = \operatorname{sign}(x) \sqrt{|x|}
-
-    The root makes the skewed features that follow a ReLU more alike a Gaussian.
-
-    Args:
-        train: ``(N, d)``, features of the training images.
-        rows: ``(M, d)``, those of the images that are scored.
-
-    Returns:
-        ``(M,)`` float64, at most 0.
+def signed_root(z: Tensor) -> Tensor:
+    """The square root of every number's size, with its sign.
 
     Examples:
-        >>> train = torch.tensor([[0.0], [4.0]])  # The roots are 0 and 2, of mean 1 and variance 1.
-        >>> feature_score(train, torch.tensor([[9.0], [-1.0], [1.0]])).tolist()
-        [-2.0, -2.0, -0.0]
+        >>> signed_root(torch.tensor([4.0, -9.0]))
+        tensor([ 2., -3.])
     """
-    roots = [part.double().abs().sqrt().copysign(part.double()) for part in (train, rows)]
-    return mahalanobis_score(roots[0], roots[1]) / 2
+    return z.abs().sqrt().copysign(z)
 
 
 def knn_score(train: Tensor, rows: Tensor, k: int) -> Tensor:
