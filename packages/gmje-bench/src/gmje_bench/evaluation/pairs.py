@@ -37,7 +37,7 @@ class PairsOf:
     data: ImageData
     seed: int
     device: torch.device
-    workers: int = 0
+    workers: int | None = 0
 
     @cached_property
     def pairs(self) -> TrainingPairs | None:

@@ -145,7 +145,8 @@ class Training(Strict):
         warmup_epochs: Epochs of the linear warm-up, in place of ``warmup_steps``.
         mixed_precision: ``no``, ``bf16`` or ``fp16``; missing, what Accelerate was launched with. Densities stay in
             float32.
-        workers: Number of processes that decode images of folders and tables.
+        workers: Number of processes that decode images of folders and tables, for each process that trains; missing,
+            its share of the cores but one, at most 16. Views do not depend on it.
         shuffle_blocks: Of about so many blocks a batch takes its images, where these are read in blocks (row groups of
             Parquet shards); about twice as many are in memory, over all processes.
         mixed_evaluation: Whether features that tasks see are computed in the mixed precision of training too.
@@ -167,7 +168,7 @@ class Training(Strict):
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     warmup_epochs: Strength | None = None
     mixed_precision: MixedPrecision | None = None
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] | None = None
     shuffle_blocks: Positive = 32
     mixed_evaluation: bool = False
     online_probe: bool = False
