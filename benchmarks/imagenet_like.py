@@ -1,6 +1,6 @@
 """Generate a folder of JPEG images in ImageNet's layout: about 500 x 375 pixels and 100 kB each, of a thousand classes.
 
-    python benchmarks/imagenet_like.py FOLDER [--images 20000] [--classes 1000] [--seed 0]
+    python benchmarks/imagenet_like.py FOLDER [--images 20000] [--classes 1000] [--width 500] [--seed 0]
 
 A fifth of the images of every class are in FOLDER/val, the rest in FOLDER/train. Each image is smooth colours of its
 class with noise of its own; widths and heights vary by a fifth. Images that are there already are left alone, so that
@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--images", type=int, default=20_000)
     parser.add_argument("--classes", type=int, default=1000)
+    parser.add_argument("--width", type=int, default=500, help="mean width in pixels; heights are three quarters")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
     each = options.images // options.classes
@@ -36,13 +37,13 @@ def main() -> None:
             part = "val" if number < held_out else "train"
             path = options.folder / part / f"n{label:08}" / f"{number:05}.jpg"
             if not path.exists():
-                picture(colours, [options.seed, label, number]).save(path, quality=90)
+                picture(colours, options.width, [options.seed, label, number]).save(path, quality=90)
 
 
-def picture(colours: np.ndarray, seed: list[int]) -> Image.Image:
+def picture(colours: np.ndarray, mean_width: int, seed: list[int]) -> Image.Image:
     """An image of a class: its colours, moved and enlarged, with noise that makes the file as large as a photograph."""
     rng = np.random.default_rng(seed)
-    width, height = (int(side * rng.uniform(0.8, 1.2)) for side in (500, 375))
+    width, height = (int(side * rng.uniform(0.8, 1.2)) for side in (mean_width, 3 * mean_width / 4))
     moved = np.clip(np.roll(colours, rng.integers(8), axis=1) + rng.normal(0, 30, colours.shape), 0, 255)
     smooth = np.asarray(Image.fromarray(moved.astype(np.uint8)).resize((width, height), Image.Resampling.BICUBIC))
     grain = rng.integers(-12, 13, size=(height, width, 1), dtype=np.int16)

@@ -33,6 +33,7 @@ SMALL_PROTOCOL = {
     "density_low_rank": ((2, 2),),
     "density_kernels": 50,
     "density_rounds": 2,
+    "regression_steps": 2,
 }
 LOAD_SUITE = suites.load_suite
 SMALL_METHODS = {"gmje": {"components": 4}, "gmje-mdn": {"components": 2}}

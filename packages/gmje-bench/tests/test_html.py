@@ -54,10 +54,15 @@ def artifacts(seed: int) -> dict[str, torch.Tensor]:
     for part in ("context", "target", "real", "mean"):
         tensors[f"sampling.conditional.{part}"] = pictures(3)
     tensors["sampling.conditional.samples"] = pictures(3, 8)
+    for part in ("context", "truth"):
+        tensors[f"completion.{part}"] = pictures(5)
+    for kind, count in (("predictor", 1), ("gaussian", 8), ("learned", 8)):
+        tensors[f"completion.answers.{kind}"] = pictures(5, count)
     return tensors
 
 
 DENSITY_METRICS = tuple(f"joint_nll.{kind}" for kind in ("gaussian", "best", "learned"))
+COMPLETION_METRICS = ("completion_best.learned", "completion_error.predictor", "completion_calibration.learned")
 OUTLIER_METRICS = ("auroc.digits.density", "fpr95.digits.density", "auroc.digits.knn")
 HISTORY = [{"epoch": 1.0, "loss": 2.0, "effective_rank": 5.0}, {"epoch": 2.0, "loss": 1.0, "effective_rank": 6.0}]
 
@@ -71,6 +76,7 @@ def folder(tmp_path, make_results):
             metrics = {"linear_probe": level + 0.1 * seed, "knn": 80.0 + seed, "frechet.learned": 1.5, "nll.real": 0.0}
             metrics.pop("nll.real")
             metrics |= dict.fromkeys(OUTLIER_METRICS, 0.75 + 0.01 * seed)
+            metrics |= dict.fromkeys(COMPLETION_METRICS, 0.15 + 0.01 * seed)
             metrics |= dict(zip(DENSITY_METRICS, (-10.0 - seed, -20.0, -25.0), strict=True))
             name = f"artifacts/{method}-seed{seed}.safetensors"
             (tmp_path / "artifacts").mkdir(exist_ok=True)
@@ -118,7 +124,7 @@ class Page(HTMLParser):
 
 EVERY = [
     "verdicts", "leaderboard", "curves", "latent", "neighbours", "synthetic", "uncertainty", "outliers", "sampling",
-    "density", "run",
+    "density", "completion", "run",
 ]  # fmt: skip
 
 
@@ -156,6 +162,18 @@ def test_outliers_have_a_row_for_each_score(folder):
     assert "auroc" not in text[text.index('id="leaderboard"') : text.index('id="curves"')].lower()
 
 
+def test_answers_stand_beside_the_one_of_the_predictor(folder):
+    text = render(read_run(folder)).text
+    section = text[text.index('id="completion"') : text.index('id="run"')]
+    assert section.count(">one answer, by least squares<") == 2, "a row of the table for each method"
+    assert "0.160 ± 0.025" in section
+    images = [image["alt"] or "" for image in Page(section).images]
+    assert [alt.partition(": ")[2].partition(",")[0] for alt in images[:5]] == [
+        "context", "truth", "one answer", "one Gaussian’s samples", "8 samples of the density that answers",
+    ]  # fmt: skip
+    assert len(images) == 10
+
+
 def test_reliability_says_what_regions_hold(folder):
     assert "in regions of 90 %: the other view, given one 81.0 %, contexts 81.0 %" in render(read_run(folder)).text
 
@@ -189,7 +207,7 @@ def test_sections_without_inputs_are_left_out_and_named(folder, prefix, section)
 
 def test_samples_stand_side_by_side(folder):
     text = render(read_run(folder)).text
-    section = text[text.index('id="sampling"') : text.index('id="run"')]
+    section = text[text.index('id="sampling"') : text.index('id="density"')]
     images = [image["alt"] or "" for image in Page(section).images]
     beside = images[: images.index(next(alt for alt in images if "context" in alt))]
     assert [alt.partition(":")[0] for alt in beside] == ["16 test images", "gmje", "simclr"]

@@ -1,7 +1,11 @@
 """Readers of files: what they read depends neither on their number nor on where an epoch was stopped."""
 
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,3 +130,53 @@ def test_a_thread_ahead_takes_few_items_and_ends_when_it_is_left():
     time.sleep(0.05)
     results.close()
     assert len(taken) <= 3 + 3
+
+
+STOPPED = """
+import sys
+import torch
+from gmje_bench.datasets import load_dataset, reading
+from gmje_bench.training.interrupts import Interrupts
+
+split = load_dataset(f"imagefolder:{sys.argv[1]}", image_size=100).train
+with Interrupts() as interrupts, interrupts.deferred():
+    read = split.batches(torch.arange(15).repeat(2000).split(1), 2)
+    next(read)
+    loader, _ = reading._readers(split.source, 2)
+    print(*(worker.pid for worker in loader._iterator._workers), flush=True)
+    for _ in read:
+        if interrupts.pending:
+            break
+    for _ in range(40):  # Training goes on to the end of its step.
+        next(read)
+print("went on", flush=True)
+"""
+
+
+def alive(process: int) -> bool:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux which processes there are")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_no_reader_outlives_the_process_that_trains(tmp_path, number):
+    """Ctrl-C goes to all processes of a terminal; being killed, to one."""
+    folder_of(tmp_path / "train", {"ant": 8, "bee": 7}, size=(130, 110))
+    folder_of(tmp_path / "val", {"ant": 2, "bee": 2}, size=(130, 110))
+    command = [sys.executable, "-c", STOPPED, str(tmp_path)]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, start_new_session=True, **streams) as run:
+        readers = [int(pid) for pid in run.stdout.readline().split()]
+        assert len(readers) == 2
+        assert all(alive(pid) for pid in readers)
+        (os.killpg if number == signal.SIGINT else os.kill)(run.pid, number)
+        said, wrong = run.communicate(timeout=120)
+    if number == signal.SIGINT:
+        assert (said, wrong, run.returncode) == ("went on\n", "", 0)
+    end = time.monotonic() + 60
+    while any(alive(pid) for pid in readers) and time.monotonic() < end:
+        time.sleep(0.1)
+    assert not any(alive(pid) for pid in readers)

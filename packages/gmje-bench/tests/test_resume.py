@@ -7,9 +7,11 @@ import signal
 import pytest
 import torch
 from accelerate import Accelerator
+from dataset_factories import folder_of
 
 from gmje_bench.cli import main
 from gmje_bench.datasets import load_dataset
+from gmje_bench.datasets.reading import LazyImages
 from gmje_bench.errors import RunFolderError
 from gmje_bench.runs import read_results
 from gmje_bench.suites import Training, load_suite
@@ -28,7 +30,7 @@ def data():
     return load_dataset("fashion_mnist_12k", limit=128)
 
 
-def trained(data, method, path, *, stop_at=None):
+def trained(data, method, path, *, stop_at=None, **changes):
     """Train, and be stopped after so many steps."""
     module = build_module(method, load_suite("smoke"), data.channels, seed=0)
     torch.manual_seed(7)
@@ -45,7 +47,7 @@ def trained(data, method, path, *, stop_at=None):
         history = pretrain(
             module,
             data,
-            TRAINING,
+            TRAINING.model_copy(update=changes),
             seed=0,
             accelerator=Accelerator(cpu=True),
             on_epoch=lambda *_: None,
@@ -68,6 +70,20 @@ def test_training_goes_on_to_the_last_bit(data, method, stops, tmp_path):
     resumed, resumed_history, resumed_state = trained(data, method, tmp_path / "cut")
     assert resumed_history == history
     assert torch.equal(resumed_state, random_state)
+    for key, value in module.state_dict().items():
+        assert torch.equal(resumed.state_dict()[key], value), key
+
+
+def test_training_on_files_goes_on_with_the_same_views(tmp_path):
+    folder_of(tmp_path / "train", {"ant": 13, "bee": 12}, size=(130, 110), suffix="jpg")
+    folder_of(tmp_path / "val", {"ant": 2, "bee": 2}, size=(130, 110), suffix="jpg")
+    data = load_dataset(f"imagefolder:{tmp_path}", image_size=96)
+    assert isinstance(data.train.source, LazyImages)
+    module, history, _ = trained(data, "simclr", tmp_path / "whole", batch_size=8, workers=0)
+    with pytest.raises(Interrupted):
+        trained(data, "simclr", tmp_path / "cut", stop_at=2, batch_size=8, workers=2)
+    resumed, resumed_history, _ = trained(data, "simclr", tmp_path / "cut", batch_size=8, workers=1)
+    assert resumed_history == history
     for key, value in module.state_dict().items():
         assert torch.equal(resumed.state_dict()[key], value), key
 

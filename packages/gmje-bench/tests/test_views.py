@@ -302,3 +302,39 @@ def test_presets_are_valid_and_blur_large_images_only(size, channels):
 def test_other_numbers_of_channels_have_no_preset():
     with pytest.raises(OptionError, match="1 or 3 channels, got 4"):
         preset(32, 4)
+
+
+MASKED = (0.5, 1.0, 0.25, 0.75)
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_masked_views_divide_one_view(cut):
+    images = bytes_(6, 3, 20, 20)
+    if cut:
+        images = torch.stack([images, bytes_(6, 3, 20, 20, seed=1)])
+    config = dataclasses.replace(preset(20, 3), masked=MASKED)
+    context, target = TwoViews(config, seed=0)(images, epoch=1, step=2)
+    whole, _ = TwoViews(dataclasses.replace(config, masked=None), seed=0)(images, epoch=1, step=2)
+    inside = torch.zeros(20, 20, dtype=torch.bool)
+    inside[10:, 5:15] = True
+    assert torch.equal(context + target, whole)
+    assert not context[..., inside].any()
+    assert not target[..., ~inside].any()
+    assert target[..., inside].any()
+
+
+@pytest.mark.parametrize("world", [2, 3])
+def test_processes_mask_their_share_of_one_batch(world):
+    images, draw = bytes_(6, 1, 28, 28), TwoViews(dataclasses.replace(preset(28, 1), masked=MASKED), seed=5)
+    whole = draw(images, epoch=0, step=1)
+    shares = [draw(x, epoch=0, step=1, rank=r, world_size=world) for r, x in enumerate(images.chunk(world))]
+    for view, parts in zip(whole, zip(*shares, strict=True), strict=True):
+        torch.testing.assert_close(torch.cat(parts), view, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "masked", [(0.5, 0.5, 0, 1), (0.9, 0.1, 0, 1), (0, 1, 0, 1), (0, 1.5, 0, 1), (0, 0.01, 0, 1), (0.0, 0.5)]
+)
+def test_a_box_that_divides_nothing_is_refused(masked):
+    with pytest.raises(OptionError, match="masked of the views must be"):
+        dataclasses.replace(preset(28, 1), masked=masked)

@@ -48,7 +48,9 @@ def run(
     ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that networks see.")] = None,
     mixed_precision: Annotated[str | None, typer.Option(help="no, bf16 or fp16; densities stay in float32.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that decode images.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that decode images of files.  [default: the cores to spare]")
+    ] = None,
     online_probe: Annotated[
         bool | None, typer.Option("--online-probe", help="Train a linear classifier along, for the learning curves.")
     ] = None,

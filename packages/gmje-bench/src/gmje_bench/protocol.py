@@ -56,6 +56,9 @@ class Protocol:
         density_low_rank: Numbers of components and ranks that the mixture of factor analysers chooses from.
         density_rows: Largest number of pairs that these two mixtures are fitted to.
         density_rounds: Largest number of EM rounds of these two mixtures.
+        completions: Number of answers to each context.
+        completion_images: The decoder of completions is trained on about so many images at most.
+        regression_steps: Steps of training of a least-squares decoder.
         feature_batch: Number of images in a chunk of feature extraction, the same for any number of processes.
     """
 
@@ -100,6 +103,9 @@ class Protocol:
     density_low_rank: tuple[tuple[int, int], ...] = ((20, 16), (32, 32))
     density_rows: int = 9000
     density_rounds: int = 10
+    completions: int = 8
+    completion_images: int = 20_000
+    regression_steps: int = 600
     feature_batch: int = 250
 
     def to_dict(self) -> dict[str, Any]:

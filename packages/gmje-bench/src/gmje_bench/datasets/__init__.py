@@ -120,7 +120,8 @@ def load_dataset(
     Images of folders and tables are decoded to RGB squares: the short side resized (antialiased), the centre cropped.
     Squares of at most 96 pixels (judged by the first image) keep their size, other images are stored at 8/7 of
     ``image_size``. What is stored at 96 pixels or less and fits into 2 GiB is decoded into memory once, everything else
-    whenever it is asked for. Views resize to ``image_size`` on the device.
+    whenever it is asked for. Views of what is in memory are cut on the device; those of other images where they are
+    decoded, from the whole image, see :meth:`gmje_bench.datasets.base.Split.epoch`.
 
     Args:
         spec: A name of :data:`DATASETS`.
@@ -171,8 +172,10 @@ def _load(spec: str, image_size: int | None, root: Path) -> "ImageData":
         return hub.load_in_place(spec, HubName.parse(rest), image_size, root)
     if prefix == "shards":
         return shards.load(spec, os.path.expanduser(rest), image_size, root)
-    load = folder.load if prefix == "imagefolder" else table.load_parquet
-    return load(spec, Path(rest).expanduser(), image_size)
+    path = Path(rest).expanduser()
+    if prefix == "imagefolder":
+        return folder.load(spec, path, image_size, root / "listings")
+    return table.load_parquet(spec, path, image_size)
 
 
 def __getattr__(name: str) -> Any:

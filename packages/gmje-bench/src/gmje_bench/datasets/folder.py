@@ -1,16 +1,10 @@
 """Image folders in ImageNet's layout, images of any size."""
 
-import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
-import torch
-
 from gmje_bench.datasets.base import ImageData, Split, check_classes, fingerprint, unseen_classes
-from gmje_bench.datasets.decoding import DEFAULT_SIZE, native_side
+from gmje_bench.datasets.decoding import DEFAULT_SIZE, naming, native_side
+from gmje_bench.datasets.listing import SUFFIXES, Listing, listed
 from gmje_bench.datasets.reading import LazyImages
 from gmje_bench.datasets.selection import validation_split
 from gmje_bench.errors import DatasetError, did_you_mean
@@ -18,12 +12,11 @@ from gmje_core.models.preprocessing import resize_side
 
 __all__ = ["SUFFIXES", "Listing", "listings", "load"]
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".tif", ".tiff"})
 _TEST_NAMES = ("val", "validation", "test")
 _TEST_SHARE = 0.2
 
 
-def load(name: str, path: Path, image_size: int | None) -> ImageData:
+def load(name: str, path: Path, image_size: int | None, cache: Path | None = None) -> ImageData:
     """A folder of images, one folder a class.
 
     ``PATH/train/CLASS/*`` with ``PATH/val`` or ``PATH/test``; ``PATH/CLASS/*`` is split, 80 to 20 in every class.
@@ -34,11 +27,12 @@ def load(name: str, path: Path, image_size: int | None) -> ImageData:
         name: The name of the dataset.
         path: The folder.
         image_size: Side in pixels that networks see; ``None`` for 224.
+        cache: The folder that listings of large folders are kept in; ``None`` keeps nothing.
 
     Raises:
         DatasetError: the folder is missing, unreadable or empty, or a test class has no training images.
     """
-    train, test = listings(path)
+    train, test = listings(path, cache)
     size = image_size or DEFAULT_SIZE
     side = native_side(*_FileReader(train).read(0)) or resize_side(size)
     if test is None:
@@ -56,64 +50,43 @@ def load(name: str, path: Path, image_size: int | None) -> ImageData:
     return ImageData(name, splits[0], splits[1], train.classes, 3, size, digest, "names and sizes")
 
 
-def listings(path: Path) -> "tuple[Listing, Listing | None]":
+def listings(path: Path, cache: Path | None = None) -> tuple[Listing, Listing | None]:
     """The images of both parts of a folder; no second one where a single folder is to be split.
+
+    Args:
+        path: The folder.
+        cache: The folder that listings of large folders are kept in; ``None`` keeps nothing.
 
     Raises:
         DatasetError: the folder is missing, unreadable or empty.
     """
     try:
         train_folder, test_folder = _layout(path)
-        train = _scan(train_folder)
-        test = _scan(test_folder) if test_folder else None
+        train = listed(train_folder, cache)
+        test = listed(test_folder, cache) if test_folder else None
     except OSError as error:
         raise DatasetError(f"cannot read {error.filename or path}: {error.strerror or error}") from error
     _check(path, train, train_folder)
     return train, test
 
 
-@dataclass(frozen=True, eq=False)
-class Listing:
-    """The images of a folder, in order; file names as one array of bytes, which a million of them need.
-
-    Attributes:
-        folder: The folder of the classes.
-        classes: Names of the classes, in order.
-        counts: Number of images of each class.
-        names: Paths of the images below the folder, class after class.
-        sizes: Bytes of the files.
-    """
-
-    folder: Path
-    classes: tuple[str, ...]
-    counts: tuple[int, ...]
-    names: npt.NDArray[np.bytes_]
-    sizes: npt.NDArray[np.int64]
-
-    def labels_for(self, classes: tuple[str, ...]) -> torch.Tensor:
-        """Labels int64 ``(N,)`` by the order of other classes; -1 for a class that is not one of them."""
-        place = {name: label for label, name in enumerate(classes)}
-        labels = [place.get(name, -1) for name in self.classes]
-        return torch.tensor(labels, dtype=torch.int64).repeat_interleave(torch.tensor(self.counts, dtype=torch.int64))
-
-    def path(self, position: int) -> Path:
-        """The file of an image."""
-        return self.folder / os.fsdecode(bytes(self.names[position]))
-
-    def description(self) -> bytes:
-        """Names and sizes of all images."""
-        return b"\n".join(b"%s\0%d" % (name, size) for name, size in zip(self.names, self.sizes, strict=True))
-
-
 class _FileReader:
-    """Gives the path of the image at a position."""
+    """Gives the content of the image at a position, of the size that it was listed with."""
 
     def __init__(self, listing: Listing) -> None:
         self.listing = listing
 
-    def read(self, position: int) -> tuple[Path, str]:
-        path = self.listing.path(position)
-        return path, str(path)
+    def read(self, position: int) -> tuple[bytes, str]:
+        path, size = self.listing.path(position), int(self.listing.sizes[position])
+        with naming(str(path)):
+            content = path.read_bytes()
+        if len(content) != size:
+            self.listing.forget()
+            raise DatasetError(
+                f"{path} has {len(content)} bytes, but had {size} when the folder was listed: the images have changed "
+                "under the run; start it anew"
+            )
+        return content, str(path)
 
 
 def _layout(path: Path) -> tuple[Path, Path | None]:
@@ -137,31 +110,6 @@ def _layout(path: Path) -> tuple[Path, Path | None]:
     if test is not None:
         raise DatasetError(f"{path} has a {test.name} folder but no train folder")
     return path, None
-
-
-def _scan(folder: Path) -> Listing:
-    with os.scandir(folder) as entries:
-        classes = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    found = [list(_images(folder / name, f"{name}/")) for name in classes]
-    names = [os.fsencode(name) for members in found for name, _ in members]
-    return Listing(
-        folder,
-        tuple(classes),
-        tuple(len(members) for members in found),
-        np.array(names, dtype=np.bytes_),
-        np.array([size for members in found for _, size in members], dtype=np.int64),
-    )
-
-
-def _images(folder: Path, prefix: str) -> Iterator[tuple[str, int]]:
-    """Relative name and size in bytes of every image below a folder, in the order of names."""
-    with os.scandir(folder) as entries:
-        visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
-    for entry in visible:
-        if entry.is_dir():
-            yield from _images(Path(entry.path), f"{prefix}{entry.name}/")
-        elif os.path.splitext(entry.name)[1].lower() in SUFFIXES:
-            yield f"{prefix}{entry.name}", entry.stat().st_size
 
 
 def _check(path: Path, train: Listing, folder: Path) -> None:

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import repeat
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
@@ -19,7 +20,7 @@ from gmje_bench.datasets.blocks import Share, shares
 from gmje_bench.datasets.cropping import read_views
 from gmje_bench.datasets.decoding import SMALL_SIDE, decode
 from gmje_bench.errors import DatasetError
-from gmje_bench.views.crops import CropDraws
+from gmje_bench.views import CropDraws, ViewConfig
 
 __all__ = ["BlockReader", "LazyImages", "Reader", "default_workers", "resident"]
 
@@ -129,6 +130,22 @@ class _Request:
         if self.draws is None:
             return torch.stack([decode(*image, source.side) for image in encoded])
         return read_views(list(encoded), self.draws)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As arrays: the memory of tensors would be shared, which needs more than their few bytes.
+        if self.draws is None:
+            return _request, (self.positions.numpy(), self.done)
+        return _request, (self.positions.numpy(), self.done, self.draws.config, self.draws.chances.numpy())
+
+
+def _request(
+    positions: npt.NDArray[Any],
+    done: frozenset[int],
+    config: ViewConfig | None = None,
+    chances: npt.NDArray[Any] | None = None,
+) -> _Request:
+    draws = None if config is None or chances is None else CropDraws(config, torch.from_numpy(chances))
+    return _Request(torch.from_numpy(positions), draws, done)
 
 
 def default_workers() -> int:

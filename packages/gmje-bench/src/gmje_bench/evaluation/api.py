@@ -53,7 +53,7 @@ def evaluate(
     limit: int | None = None,
     seed: int = 0,
     pretrained: bool = True,
-    workers: int = 0,
+    workers: int | None = 0,
     cache: Path | None = None,
     keep: bool = True,
     mixed_precision: str = "no",
@@ -72,7 +72,7 @@ def evaluate(
         limit: At most so many training images, of a dataset by name.
         seed: Seed of what tasks draw.
         pretrained: Whether models of timm and torchvision get their published weights.
-        workers: Processes that decode images.
+        workers: Processes that decode images of files; 0 decodes them in this one, ``None`` uses the cores to spare.
         cache: Folder of embeddings; :func:`~gmje_bench.evaluation.cache.default_cache` where missing.
         keep: Whether embeddings are looked up and kept at all.
         mixed_precision: ``no``, ``bf16`` or ``fp16``: what the model computes in.

@@ -26,7 +26,9 @@ def evaluate(
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that the models see.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many training images.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of what tasks draw.")] = 0,
-    workers: Annotated[int, typer.Option(help="Processes that decode images.")] = 0,
+    workers: Annotated[
+        int | None, typer.Option(min=0, help="Processes that decode images of files.  [default: the cores to spare]")
+    ] = None,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Do not fetch the weights of timm's and torchvision's models.")
     ] = False,

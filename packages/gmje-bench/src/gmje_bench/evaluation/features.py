@@ -13,6 +13,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from gmje_bench.datasets.base import ImageData, Split, reduced
+from gmje_bench.datasets.prefetch import on_device
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.rows import Rows, Team, leaf_bounds, on_wire
 from gmje_bench.tasks.subject import Embedded, Features
@@ -28,12 +29,12 @@ class _Pass(NamedTuple):
 
     Attributes:
         device: The device of the module.
-        workers: Number of processes that decode images.
+        workers: Number of processes that decode images; ``None`` for the cores to spare.
         precision: The type of autocast, ``torch.bfloat16`` or ``torch.float16``; ``None`` computes as the module does.
     """
 
     device: torch.device
-    workers: int = 0
+    workers: int | None = 0
     precision: torch.dtype | None = None
 
     def apply(self, split: Split, function: Callable[[Tensor, int], list[Tensor]]) -> list[Rows]:
@@ -55,9 +56,11 @@ class _Pass(NamedTuple):
         )
         results: list[Tensor] = []
         broken, place = torch.zeros(1), 0
-        for images, _, index in split.batches(chunks, self.workers):
+        read = split.batches(chunks, self.workers, pin=self.device.type == "cuda")
+        moved = on_device(((images,) for images, _, _ in read), self.device)
+        for index, (images,) in zip(chunks, moved, strict=True):
             with self.autocast():
-                found = function(images.to(self.device, non_blocking=True), int(index[0]) // PROTOCOL.feature_batch)
+                found = function(images, int(index[0]) // PROTOCOL.feature_batch)
             for position, rows in enumerate(found):
                 if position == len(results):
                     results.append(torch.zeros(len(held), *rows.shape[1:], dtype=rows.dtype))
@@ -104,7 +107,7 @@ def extract_features(
     data: ImageData,
     *,
     device: torch.device,
-    workers: int = 0,
+    workers: int | None = 0,
     precision: torch.dtype | None = None,
 ) -> Tensor:
     """Backbone features of every image, in order.
@@ -114,7 +117,7 @@ def extract_features(
         split: The images.
         data: The dataset, which says how images are presented.
         device: The device of the module.
-        workers: Number of processes that decode images.
+        workers: Number of processes that decode images; ``None`` for the cores to spare.
         precision: The type of autocast; ``None`` computes as the module does.
 
     Returns:
@@ -139,7 +142,7 @@ def embed_split(
     data: ImageData,
     *,
     device: torch.device,
-    workers: int = 0,
+    workers: int | None = 0,
     precision: torch.dtype | None = None,
 ) -> Features:
     """Features, embeddings and embeddings of two random views of every image, in order.
@@ -151,7 +154,7 @@ def embed_split(
         split: The images.
         data: The dataset, which says how images are presented.
         device: The device of the module.
-        workers: Number of processes that decode images.
+        workers: Number of processes that decode images; ``None`` for the cores to spare.
         precision: The type of autocast; ``None`` computes as the module does.
 
     Returns:
@@ -186,7 +189,7 @@ def embed_views(
     seed: int,
     *,
     device: torch.device,
-    workers: int = 0,
+    workers: int | None = 0,
     precision: torch.dtype | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Embeddings of two random views of every image, in order.
@@ -197,7 +200,7 @@ def embed_views(
         data: The dataset, which says how images are presented.
         seed: Seed of the views.
         device: The device of the module.
-        workers: Number of processes that decode images.
+        workers: Number of processes that decode images; ``None`` for the cores to spare.
         precision: The type of autocast; ``None`` computes as the module does.
 
     Returns:
@@ -218,7 +221,7 @@ def embed_views(
     return z_context, z_target
 
 
-def reduced_images(split: Split, side: int, *, device: torch.device, workers: int = 0) -> Tensor:
+def reduced_images(split: Split, side: int, *, device: torch.device, workers: int | None = 0) -> Tensor:
     """All images of a split uint8 ``(N, C, s, s)`` at ``side`` pixels at most, read by all processes.
 
     Args:

@@ -72,7 +72,7 @@ def measure(
     tasks: Sequence[str],
     accelerator: Accelerator,
     *,
-    workers: int = 0,
+    workers: int | None = 0,
     cache: CachedSplits | None = None,
     precision: torch.dtype | None = None,
     pairs: PairsOf | None = None,
@@ -85,7 +85,7 @@ def measure(
         data: The images.
         tasks: Names in :data:`gmje_bench.tasks.TASKS`.
         accelerator: Accelerate's object, which knows processes and devices.
-        workers: Number of processes that decode images.
+        workers: Number of processes that decode images; ``None`` for the cores to spare.
         cache: Where features of this module are looked up and kept; nowhere if missing.
         precision: The type of autocast that the encoder computes in; ``None`` computes as the module does.
         pairs: Pairs of views of the training images, where a closing stage has them; else they are embedded where a
@@ -140,6 +140,7 @@ def measure(
             critic=module.critic_density(),
             pairs=training,
             views=module.views(data),
+            predict=module.predict,
             **options,
         )
         with clock("latent_map"):

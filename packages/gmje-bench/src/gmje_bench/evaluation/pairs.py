@@ -37,7 +37,7 @@ class PairsOf:
     data: ImageData
     seed: int
     device: torch.device
-    workers: int = 0
+    workers: int | None = 0
 
     @cached_property
     def pairs(self) -> TrainingPairs | None:
@@ -71,5 +71,6 @@ class PairsOf:
             context, target = (torch.cat([views[rows] for views in part]) for part in zip(*passes, strict=True))
             return context, target
 
-        exchangeable = self.module.target_encoder is None
+        masked = self.module.views(self.data).masked is not None
+        exchangeable = self.module.target_encoder is None and not masked
         return TrainingPairs(*pairs(~held_out), pairs(held_out), passes=len(passes), exchangeable=exchangeable)

@@ -41,7 +41,8 @@ class Objective:
 
     Args:
         criterion: Maps ``z_context`` and ``z_target``, each ``(b, dim)`` of this process's share of the batch, to
-            the loss of the global batch.
+            the loss of the global batch. A method ``predict`` of it, where there is one, maps ``z_context`` to the
+            ``z_target`` that it expects.
         normalize: Whether the projection head scales embeddings to unit norm.
         trains: Whether there is anything to train; a random encoder is only evaluated.
         momentum: Decay of the target view's encoder, a moving average of the context's; 0 for one encoder of both.

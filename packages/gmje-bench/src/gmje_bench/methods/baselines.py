@@ -79,6 +79,15 @@ def barlow(setting: Setting, options: dict[str, Any]) -> Objective:
     return Objective(GlobalLoss(BarlowTwinsLoss(**chosen)), normalize=False)
 
 
+class PredictiveLoss(GlobalLoss):
+    """The loss of a predictor, taken over the pairs of all processes; its ``loss`` has a ``predictor``."""
+
+    def predict(self, z_context: Tensor) -> Tensor:
+        """The expected embeddings ``(b, dim)`` of targets."""
+        predicted: Tensor = self.loss.get_submodule("predictor")(z_context)
+        return predicted
+
+
 class _Predicted(nn.Module):
     """A predictor of the context's embedding, compared with the target's, which takes no gradient."""
 
@@ -98,7 +107,7 @@ def byol(setting: Setting, options: dict[str, Any]) -> Objective:
     """Predict the other view's embedding by a momentum encoder, by cosine, both ways (Grill et al., 2020)."""
     chosen = take_options("byol", options, settings_of("byol"))
     head = BYOLPredictionHead(setting.dim, _integer("byol", chosen, "hidden"), setting.dim)
-    criterion = GlobalLoss(_Predicted(head, NegativeCosineSimilarity(), both=False))
+    criterion = PredictiveLoss(_Predicted(head, NegativeCosineSimilarity(), both=False))
     return Objective(criterion, normalize=False, momentum=_momentum("byol", chosen), symmetric=True)
 
 
@@ -106,14 +115,14 @@ def simsiam(setting: Setting, options: dict[str, Any]) -> Objective:
     """Predict the other view's embedding by the same encoder, its gradient stopped (Chen and He, 2021)."""
     chosen = take_options("simsiam", options, settings_of("simsiam"))
     head = SimSiamPredictionHead(setting.dim, _integer("simsiam", chosen, "hidden"), setting.dim)
-    return Objective(GlobalLoss(_Predicted(head, NegativeCosineSimilarity(), both=True)), normalize=False)
+    return Objective(PredictiveLoss(_Predicted(head, NegativeCosineSimilarity(), both=True)), normalize=False)
 
 
 def jepa(setting: Setting, options: dict[str, Any]) -> Objective:
     """A deterministic joint-embedding predictor: squared error to a momentum encoder (LeCun, 2022)."""
     chosen = take_options("jepa", options, settings_of("jepa"))
     head = BYOLPredictionHead(setting.dim, _integer("jepa", chosen, "hidden"), setting.dim)
-    criterion = GlobalLoss(_Predicted(head, nn.MSELoss(), both=False))
+    criterion = PredictiveLoss(_Predicted(head, nn.MSELoss(), both=False))
     return Objective(criterion, normalize=False, momentum=_momentum("jepa", chosen), symmetric=True)
 
 

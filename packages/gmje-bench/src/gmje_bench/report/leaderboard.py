@@ -33,9 +33,15 @@ _TASKS = {
     "effective_rank": "accuracy",
     "uncertainty": "uncertainty",
 }
-_TITLES = {"accuracy": "Representation", "uncertainty": "Uncertainty", "sampling": "Sampling", "density": "Densities"}
+_TITLES = {
+    "accuracy": "Representation",
+    "uncertainty": "Uncertainty",
+    "sampling": "Sampling",
+    "density": "Densities",
+    "completion": "Completions",
+}
 # Tasks whose metrics end with a dot and the kind of density that they are measured of; see :func:`kind_board`.
-_BY_KIND = ("sampling", "density")
+_BY_KIND = ("sampling", "density", "completion")
 # Tasks that have tables of their own in their sections.
 _OWN_TABLES = (*_BY_KIND, "outliers")
 _ARROWS = {True: "↑", False: "↓"}

@@ -2,10 +2,11 @@
 
 from gmje_bench.runs.files import finite, read_results, write_results
 from gmje_bench.runs.folder import check_models, check_resumable, check_run_folder, create_run_folder
-from gmje_bench.runs.metrics import KINDS, METRICS, OUTLIER_KINDS, OUTLIER_SCORES, SOURCES, Metric
+from gmje_bench.runs.metrics import ANSWERS, KINDS, METRICS, OUTLIER_KINDS, OUTLIER_SCORES, SOURCES, Metric
 from gmje_bench.runs.schema import PRETRAINED, SCHEMA_VERSION, AlignmentRecord, DatasetRecord, Record, Results
 
 __all__ = [
+    "ANSWERS",
     "KINDS",
     "METRICS",
     "OUTLIER_KINDS",

@@ -2,7 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-__all__ = ["KINDS", "METRICS", "OUTLIER_KINDS", "OUTLIER_SCORES", "SOURCES", "Metric"]
+__all__ = ["ANSWERS", "KINDS", "METRICS", "OUTLIER_KINDS", "OUTLIER_SCORES", "SOURCES", "Metric"]
 
 
 class Metric(BaseModel):
@@ -140,6 +140,35 @@ def _density() -> dict[str, Metric]:
     return _by_kind("density", measures, tuple(KINDS), headlines)
 
 
+#: The kinds of answers to a context: of densities, of a predictor, and what they are compared with.
+ANSWERS = {
+    "learned": "the density that answers",
+    "scaled": "a mixture with scales, fitted afterwards",
+    "gaussian": "one Gaussian, fitted afterwards",
+    "predictor": "one answer, by least squares",
+    "true": "the true embedding, decoded",
+    "real": "pixels of the nearest contexts",
+}
+
+
+def _completion() -> dict[str, Metric]:
+    """Every measure of answers, for every kind of them that has it."""
+    measures = {
+        "completion_best": ("error of the best of 8", "", False),
+        "completion_error": ("error of one", "", False),
+        "completion_wins": ("nearer than the predictor", "", True),
+        "completion_diversity": ("diversity", "", True),
+        "completion_sharpness": ("sharpness", "", True),
+        "completion_nll": ("conditional NLL", "nats", False),
+        "completion_calibration": ("calibration error", "", False),
+    }
+    of_one = ("completion_error", "completion_sharpness")
+    lacking = {f"{name}.{kind}" for name in measures if name not in of_one for kind in ("predictor", "true")}
+    lacking |= {f"completion_{name}.real" for name in ("sharpness", "nll", "calibration")}
+    headlines = ("completion_best.learned", "completion_error.predictor")
+    return _by_kind("completion", measures, tuple(ANSWERS), headlines, without=tuple(lacking))
+
+
 #: Every metric that a record may hold.
 METRICS: dict[str, Metric] = {
     **_metrics(
@@ -172,6 +201,7 @@ METRICS: dict[str, Metric] = {
     ),
     **_sampling(),
     **_density(),
+    **_completion(),
     **_outliers(),
     **_metrics(
         "synthetic",

@@ -31,6 +31,8 @@ _FORMS: dict[str, tuple[int, str, dict[int, int]]] = {
     "sampling.pictures": (4, "u", {}),
     "sampling.conditional.samples": (5, "u", {}),
     "sampling.conditional": (4, "u", {}),
+    "completion.answers": (5, "u", {}),
+    "completion": (4, "u", {}),
     "latent.pca": (2, "f", {1: 2}),
     "latent.tsne": (2, "f", {1: 2}),
     "latent.label": (1, "i", {}),

@@ -109,6 +109,8 @@ class Views(Strict):
         blur_probability: Probability of a Gaussian blur.
         blur_kernel: Width of the blur's kernel in pixels, odd, less than twice the images' side.
         blur_sigma: Standard deviation of the blur in pixels, uniform in this range.
+        masked: Top, bottom, left and right of a box in shares of the side, which the context does not show and the
+            target shows alone; missing, both views show the whole image.
     """
 
     crop_scale: Range | None = None
@@ -123,6 +125,7 @@ class Views(Strict):
     blur_probability: Share | None = None
     blur_kernel: Positive | None = None
     blur_sigma: Range | None = None
+    masked: Annotated[list[Share], Field(min_length=4, max_length=4)] | None = None
 
 
 class Training(Strict):
@@ -142,7 +145,8 @@ class Training(Strict):
         warmup_epochs: Epochs of the linear warm-up, in place of ``warmup_steps``.
         mixed_precision: ``no``, ``bf16`` or ``fp16``; missing, what Accelerate was launched with. Densities stay in
             float32.
-        workers: Number of processes that decode images of folders and tables.
+        workers: Number of processes that decode images of folders and tables, for each process that trains; missing,
+            its share of the cores but one, at most 16. Views do not depend on it.
         shuffle_blocks: Of about so many blocks a batch takes its images, where these are read in blocks (row groups of
             Parquet shards); about twice as many are in memory, over all processes.
         mixed_evaluation: Whether features that tasks see are computed in the mixed precision of training too.
@@ -164,7 +168,7 @@ class Training(Strict):
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     warmup_epochs: Strength | None = None
     mixed_precision: MixedPrecision | None = None
-    workers: Annotated[int, Field(ge=0)] = 0
+    workers: Annotated[int, Field(ge=0)] | None = None
     shuffle_blocks: Positive = 32
     mixed_evaluation: bool = False
     online_probe: bool = False

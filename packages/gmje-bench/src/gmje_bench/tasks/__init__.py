@@ -128,5 +128,14 @@ TASKS: dict[str, Task] = {
             section="gmje_bench.report.sections.density:density",
             title="Densities",
         ),
+        Task(
+            "completion",
+            "several answers for what the context does not show, decoded: best of eight, diversity, likelihood",
+            "gmje_bench.tasks.completion:completion",
+            views=True,
+            pairs=True,
+            section="gmje_bench.report.sections.completion:completion",
+            title="Completions",
+        ),
     )
 }

@@ -139,6 +139,8 @@ class Subject(FeatureSubject):
         critic: The density that the encoder was trained by, where a closing stage fitted another one.
         pairs: What densities may be fitted to, for the tasks that ask for it.
         views: How the views were drawn whose embeddings are held; ``None`` where that is not known.
+        predict: A function from embeddings of contexts ``(n, d)`` to those of targets that a deterministic predictor
+            expects; ``None`` for a method without one.
     """
 
     train: Embedded
@@ -148,6 +150,7 @@ class Subject(FeatureSubject):
     critic: JointDensity | None = field(default=None, kw_only=True)
     pairs: TrainingPairs | None = field(default=None, kw_only=True)
     views: ViewConfig | None = field(default=None, kw_only=True)
+    predict: Callable[[Tensor], Tensor] | None = field(default=None, kw_only=True)
 
     def pictures(self) -> Tensor:
         """The training images uint8 ``(N, C, S, S)`` at 32 pixels at most, read once for all methods of a run."""

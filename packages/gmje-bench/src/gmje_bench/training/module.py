@@ -111,6 +111,12 @@ class JointEmbedding(nn.Module):
         z: Tensor = self.target_encoder(images)
         return z
 
+    @property
+    def predict(self) -> Callable[[Tensor], Tensor] | None:
+        """What maps embeddings of contexts ``(b, dim)`` to expected ones of targets; ``None`` without a predictor."""
+        found: Callable[[Tensor], Tensor] | None = getattr(self.criterion, "predict", None)
+        return found
+
     def views(self, data: ImageData) -> ViewConfig:
         """The views that the module is trained or evaluated on; a trained model normalises as it was trained."""
         config = configured(data.image_size, data.channels, self._views)

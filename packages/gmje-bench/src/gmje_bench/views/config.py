@@ -40,6 +40,9 @@ class ViewConfig:
         blur_probability: Probability of a Gaussian blur; 0 leaves it out.
         blur_kernel: Width of the blur's kernel in pixels, odd, less than twice ``size``.
         blur_sigma: Standard deviation of the blur in pixels, uniform in this range.
+        masked: Top, bottom, left and right of a box, in shares of the side. The context is then a view without the box,
+            and the target is the box of the same view; what a view does not show is zero. ``None`` for two views of the
+            whole image, drawn apart.
 
     Raises:
         OptionError: a value is out of range.
@@ -60,6 +63,7 @@ class ViewConfig:
     blur_probability: float = 0.0
     blur_kernel: int = 3
     blur_sigma: tuple[float, float] = (0.1, 2.0)
+    masked: tuple[float, float, float, float] | None = None
 
     def __post_init__(self) -> None:
         def require(good: bool, field: str, right: str) -> None:
@@ -79,6 +83,25 @@ class ViewConfig:
         kernel = self.blur_kernel
         require(kernel % 2 == 1 and 0 < kernel < 2 * self.size, "blur_kernel", f"odd and below {2 * self.size}")
         require(0 < self.blur_sigma[0] <= self.blur_sigma[1], "blur_sigma", "a rising pair of positive numbers")
+        if self.masked is not None:
+            box = self.masked
+            rising = len(box) == 4 and 0 <= box[0] < box[1] <= 1 and 0 <= box[2] < box[3] <= 1
+            require(rising, "masked", "top, bottom, left and right of a box, each pair rising in [0, 1]")
+            height, width = (stop - start for start, stop in self.box)
+            divides = 0 < height * width < self.size**2
+            require(divides, "masked", f"a box that divides the {self.size} x {self.size} pixels in two parts")
+
+    @property
+    def box(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """The rows and the columns ``(start, stop)`` of the masked box, in whole pixels of a view.
+
+        Examples:
+            >>> configured(28, 1, {"masked": [0.5, 1.0, 0.0, 1.0]}).box
+            ((14, 28), (0, 28))
+        """
+        assert self.masked is not None
+        top, bottom, left, right = (round(share * self.size) for share in self.masked)
+        return (top, bottom), (left, right)
 
     @property
     def preprocessing(self) -> Preprocessing:

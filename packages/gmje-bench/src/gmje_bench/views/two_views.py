@@ -71,13 +71,13 @@ class TwoViews:
             raise ValueError(f"rank must be in 0 .. {world_size - 1}, got {rank}")
         b, _, height, width = images.shape[-4:]
         cut = images.ndim == 5
-        generators = (generator_for(self.seed, epoch, step, view) for view in range(2))
-        draws = [draw_parameters(self.config, b * world_size, height, width, generator) for generator in generators]
-        context, target = (
-            augmented(images[view] if cut else images, d.share(rank * b, (rank + 1) * b), self.config, cut)
-            for view, d in enumerate(draws)
-        )
-        return context, target
+        drawn = []
+        for view in range(1 if self.config.masked else 2):
+            generator = generator_for(self.seed, epoch, step, view)
+            draws = draw_parameters(self.config, b * world_size, height, width, generator)
+            seen = images[view] if cut else images
+            drawn.append(augmented(seen, draws.share(rank * b, (rank + 1) * b), self.config, cut))
+        return divided(drawn[0], self.config) if self.config.masked else (drawn[0], drawn[1])
 
     def crops(self, batch: int, *, epoch: int, step: int, rank: int = 0, world_size: int = 1) -> CropDraws:
         """Draw the boxes of both views, for images that are cut before they come here.
@@ -91,6 +91,14 @@ class TwoViews:
         """
         where = {"epoch": epoch, "step": step, "rank": rank, "world_size": world_size}
         return CropDraws.of_step(self.config, self.seed, batch, **where)
+
+
+def divided(view: Tensor, config: ViewConfig) -> tuple[Tensor, Tensor]:
+    """A view ``(b, C, size, size)`` without the masked box, and the box alone; what is not shown is zero."""
+    (top, bottom), (left, right) = config.box
+    inside = torch.zeros(config.size, config.size, dtype=torch.bool, device=view.device)
+    inside[top:bottom, left:right] = True
+    return view.masked_fill(inside, 0), view.masked_fill(~inside, 0)
 
 
 def augmented(images: Tensor, draws: Draws, config: ViewConfig, cut: bool) -> Tensor:

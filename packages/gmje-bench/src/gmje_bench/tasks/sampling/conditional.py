@@ -11,7 +11,7 @@ from gmje_bench.tasks.sampling.decoder import Decoder, decode
 from gmje_bench.tasks.subject import Subject
 from gmje_bench.views import TwoViews, ViewConfig
 
-__all__ = ["conditional_pictures", "to_bytes"]
+__all__ = ["conditional_pictures", "of_different_classes", "to_bytes", "view_pixels"]
 
 _CONTEXTS, _SAMPLES = 3, 8
 # Embeddings whose norms are this near to one are taken to lie on the unit sphere.
@@ -39,7 +39,7 @@ def conditional_pictures(subject: Subject, decoder: Decoder, scale: Scale) -> di
     if density is None or subject.views is None:
         return {}
     first = test.images[: PROTOCOL.feature_batch]  # The embeddings of these were computed in one batch of views.
-    rows = _of_different_classes(test.labels[: len(first)])
+    rows = of_different_classes(test.labels[: len(first)], _CONTEXTS)
     posterior = density.condition(test.context[rows].to(density.context.mean.dtype))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(subject.seed)  # PyTorch's distributions take no generator.
@@ -50,19 +50,19 @@ def conditional_pictures(subject: Subject, decoder: Decoder, scale: Scale) -> di
     every = torch.cat([test.target[rows, None], mean[:, None], samples], dim=1)
     drawn = torch.stack([decode(decoder, scale.apply(row), seed=0, same_noise=True) for row in every])
     views = TwoViews(subject.views, PROTOCOL.view_seed)(first, epoch=0, step=0)
-    context, target = (_pixels(view[rows], subject.views) for view in views)
+    context, target = (view_pixels(view[rows], subject.views) for view in views)
     found = {"context": context, "target": target, "real": drawn[:, 0], "mean": drawn[:, 1], "samples": drawn[:, 2:]}
     return {f"sampling.conditional.{name}": to_bytes(pixels) for name, pixels in found.items()}
 
 
-def _of_different_classes(labels: Tensor) -> Tensor:
-    """Indices of images chosen by a fixed seed, of as many classes as there are."""
+def of_different_classes(labels: Tensor, count: int) -> Tensor:
+    """Indices of ``count`` images chosen by a fixed seed, of as many classes as there are."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0)).tolist()
     firsts = list({int(labels[row]): row for row in reversed(order)}.values())
-    return torch.tensor([*firsts, *(row for row in order if row not in firsts)][:_CONTEXTS])
+    return torch.tensor([*firsts, *(row for row in order if row not in firsts)][:count])
 
 
-def _pixels(views: Tensor, config: ViewConfig) -> Tensor:
+def view_pixels(views: Tensor, config: ViewConfig) -> Tensor:
     """Pixels of normalised views, in [0, 1] and small."""
     mean, std = (torch.tensor(values)[:, None, None] for values in (config.mean, config.std))
     return small(to_bytes(views * std + mean))
