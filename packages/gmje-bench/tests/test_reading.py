@@ -161,9 +161,9 @@ def alive(process: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux which processes there are")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_reader_outlives_the_process_that_trains(tmp_path, number):
-    """Ctrl-C goes to all processes of a terminal; being killed, to one."""
+    """Ctrl-C goes to all processes of a terminal, and the end of a job to all of its; being killed, to one."""
     folder_of(tmp_path / "train", {"ant": 8, "bee": 7}, size=(130, 110))
     folder_of(tmp_path / "val", {"ant": 2, "bee": 2}, size=(130, 110))
     command = [sys.executable, "-c", STOPPED, str(tmp_path)]
@@ -172,9 +172,9 @@ def test_no_reader_outlives_the_process_that_trains(tmp_path, number):
         readers = [int(pid) for pid in run.stdout.readline().split()]
         assert len(readers) == 2
         assert all(alive(pid) for pid in readers)
-        (os.killpg if number == signal.SIGINT else os.kill)(run.pid, number)
+        (os.kill if number == signal.SIGKILL else os.killpg)(run.pid, number)
         said, wrong = run.communicate(timeout=120)
-    if number == signal.SIGINT:
+    if number != signal.SIGKILL:
         assert (said, wrong, run.returncode) == ("went on\n", "", 0)
     end = time.monotonic() + 60
     while any(alive(pid) for pid in readers) and time.monotonic() < end:

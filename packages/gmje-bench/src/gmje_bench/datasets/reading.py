@@ -221,15 +221,17 @@ def _readers(source: LazyImages, workers: int) -> tuple[DataLoader[Tensor | str]
         num_workers=workers,
         prefetch_factor=_PREFETCH,
         persistent_workers=True,
-        worker_init_fn=_ignore_interrupts,
+        worker_init_fn=_ignore_signals,
         generator=torch.Generator(),  # A generator of its own leaves the global random state alone.
     )
     return loader, ahead
 
 
-def _ignore_interrupts(_: int) -> None:
-    """Ctrl-C reaches all processes of a terminal; the one that trains decides when readers end."""
+def _ignore_signals(_: int) -> None:
+    """Ctrl-C, and what ends a job, reach a whole group of processes; the one that trains decides when readers end."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)
 
 
 class _Pieces(Dataset[Tensor | str]):
