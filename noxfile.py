@@ -16,6 +16,8 @@ PACKAGES = ("core", "bench", "hub")
 TEST_TOOLS = ("pytest>=8.3", "pytest-xdist>=3.6", "scipy>=1.13")
 #: What the tests of a package compare it with, or try with it.
 PEERS = {"core": ("scikit-learn>=1.6",), "hub": ("datasets>=4.0",)}
+#: What the examples show the criteria in; no package depends on it.
+INTEGRATIONS = ("lightly>=1.5", "lightning>=2.5", "timm>=1.0.15", "transformers>=4.50")
 #: Optional parts of a package that its tests need.
 EXTRAS = {"core": "[timm]", "hub": "[onnx]"}
 #: The tests' tensors are small: with more threads they would mostly wait for each other.
@@ -66,6 +68,13 @@ def tests_lowest(session: nox.Session, package: str) -> None:
     everything = (*local(package, EXTRAS.get(package, "")), *TEST_TOOLS, *PEERS.get(package, ()))
     install(session, *everything, constrained=False)
     run_tests(session, package)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """The examples of ``docs/examples/loops``, with the tools that they are for."""
+    install(session, *local("bench"), *TEST_TOOLS, *INTEGRATIONS)
+    session.run("pytest", "-n", "auto", *(session.posargs or ["docs/examples"]), env=ENVIRONMENT)
 
 
 @nox.session
