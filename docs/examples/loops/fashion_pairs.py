@@ -1,4 +1,4 @@
-"""Two views of the images that lie in the harness: what the examples train on, and what you replace by your own data."""
+"""Two views of images that lie in the harness: what the examples train on, and what you replace by your own data."""
 
 import torch
 from torch import Tensor, nn

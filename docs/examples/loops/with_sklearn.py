@@ -1,6 +1,7 @@
 """A joint mixture as the last step of a scikit-learn pipeline, its size chosen by cross-validation."""
 
 import numpy as np
+import torch
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import GridSearchCV
@@ -31,8 +32,6 @@ def main(n: int = 600) -> float:
     gaussian = float(np.mean(-0.5 * (error / spread) ** 2 - np.log(spread) - 0.5 * np.log(2 * np.pi)))
     steps = search.best_estimator_
     answer = steps[-1].predict_distribution(steps[:-1].transform(context[test]))
-    import torch
-
     gain = float(answer.log_prob(torch.as_tensor(target[test])).mean()) - gaussian
     print(f"{search.best_params_}: {gain:.2f} nats a target above one Gaussian around a ridge regression")
     return gain
