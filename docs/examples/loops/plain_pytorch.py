@@ -33,9 +33,8 @@ def main(images: int = 2000, epochs: int = 2) -> float:
         context[held_out:], target[held_out:], (context[:held_out], target[:held_out]), exchangeable=True
     )
     answer = criterion.density().condition(context[:1])
-    print(
-        f"the other view: {answer.covariance_within.trace():.3f} within, {answer.covariance_between.trace():.3f} between"
-    )
+    within, between = (float(c[0].trace()) for c in (answer.covariance_within, answer.covariance_between))
+    print(f"the other view of one image: variance {within:.3f} within answers, {between:.3f} between them")
     return loss.item()
 
 
