@@ -19,6 +19,8 @@ TEST_TOOLS = ("pytest>=8.3", "pytest-xdist>=3.6", "scipy>=1.13")
 PEERS = {"core": ("scikit-learn>=1.6",), "hub": ("datasets>=4.0", "timm>=1.0.15")}
 #: What the speed programs compare with, besides what the harness needs itself.
 SPEED_PEERS: tuple[str, ...] = ()
+#: What the examples show the criteria in; no package depends on it.
+INTEGRATIONS = ("lightly>=1.5", "lightning>=2.5", "timm>=1.0.15", "transformers>=4.50")
 #: Optional parts of a package that its tests need.
 EXTRAS = {"core": "[timm]", "hub": "[onnx]"}
 #: What builds the site. They are pinned here, not in constraints.txt, which is about what the packages run with.
@@ -78,6 +80,13 @@ def tests_lowest(session: nox.Session, package: str) -> None:
     everything = (*local(package, EXTRAS.get(package, "")), *TEST_TOOLS, *PEERS.get(package, ()))
     install(session, *everything, constrained=False)
     run_tests(session, package)
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """The examples of ``docs/examples/loops``, with the tools that they are for."""
+    install(session, *local("bench"), *TEST_TOOLS, *INTEGRATIONS)
+    session.run("pytest", "-n", "auto", *(session.posargs or ["docs/examples"]), env=ENVIRONMENT)
 
 
 @nox.session

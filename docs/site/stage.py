@@ -42,7 +42,8 @@ def site_pages() -> dict[str, str]:
     own = [path for suffix in ("md", "ipynb") for path in DOCS.rglob(f"*.{suffix}") if path != DOCS / "README.md"]
     pages = {str(path.relative_to(ROOT)): str(path.relative_to(DOCS)) for path in own}
     results = {str(path.relative_to(ROOT)): f"results/{path.name}" for path in ROOT.glob("benchmarks/results/*.md")}
-    examples = {str(path.relative_to(ROOT)): f"examples/{path.stem}.md" for path in DOCS.glob("examples/*.py")}
+    programs = [path for path in DOCS.glob("examples/**/*.py") if not path.stem.startswith("test_")]
+    examples = {str(path.relative_to(ROOT)): str(path.relative_to(DOCS).with_suffix(".md")) for path in programs}
     return pages | results | examples | ELSEWHERE | {"docs/README.md": "index.md"}
 
 
@@ -137,7 +138,7 @@ def stage(output: Path) -> None:
             folder.write(place, text + TOCTREE.format("*") if place == "results/index.md" else text)
         elif source.endswith(".py"):
             folder.write(place, example_page(ROOT / source))
-            shutil.copyfile(ROOT / source, output / "examples" / Path(source).name)
+            shutil.copyfile(ROOT / source, (output / place).with_suffix(".py"))
         else:
             folder.write(place, (ROOT / source).read_text(encoding="utf-8"))
     for place, text in reference_pages(ROOT).items():
