@@ -1,6 +1,7 @@
-"""GMJE with lightly's transforms and heads: one line of a lightly script changes, the criterion."""
+"""GMJE with lightly's transforms and heads: in a script of lightly, the criterion changes."""
 
 import torch
+import torch.nn.functional as F
 from lightly.models.modules import SimCLRProjectionHead
 from lightly.transforms import SimCLRTransform
 from PIL import Image
@@ -17,7 +18,7 @@ class LightlyPairs(Dataset[list[Tensor]]):
 
     def __init__(self, n: int) -> None:
         self.images = load_dataset("fashion_mnist_12k", limit=n).train[:]
-        self.transform = SimCLRTransform(input_size=32, gaussian_blur=0.0)
+        self.transform = SimCLRTransform(input_size=32, min_scale=0.3, cj_prob=0.2, gaussian_blur=0.0)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -32,11 +33,11 @@ def main(images: int = 1000, epochs: int = 1) -> float:
     torch.manual_seed(0)
     loader = DataLoader(LightlyPairs(images), batch_size=200, shuffle=True, drop_last=True)
     encoder = nn.Sequential(build_backbone("smallconv"), SimCLRProjectionHead(256, 256, 32))
-    criterion = GMJE(dim=32, components=64)  # lightly: NTXentLoss(temperature=0.1)
+    criterion = GMJE(dim=32, components=64)  # lightly: NTXentLoss(temperature=0.1), which normalises by itself
     optimizer = torch.optim.AdamW(encoder.parameters(), lr=2e-3)
     for epoch in range(epochs):
         for context, target in loader:
-            loss = criterion(encoder(context), encoder(target))
+            loss = criterion(F.normalize(encoder(context)), F.normalize(encoder(target)))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
