@@ -240,7 +240,7 @@ def test_tables_hold_every_number(folder):
     assert main(["report", str(folder), "--output", str(folder / "page.html")]) == 0
     rows = list(csv.DictReader(io.StringIO((folder / "page.csv").read_text())))
     table = pq.read_table(folder / "page.parquet").to_pylist()
-    assert len(rows) == len(table) == 6 * (6 + len(DENSITY_METRICS)) + 1 + 2 * 2
+    assert len(rows) == len(table) == 6 * (6 + len(DENSITY_METRICS) + len(COMPLETION_METRICS)) + 1 + 2 * 2
     values = {(r["method"], r["seed"], r["metric"]): r["value"] for r in table}
     assert values["gmje", 2, "linear_probe"] == 86.2
     failed = next(r for r in table if r["status"] == "failed")
