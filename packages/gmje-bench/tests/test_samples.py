@@ -96,5 +96,3 @@ def test_killed_and_resumed_every_image_is_seen_once(start, whole, kind, workers
 def test_two_processes_see_the_images_of_one(start, whole, kind, tmp_path):
     folder = start(kind, tmp_path / "two", workers=1, processes=2)
     assert seen(folder)[0] == seen(whole[kind])[0]
-    one, two = (json.loads((f / "result.json").read_text()) for f in (whole[kind], folder))
-    assert two["losses"] == pytest.approx(one["losses"], rel=1e-3)
