@@ -14,6 +14,7 @@ from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import BatchSizeError, ConfigError, ShapeError
 from gmje_core.linalg import LOG_2PI, full_precision, promote, require_finite
+from gmje_core.objectives.rivals import rival_scores
 
 __all__ = ["bank_pmi", "info_nce", "info_nce_mixture", "nt_xent", "semiparametric_pmi"]
 
@@ -183,12 +184,12 @@ def semiparametric_pmi(
     and the mean of it and of the same with the views exchanged. The gradient passes through all embeddings. No pair is
     part of the marginal that scores it. At :math:`\lambda = 0` this is the pmi of the learned density. At
     :math:`\lambda = 1` and unit norm it is that of NT-Xent without the positive pair among the candidates, which is the
-    decoupled contrastive loss of Yeh et al. (2022).
+    decoupled contrastive loss of Yeh et al. (2022). It can be differentiated once.
 
     Args:
         z_context: ``(B, d)``, the whole batch, ``B`` at least 2.
         z_target: ``(B, d)``, in the same space.
-        noise: Scalars, the variances of the noise of a dimension of either view.
+        noise: Scalars, the variances of the noise of a dimension of either view; they carry no gradient.
         share: :math:`\lambda` in ``(0, 1]``, the weight of the batch.
         learned: ``(B,)`` log-densities of contexts, targets and pairs behind the channel under a density that was known
             before the batch; ``None`` for none, which makes the share 1.
@@ -203,33 +204,28 @@ def semiparametric_pmi(
     """
     # Embeddings are taken in units of the noise, so that float32 can hold squares.
     unit = torch.stack(noise).mean()
-    scaled = [z / unit.sqrt().to(z) for z in (z_context, z_target)]
-    kernel = SphericalCovariance(scaled[0].new_ones(1), scaled[0].shape[1], validate=False)
-    across = kernel.squared_mahalanobis(*scaled)
-    own: list[Tensor] = []
-    others: list[Tensor] = []
-    for z, distances, variance in zip(scaled, (across, across.T), noise, strict=True):
-        precision = (-0.5 * unit / variance).to(z)
-        constant = (-0.5 * z.shape[1] * (LOG_2PI + variance.log())).to(z)
-        own.append(constant + precision * across.diagonal())
-        candidates = torch.stack([distances, kernel.squared_mahalanobis(z, z)])
-        itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-        scores = (precision * candidates).masked_fill(itself, torch.finfo(z.dtype).min).logsumexp(dim=(0, 2))
-        others.append(constant + scores - math.log(2 * len(z) - 2))
+    context, target = (z / unit.sqrt().to(z) for z in (z_context, z_target))
+    precisions = [(unit / variance).to(context) for variance in noise]
+    constants = [(-0.5 * context.shape[1] * (LOG_2PI + variance.log())).to(context) for variance in noise]
+    distances = (context - target).square().sum(dim=1)
+    own = [constant - 0.5 * p * distances for constant, p in zip(constants, precisions, strict=True)]
+    scores = rival_scores((context, target), (precisions[0], precisions[1]))
+    rivals = math.log(2 * len(context) - 2)
+    others = [constant + score - rivals for constant, score in zip(constants, scores, strict=True)]
     parts = [*own, *others]
     if learned is None or share == 1:
         pmi = 0.5 * (own[0] - others[0] + own[1] - others[1])
     else:
         ours, theirs = math.log(share), math.log1p(-share)
         parts += learned
-        context, target = (
-            torch.logaddexp(ours + batch, theirs + known) for batch, known in zip(others, learned, strict=False)
-        )
+        marginals = [
+            torch.logaddexp(ours + batch, theirs + known) for batch, known in zip(others, learned[:2], strict=True)
+        ]
         pairs = [
             torch.logaddexp(ours + batch + pair, theirs + learned[2])
             for batch, pair in zip(others[::-1], own, strict=True)
         ]
-        pmi = 0.5 * (pairs[0] + pairs[1]) - context - target
+        pmi = 0.5 * (pairs[0] + pairs[1]) - marginals[0] - marginals[1]
     # A single score that overflows can leave the value finite, but not the gradient.
     return pmi.masked_fill(~torch.isfinite(torch.stack(parts).detach()).all(), math.nan)
 
