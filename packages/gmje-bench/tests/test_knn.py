@@ -50,6 +50,18 @@ def test_pieces_give_what_the_whole_gives():
         assert torch.equal(found.cosine, expected.values[:, :10])
 
 
+@pytest.mark.parametrize("columns", [4096, 4099, 641, 100])
+@pytest.mark.parametrize("different", [3000, 10**6])
+def test_blocks_hold_the_highest_and_of_equal_ones_the_first(columns, different):
+    g = torch.Generator().manual_seed(columns)
+    numbers = torch.randint(different, (200, columns), generator=g).float()
+    numbers[:, -1] = different  # beyond the last whole block
+    expected = numbers.sort(dim=1, descending=True, stable=True)
+    found = merged([highest(numbers, 5, 20)], 20)
+    assert torch.equal(found.cosine, expected.values[:, :20])
+    assert torch.equal(found.places, expected.indices[:, :20] + 5)
+
+
 def test_features_in_half_precision_move_no_neighbour_far():
     (bank, _), (queries, _) = blobs(3000, 4, 0), blobs(50, 4, 1)
     whole, half = (nearest(Rows.of(part), F.normalize(queries, dim=1), 20) for part in (bank, bank.half()))

@@ -16,6 +16,10 @@ __all__ = ["Neighbours", "knn", "nearest", "weighted_knn"]
 
 # So many test rows are compared at once, with up to 4,096 rows of the bank at a time.
 _CHUNK = 500
+# So many lists of neighbours are merged at a time.
+_LISTS = 16
+# Numbers of a block whose maximum is taken first.
+_BLOCK = 16
 
 
 class Neighbours(NamedTuple):
@@ -110,10 +114,14 @@ def nearest(bank: Rows, queries: Tensor, k: int) -> Neighbours:
         queries.new_full((len(queries), k), -torch.inf),
         torch.full((len(queries), k), bank.count, device=queries.device),
     )
+    parts = [found]
     for leaf in bank.leaves:
         for part, place in bank.pieces(leaf):
             cosine = queries @ F.normalize(part.to(queries.device).float(), dim=1).T
-            found = merged([found, highest(cosine, place.start, k)], k)
+            parts.append(highest(cosine, place.start, k))
+            if len(parts) > _LISTS:
+                parts = [merged(parts, k)]
+    found = merged(parts, k)
     if bank.team.size == 1:
         return found
     return merged([Neighbours(*pair) for pair in zip(*map(bank.team.gather, found), strict=True)], k)
@@ -122,9 +130,25 @@ def nearest(bank: Rows, queries: Tensor, k: int) -> Neighbours:
 def highest(cosine: Tensor, start: int, k: int) -> Neighbours:
     """The ``k`` highest numbers of every row ``(m, n)``, or all; of equal ones, the first."""
     k = min(k, cosine.shape[1])
-    values, places = cosine.topk(k, dim=1)
+    blocks = cosine.shape[1] // _BLOCK
+    if blocks < 2 * k:
+        values, places = cosine.topk(k, dim=1)
+        seen = cosine >= values[:, -1:]
+    else:
+        # The k highest numbers lie in the k blocks of highest maxima, which hold few of all. Number j is in block
+        # j % blocks, so that maxima are taken over whole rows at a time; the rest after the last block is one more.
+        grid = cosine[:, : blocks * _BLOCK].unflatten(1, (_BLOCK, blocks))
+        tops, block = grid.amax(dim=1).topk(k + 1, dim=1)
+        among = (block[:, :k].unsqueeze(1) + blocks * torch.arange(_BLOCK, device=cosine.device)[:, None]).flatten(1)
+        rest = torch.arange(blocks * _BLOCK, cosine.shape[1], device=cosine.device)
+        among = torch.cat([among, rest.expand(len(cosine), -1)], dim=1)
+        candidates = cosine.gather(1, among)
+        values, order = candidates.topk(k, dim=1)
+        places = among.gather(1, order)
+        # A block that was left out may hold a number equal to the last one.
+        seen = torch.cat([candidates >= values[:, -1:], tops[:, k:] >= values[:, -1:]], dim=1)
     # Which of several numbers equal to the last one are given is not said; rows with such ties are sorted.
-    tied = (cosine >= values[:, -1:]).sum(dim=1) > k
+    tied = seen.sum(dim=1) > k
     if tied.any():
         exact = cosine[tied].sort(dim=1, descending=True, stable=True)
         values[tied], places[tied] = exact.values[:, :k], exact.indices[:, :k]
