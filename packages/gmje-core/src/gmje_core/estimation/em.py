@@ -1,7 +1,7 @@
 r"""Expectation-maximisation of Gaussian mixtures: functions from a mixture to moments, and from moments to a mixture.
 
-Statistics are centred and in float64. Rows are read block by block, so that no tensor of rows x components x
-dimensions is stored.
+Statistics are in float64, and centred unless products of whitened rows keep their digits. Rows are read block by block,
+so that no tensor of rows x components x dimensions is stored.
 """
 
 import math
@@ -17,6 +17,7 @@ from gmje_core.errors import NonFiniteError, NotPositiveDefiniteError
 from gmje_core.estimation.factors import FactorMoments, FactorSums
 from gmje_core.estimation.moments import Moments, MomentSums, batch_moments, merge_moments, pooled_covariance
 from gmje_core.estimation.pairs import Pairs
+from gmje_core.estimation.products import product_round
 from gmje_core.estimation.shrinkage import CovariancePrior, shrink_covariances
 
 __all__ = ["CovarianceForm", "block_rows", "expectation", "maximization", "moments_of", "total_moments"]
@@ -150,7 +151,8 @@ def expectation(
         mixture: The current mixture.
         pairs: The rows.
         form: Form of the covariances.
-        total: Mean and covariance of all rows, from :func:`total_moments`.
+        total: Mean and covariance of all rows, from :func:`total_moments`, or variances where the form needs no more;
+            with their covariance, a round of full covariances is faster.
         prior: Prior of the covariances, if they have one.
 
     Returns:
@@ -162,22 +164,44 @@ def expectation(
     Raises:
         NonFiniteError: a log-density is beyond what the dtype of the rows can represent.
     """
-    scorer = mixture.to(pairs.dtype)
-    log_density = torch.zeros((), dtype=torch.float64, device=pairs.device)
-
-    def responsibilities(x: Tensor) -> Tensor:
-        joint = scorer.component_log_prob(x)
-        evidence = joint.logsumexp(dim=1, keepdim=True)
-        log_density.add_(evidence.double().sum())
-        return joint.sub_(evidence).exp_()
-
-    moments = _moments_of_form(mixture, pairs, responsibilities, form, total)
-    value = float(log_density) / len(pairs)
+    by_products = _by_products(mixture, pairs, form, total)
+    log_density, moments = by_products or _by_components(mixture, pairs, form, total)
+    value = log_density / len(pairs)
     if not math.isfinite(value):
         raise NonFiniteError(
             f"the mean log-density became {value}: the embeddings' scale is beyond what {pairs.dtype} can represent"
         )
     return value if prior is None else value + float(prior.log_density(mixture.covariance)), moments
+
+
+def _by_products(
+    mixture: GaussianMixture, pairs: Pairs, form: CovarianceForm, total: tuple[Tensor, Tensor]
+) -> tuple[float, Moments] | None:
+    """Sum of the log-densities and moments, where a form allows for a round of products."""
+    if form.diagonal:
+        variances = total[1] if total[1].ndim == 1 else total[1].diagonal()
+        return product_round(mixture, pairs, (total[0], variances), diagonal=True)
+    if form.covariance_type != "full" or form.tied or total[1].ndim == 1:
+        return None
+    return product_round(mixture, pairs, total, diagonal=False)
+
+
+def _by_components(
+    mixture: GaussianMixture, pairs: Pairs, form: CovarianceForm, total: tuple[Tensor, Tensor]
+) -> tuple[float, Moments | FactorMoments]:
+    """Sum of the log-densities and moments, exact however narrow and far from each other the components are."""
+    scorer = mixture.to(pairs.dtype)
+    log_density = torch.zeros((), dtype=torch.float64, device=pairs.device)
+
+    def responsibilities(x: Tensor) -> Tensor:
+        shares = scorer.component_log_prob(x)
+        top = shares.amax(dim=1, keepdim=True)
+        norm = shares.sub_(top).exp_().sum(dim=1, keepdim=True)
+        log_density.add_((top.double() + norm.double().log()).sum())
+        return shares.div_(norm)
+
+    moments = _moments_of_form(mixture, pairs, responsibilities, form, total)
+    return float(log_density), moments
 
 
 def _moments_of_form(

@@ -105,8 +105,8 @@ class Pairs:
             part = view[which if isinstance(which, slice) else which.cpu().numpy()]
             block = torch.from_numpy(np.array(part, dtype=_numpy_dtype(part.dtype)))
         block = block.to(self.device, self.dtype)
-        bad = ~torch.isfinite(block).all(dim=1)
-        if bad.any():
+        # A finite sum decides the usual case at once; one that overflows leaves the question open.
+        if not torch.isfinite(block.sum()) and bool((bad := ~torch.isfinite(block).all(dim=1)).any()):
             place = int(bad.nonzero()[0])
             row = range(len(self))[which][place] if isinstance(which, slice) else int(which[place])
             value = float(block[place][~torch.isfinite(block[place])][0])

@@ -137,9 +137,10 @@ def fit_best(pairs: Pairs, settings: Settings, seed: int) -> Run:
     """
     require_rows(pairs, settings.n_components)
     with full_precision(pairs.device.type):
-        pooled = settings.form.tied and not settings.form.diagonal
-        total = total_moments(pairs, diagonal=not pooled)
-        warn_of_small_variance(total[1].diagonal() if pooled else total[1], settings.form.reg_covar)
+        form = settings.form
+        whole = not form.diagonal and (form.tied or form.covariance_type == "full")
+        total = total_moments(pairs, diagonal=not whole)
+        warn_of_small_variance(total[1].diagonal() if whole else total[1], form.reg_covar)
         starts = 1 if settings.given.complete else settings.n_init
         best: Run | None = None
         for attempt in range(starts):
