@@ -18,7 +18,9 @@ TEST_TOOLS = ("pytest>=8.3", "pytest-xdist>=3.6", "scipy>=1.13")
 #: What the tests of a package compare it with, or try with it.
 PEERS = {"core": ("scikit-learn>=1.6",), "hub": ("datasets>=4.0", "timm>=1.0.15")}
 #: What the speed programs compare with, besides what the harness needs itself.
-SPEED_PEERS: tuple[str, ...] = ()
+SPEED_PEERS: tuple[str, ...] = (
+    "faiss-cpu>=1.9",  # exact search of inner products, what a user would take for a kNN
+)
 #: What the examples show the criteria in; no package depends on it.
 INTEGRATIONS = ("lightly>=1.5", "lightning>=2.5", "timm>=1.0.15", "transformers>=4.50")
 #: Optional parts of a package that its tests need.

@@ -1,18 +1,18 @@
-"""Time the linear probe beside scikit-learn's, and compare what they find.
-
-    OMP_NUM_THREADS=1 python benchmarks/probe.py [--sizes 9000x256 50000x512]
+"""The linear probe beside scikit-learn's: the whole path of strengths, the choice and the final fit.
 
 The rows are features of Fashion-MNIST by an untrained small network; more rows are copies with noise, and more columns
 are rectified random mixtures. Both sides fit the path of strengths to nine tenths of the rows, choose on the rest, and
-fit the chosen strength to all. Times are CPU seconds of one thread.
+fit the chosen strength to all. What is compared is the accuracy on test images, in per cent.
 """
 
-import argparse
-import time
+import sys
 import warnings
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
+from _measure import Call, Case, main
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import train_test_split
 from threadpoolctl import threadpool_limits
@@ -26,33 +26,42 @@ from gmje_bench.tasks.probe import fit_probe
 from gmje_bench.tasks.rows import Rows
 from gmje_bench.training.module import build_module
 
+SIZES = ((9_000, 256), (50_000, 512))
+GOAL, CLASSES = 5.0, 10
 CPU = torch.device("cpu")
 
 
-def main() -> None:
-    """Print a table of times and accuracies."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--sizes", nargs="+", default=["9000x256", "50000x512"])
-    sizes = [tuple(map(int, size.split("x"))) for size in parser.parse_args().sizes]
-    torch.set_num_threads(1)
+def cases() -> Iterator[Case]:
+    """The features of the embedded data as they are, and at the size of an evaluation."""
+    for rows, columns in SIZES:
+        yield Case(
+            f"linear probe with its path, {rows} x {columns}",
+            "scikit-learn LogisticRegression",
+            GOAL,
+            partial(build, rows, columns),
+            # One product with the rows and one with their transpose for each strength and the final fit, at the least.
+            flops=4.0 * rows * columns * CLASSES * (0.9 * len(PROTOCOL.probe_c) + 1),
+            difference=lambda ours, theirs: abs(ours - theirs),
+            tolerance=0.1,
+        )
+
+
+def build(rows: int, columns: int) -> tuple[Call, Call]:
+    """Both probes of the same features."""
+    (x, y), (z, truth) = features(rows, columns)
+    device_rows, device_test = Rows.of(x), Rows.of(z)
+    return (
+        lambda: fit_probe(device_rows, y, device_test, truth, CPU).accuracy,
+        lambda: reference(x, y, z, truth),
+    )
+
+
+def features(rows: int, columns: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Features and labels to fit and to test."""
     data = load_dataset("fashion_mnist_12k")
     module = build_module("gje", load_suite("vision").replace(backbone="smallconv"), data.channels, seed=0)
-    parts = [(extract_features(module, s, data, device=CPU), s.labels) for s in (data.train, data.test)]
-    print(
-        f"{'rows x features':>16} {'ours [s]':>9} {'sklearn [s]':>12} {'ratio':>6} {'ours [%]':>9} {'sklearn [%]':>12}"
-    )
-    for rows, columns in sizes:
-        (x, y), (z, truth) = (grown(*part, rows if part is parts[0] else 0, columns) for part in parts)
-        start = time.process_time()
-        ours = fit_probe(Rows.of(x), y, Rows.of(z), truth, CPU)
-        middle = time.process_time()
-        c, accuracy = reference(x, y, z, truth)
-        end = time.process_time()
-        print(
-            f"{f'{len(x)} x {columns}':>16} {middle - start:>9.2f} {end - middle:>12.2f} "
-            f"{(end - middle) / (middle - start):>6.1f} {ours.accuracy:>9.2f} {accuracy:>12.2f}   C {ours.c:g}, {c:g}",
-            flush=True,
-        )
+    train, test = ((extract_features(module, part, data, device=CPU), part.labels) for part in (data.train, data.test))
+    return grown(*train, rows, columns), grown(*test, 0, columns)
 
 
 def grown(features: Tensor, labels: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
@@ -71,8 +80,8 @@ def grown(features: Tensor, labels: Tensor, rows: int, columns: int) -> tuple[Te
     return features.contiguous(), labels
 
 
-def reference(x: Tensor, y: Tensor, z: Tensor, truth: Tensor) -> tuple[float, float]:
-    """The strength that scikit-learn's probe chooses, and its test accuracy."""
+def reference(x: Tensor, y: Tensor, z: Tensor, truth: Tensor) -> float:
+    """Test accuracy of scikit-learn's probe at the strength that it chooses."""
     mean, deviation = x.double().mean(dim=0), x.double().std(dim=0, correction=0).clamp_min(1e-12)
     rows, test = (((part.double() - mean) / deviation).numpy() for part in (x, z))
     labels = y.numpy()
@@ -81,14 +90,14 @@ def reference(x: Tensor, y: Tensor, z: Tensor, truth: Tensor) -> tuple[float, fl
     )
     probe = LogisticRegression(max_iter=PROTOCOL.probe_max_iter, warm_start=True)
     scores = []
-    with threadpool_limits(1, user_api="blas"), warnings.catch_warnings(action="ignore"):
+    with threadpool_limits(torch.get_num_threads(), user_api="blas"), warnings.catch_warnings(action="ignore"):
         for c in PROTOCOL.probe_c:
             probe.set_params(C=c).fit(rows[fitted], labels[fitted])
             scores.append(probe.score(rows[chosen], labels[chosen]))
         best = PROTOCOL.probe_c[int(np.argmax(scores))]
         final = LogisticRegression(C=best, max_iter=PROTOCOL.probe_max_iter).fit(rows, labels)
-    return best, 100 * float(final.score(test, truth.numpy()))
+    return 100 * float(final.score(test, truth.numpy()))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(__doc__, cases()))
