@@ -141,6 +141,13 @@ def test_gradient_in_dense_moments(kind):
     torch.autograd.gradcheck(function, [t.requires_grad_() for t in inputs])
 
 
+def test_weights_that_move_to_a_device_keep_every_bit():
+    # Normalising these once more changes their last digit, and what is read from a file is moved to its device.
+    for logits in torch.randn(50, 7, generator=torch.Generator().manual_seed(0)):
+        mixture = GaussianMixture(logits, torch.zeros(7, 2), SphericalCovariance(torch.ones(7), 2))
+        assert torch.equal(mixture.to("cpu").log_weights, mixture.log_weights)
+
+
 class TestDeadComponents:
     def test_minus_infinity_removes_a_component_with_finite_gradients(self):
         logits = torch.tensor([0.0, -torch.inf, 1.0], requires_grad=True)

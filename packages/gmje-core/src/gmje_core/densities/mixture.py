@@ -345,9 +345,11 @@ class GaussianMixture(Distribution):
 
     def to(self, target: torch.device | torch.dtype | str) -> "GaussianMixture":
         """The mixture on another device or in another dtype (float32 at least)."""
-        return GaussianMixture(
-            self._log_weights.to(target), self._means.to(target), self._covariance.to(target), self._validate_args
-        )
+        log_weights, means = self._log_weights.to(target), self._means.to(target)
+        covariance = self._covariance.to(target)
+        if means.dtype == self.dtype:  # Weights that are normalised again may change in their last digit.
+            return GaussianMixture._trusted(log_weights, means, covariance, self._validate_args)
+        return GaussianMixture(log_weights, means, covariance, self._validate_args)
 
     def detach(self) -> "GaussianMixture":
         """The mixture cut from any graph."""

@@ -21,7 +21,7 @@ from gmje_core.estimation.moments import Moments
 from gmje_core.estimation.pairs import Pairs
 from gmje_core.linalg import LOG_2PI, triangular_inverse
 
-__all__ = ["Whitening", "product_round"]
+__all__ = ["WhiteFrame", "product_round"]
 
 # Most error, in nats, that cancellation may leave in the log-density of a row at a typical distance from the centre.
 _TOLERATED_ERROR = {torch.float64: 1e-7, torch.float32: 1e-3}
@@ -32,7 +32,7 @@ _BLOCK_ELEMENTS, _FEWEST_ROWS, _MOST_ROWS = 2**20, 128, 1024
 
 
 @dataclass(frozen=True)
-class Whitening:
+class WhiteFrame:
     """An affine map after which all rows together have mean zero and unit covariance, or unit variances.
 
     Attributes:
@@ -92,10 +92,10 @@ def product_round(
     """
     if mixture.components < _FEWEST_COMPONENTS or not (diagonal or mixture.dim <= _MOST_DIMENSIONS):
         return None
-    whitening = Whitening.of(total)
-    if whitening is None:
+    frame = WhiteFrame.of(total)
+    if frame is None:
         return None
-    weights = _diagonal_weights(mixture, whitening) if diagonal else _full_weights(mixture, whitening)
+    weights = _diagonal_weights(mixture, frame) if diagonal else _full_weights(mixture, frame)
     dtype = _precision(weights, pairs.dtype, mixture.dim, diagonal)
     if dtype is None:
         return None
@@ -105,7 +105,7 @@ def product_round(
     # Memory that every block uses again is in the cache already, and takes no time to be allocated.
     memory = scores.new_empty(scores.shape[1], rows)
     for block in pairs.blocks(rows):
-        products = _fill_products(memory[:, : len(block)], whitening.apply(block), diagonal)
+        products = _fill_products(memory[:, : len(block)], frame.apply(block), diagonal)
         shares = scores @ products
         top = shares.amax(dim=0)
         norm = shares.sub_(top).exp_().sum(dim=0)
@@ -116,7 +116,7 @@ def product_round(
         else:
             sums += shares @ products.T
     moments = _moments(sums, mixture.dim, len(pairs), diagonal)
-    return float(evidence), (moments[0], *whitening.back(*moments[1:]))
+    return float(evidence), (moments[0], *frame.back(*moments[1:]))
 
 
 def _precision(weights: Tensor, wanted: torch.dtype, dim: int, diagonal: bool) -> torch.dtype | None:
@@ -147,20 +147,20 @@ def _fill_products(products: Tensor, rows: Tensor, diagonal: bool) -> Tensor:
     return products
 
 
-def _diagonal_weights(mixture: GaussianMixture, whitening: Whitening) -> Tensor:
+def _diagonal_weights(mixture: GaussianMixture, frame: WhiteFrame) -> Tensor:
     """Weights ``(K, 2 D + 1)`` of the squares, the rows and the one in each component's log-density, in float64."""
-    means = (mixture.means.double() - whitening.mean) / whitening.scale
-    variance = (mixture.covariance.diagonal().double() / whitening.scale.square()).expand_as(means)
+    means = (mixture.means.double() - frame.mean) / frame.scale
+    variance = (mixture.covariance.diagonal().double() / frame.scale.square()).expand_as(means)
     constant = _constant(mixture) - 0.5 * (means.square() / variance).sum(dim=1)
     return torch.cat([-0.5 / variance, means / variance, constant.unsqueeze(1)], dim=1)
 
 
-def _full_weights(mixture: GaussianMixture, whitening: Whitening) -> Tensor:
+def _full_weights(mixture: GaussianMixture, frame: WhiteFrame) -> Tensor:
     """Weights ``(K, P)`` of the products in each component's log-density, in float64."""
     assert isinstance(mixture.covariance, FullCovariance)
     inverse = triangular_inverse(mixture.covariance.scale_tril.double())
-    root = (inverse @ whitening.scale).expand(mixture.components, -1, -1)
-    means = (inverse @ (mixture.means.double() - whitening.mean).unsqueeze(2)).squeeze(2)
+    root = (inverse @ frame.scale).expand(mixture.components, -1, -1)
+    means = (inverse @ (mixture.means.double() - frame.mean).unsqueeze(2)).squeeze(2)
     linear = (root.mT @ means.unsqueeze(2)).squeeze(2)
     constant = _constant(mixture) - 0.5 * means.square().sum(dim=1)
     rows, columns = _pairs_of_dimensions(mixture.dim + 1)
