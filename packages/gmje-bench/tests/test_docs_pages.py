@@ -1,5 +1,6 @@
 """The pages whose code needs the harness or the hub, run as printed; the site's sources; the scripts of its figures."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,12 +14,14 @@ ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 PAGES = [page for page in DOCS.rglob("*.md") if imports_package(page, "gmje_hub", "gmje_bench")]
 PAGES.append(ROOT / "packages/gmje-bench/README.md")
+NOTEBOOKS = sorted(DOCS.glob("notebooks/*.md"))
 FIGURES = sorted(script for script in DOCS.glob("figures/*.py") if script.stem != "themes")
 LIGHT, DARK = "#ffffff", "#131416"  # of the papers
 
 
 def test_there_are_pages_and_figures():
     assert {page.stem for page in PAGES} >= {"publish", "evaluate", "README"}
+    assert len(NOTEBOOKS) == 4
     assert {script.stem for script in FIGURES} >= {
         "concepts",
         "conditional",
@@ -49,6 +52,19 @@ def test_a_figure_is_drawn_in_both_themes_and_lies_in_the_docs(script, tmp_path)
         assert other not in text
         kept = (DOCS / "images" / name).read_text(encoding="utf-8")
         assert abs(len(kept) / len(text) - 1) < 0.2, f"{name} is not what its script draws: nox -s figures"
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+def test_a_notebook_guards_what_it_says_and_leads_on(page):
+    text = page.read_text(encoding="utf-8")
+    assert f"notebooks/{page.stem}\n" in (DOCS / "index.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^```\{code-cell\} ipython3\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert sum("assert " in cell for cell in cells) >= 3
+    assert all(cell.strip() for cell in cells)
+    opening = re.search(r"^---\n.*?^---\n\n# [^\n]+\n\n(.+?)\n\n```\{code-cell\}", text, re.DOTALL | re.MULTILINE)
+    assert opening
+    assert "\n\n" not in opening[1], "one paragraph says what the reader will see"
+    assert re.search(r"^## Where to go next\n\n(- \[.*\n(  .*\n)*)+\Z", text, re.MULTILINE)
 
 
 @pytest.fixture
