@@ -1,5 +1,6 @@
 """Every check in one place: ``uv run nox -s tests``, ``lint``, ``types``; ``uv run nox -l`` lists them all."""
 
+import hashlib
 import os
 import re
 import tomllib
@@ -53,6 +54,11 @@ def siblings(package: str) -> list[str]:
     return [name for name in PACKAGES if f"gmje-{name}" in names]
 
 
+def sources() -> dict[str, str]:
+    """The environment in which the sources are used as they are; an installed copy may be older than they."""
+    return {"PYTHONPATH": os.pathsep.join(str(folder(name) / "src") for name in PACKAGES)}
+
+
 def run_tests(session: nox.Session, package: str) -> None:
     """Unit tests and doctests of a package, or what the caller asks for instead."""
     source = folder(package) / "src" / f"gmje_{package}"
@@ -90,6 +96,23 @@ def examples(session: nox.Session) -> None:
 
 
 @nox.session
+def notebooks(session: nox.Session) -> None:
+    """Run the notebooks, each in a fresh kernel; a cell that raises is an error, and so is what ruff finds in them."""
+    install(session, *local("bench"), "ruff", *SITE_TOOLS)
+    output = Path(session.create_tmp()) / "notebooks"
+    output.mkdir(exist_ok=True)
+    names = session.posargs or sorted(page.stem for page in ROOT.glob("docs/notebooks/*.md"))
+    made = [str(output / f"{name}.ipynb") for name in names]
+    for name, notebook in zip(names, made, strict=True):
+        session.run("mystnb-to-jupyter", "--overwrite", f"docs/notebooks/{name}.md", notebook, silent=True)
+    style = ("--config", "pyproject.toml")
+    session.run("ruff", "check", *style, *made)
+    session.run("ruff", "format", *style, "--diff", *made)
+    for notebook in made:
+        session.run("jupyter", "execute", "--inplace", "--timeout=600", notebook, env=sources() | ENVIRONMENT)
+
+
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff's rules and format, which module may import which, and one version for all packages."""
     install(session, "ruff", "import-linter")
@@ -98,9 +121,7 @@ def lint(session: nox.Session) -> None:
         session.error(f"versions differ: { {name: p['version'] for name, p in versions.items()} }")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
-    # From the sources as they are: an installed copy may be older than they.
-    sources = os.pathsep.join(str(folder(name) / "src") for name in PACKAGES)
-    session.run("lint-imports", env={"PYTHONPATH": sources})
+    session.run("lint-imports", env=sources())
 
 
 @nox.session
@@ -178,16 +199,24 @@ def figures(session: nox.Session) -> None:
         session.run("python", f"docs/figures/{name}.py", env=ENVIRONMENT)
 
 
+def notebook_cache(session: nox.Session) -> Path:
+    """Where outputs of notebooks are kept: another folder for every state of the sources that they run."""
+    digest = hashlib.sha256()
+    for path in sorted(path for name in PACKAGES for path in (folder(name) / "src").rglob("*") if path.is_file()):
+        if "__pycache__" not in path.parts:
+            digest.update(path.read_bytes())
+    return Path(session.create_tmp()) / "outputs" / digest.hexdigest()[:16]
+
+
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Build the site into ``site/``; a warning, a dead link or a missing anchor is an error."""
+    """Build the site into ``site/``, its notebooks run; a warning, a dead link or a missing anchor is an error."""
     install(session, *(str(folder(package)) for package in PACKAGES), *SITE_TOOLS)
-    sources, site = Path(session.create_tmp()) / "sources", ROOT / "site"
-    session.run("python", "docs/site/stage.py", str(sources))
-    # From the sources as they are: an installed copy may be older than they.
-    environment = ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(str(folder(name) / "src") for name in PACKAGES)}
+    pages, site = Path(session.create_tmp()) / "sources", ROOT / "site"
+    session.run("python", "docs/site/stage.py", str(pages))
+    environment = ENVIRONMENT | sources() | {"NOTEBOOK_CACHE": str(notebook_cache(session))}
     command = ("sphinx-build", "--fail-on-warning", "--keep-going", "--quiet", "--fresh-env", "--jobs", "auto")
-    session.run(*command, "-c", "docs/site", *session.posargs, str(sources), str(site), env=environment)
+    session.run(*command, "-c", "docs/site", *session.posargs, str(pages), str(site), env=environment)
     session.run("python", "docs/site/links.py", str(site))
     session.log(f"the site: {site / 'index.html'}")
 

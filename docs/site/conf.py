@@ -1,5 +1,6 @@
 """Sphinx's configuration. ``nox -s docs`` builds the site; a warning is an error."""
 
+import os
 import sys
 import tomllib
 from pathlib import Path
@@ -30,7 +31,12 @@ exclude_patterns = ["**/.ipynb_checkpoints"]
 myst_enable_extensions = ["dollarmath", "attrs_inline", "colon_fence"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 4
-nb_execution_mode = "off"
+# Notebooks run once for every state of their code; without a place for what they give they are not run.
+nb_execution_cache_path = os.environ.get("NOTEBOOK_CACHE", "")
+nb_execution_mode = "cache" if nb_execution_cache_path else "off"
+nb_execution_raise_on_error = True
+nb_execution_timeout = 600
+nb_merge_streams = True
 
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"

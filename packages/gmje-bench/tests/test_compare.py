@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -131,6 +133,31 @@ def test_two_files_are_context_and_target(tmp_path, capsys):
     assert main(["doctor", str(tmp_path / "a.npy"), str(tmp_path / "b.npy")]) == 0
     assert "alignment" in capsys.readouterr().out
     assert "alignment" not in diagnose(z).evidence
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_numbers_of_few_bits_are_read(dtype, tmp_path, capsys):
+    path = tmp_path / "z.safetensors"
+    save_file({"z": torch.from_numpy(healthy()).to(dtype)}, path)
+    assert main(["doctor", str(path)]) == 0
+    assert "effective rank" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("kind", ["npy", "safetensors", "parquet"])
+def test_the_doctor_answers_without_torch(kind, tmp_path):
+    path = tmp_path / f"z.{kind}"
+    if kind == "npy":
+        np.save(path, healthy())
+    elif kind == "safetensors":
+        save_file({"z": torch.from_numpy(healthy())}, path)
+    else:
+        pq.write_table(pa.table({"z": healthy().tolist()}), path)
+    code = (
+        "import sys; from gmje_bench.cli import main; status = main(['doctor', sys.argv[1], sys.argv[1]]); "
+        "print(status, {'torch', 'matplotlib', 'sklearn', 'scipy'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0 set()", done.stdout + done.stderr
 
 
 def write(path, content):

@@ -14,12 +14,14 @@ ROOT = Path(__file__).parents[3]
 DOCS = ROOT / "docs"
 PAGES = [page for page in DOCS.rglob("*.md") if imports_package(page, "gmje_hub", "gmje_bench")]
 PAGES.append(ROOT / "packages/gmje-bench/README.md")
+NOTEBOOKS = sorted(DOCS.glob("notebooks/*.md"))
 FIGURES = sorted(script for script in DOCS.glob("figures/*.py") if script.stem not in ("themes", "tables"))
 LIGHT, DARK = "#ffffff", "#131416"  # of the papers
 
 
 def test_there_are_pages_and_figures():
     assert {page.stem for page in PAGES} >= {"publish", "evaluate", "README"}
+    assert len(NOTEBOOKS) == 4
     assert {script.stem for script in FIGURES} >= {
         "concepts",
         "conditional",
@@ -82,6 +84,19 @@ def test_tables_of_recorded_results(tables, tmp_path):
     assert tables.Table("page", "a", "c").source != table.source
     with pytest.raises(LookupError, match=r"page\.md has no table with the columns a, d"):
         tables.Table("page", "a", "d")
+
+
+@pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)
+def test_a_notebook_guards_what_it_says_and_leads_on(page):
+    text = page.read_text(encoding="utf-8")
+    assert f"notebooks/{page.stem}\n" in (DOCS / "index.md").read_text(encoding="utf-8")
+    cells = re.findall(r"^```\{code-cell\} ipython3\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert sum("assert " in cell for cell in cells) >= 3
+    assert all(cell.strip() for cell in cells)
+    opening = re.search(r"^---\n.*?^---\n\n# [^\n]+\n\n(.+?)\n\n```\{code-cell\}", text, re.DOTALL | re.MULTILINE)
+    assert opening
+    assert "\n\n" not in opening[1], "one paragraph says what the reader will see"
+    assert re.search(r"^## Where to go next\n\n(- \[.*\n(  .*\n)*)+\Z", text, re.MULTILINE)
 
 
 @pytest.fixture

@@ -2,15 +2,20 @@
 
 The functions measure embeddings alone, so they serve any method; the criteria add gauges that need a density
 (trace ratio, component usage), and :func:`judge` names the condition and what to change.
+
+Gauges of embeddings are computed by NumPy in float64, so that torch is loaded only by who has tensors.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from gmje_core.errors import NonFiniteError, ShapeError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 __all__ = [
     "HEALTHY",
@@ -48,7 +53,7 @@ HEALTHY = Verdict("healthy", "Nothing to change.")
 TRACE_TRAP = Verdict(
     "trace trap",
     "The covariance is fitted on the batch that it scores, so its Mahalanobis term is constant and pulls no "
-    "embedding: score each batch under a density that has not seen it (GJE(covariance='running') or GMJE).",
+    "embedding: score each batch under a density that has not seen it (GJE(moments='running') or GMJE).",
 )
 COMPLETE_COLLAPSE = Verdict(
     "complete collapse",
@@ -66,7 +71,7 @@ DEAD_COMPONENTS = Verdict(
 )
 
 
-def effective_rank(z: Tensor) -> Tensor:
+def effective_rank(z: "Tensor") -> "Tensor":
     r"""Effective rank of centred embeddings: the exponential of the entropy of their singular values.
 
     .. math:: \exp\Big(-\sum_i p_i \log p_i\Big), \qquad p_i = \sigma_i / \sum_j \sigma_j
@@ -81,25 +86,15 @@ def effective_rank(z: Tensor) -> Tensor:
         Scalar in ``[1, min(B - 1, d)]``, float64; 1 where every row is the same.
 
     Examples:
+        >>> import torch
         >>> z = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
         >>> effective_rank(z).round(decimals=6)
         tensor(2., dtype=torch.float64)
     """
-    z = _checked(z)
-    centred = z - z.mean(dim=0)
-    total = centred.square().sum()
-    scale = z.square().sum().clamp_min(torch.finfo(z.dtype).tiny)
-    if total <= scale * torch.finfo(z.dtype).eps:
-        return torch.ones((), dtype=z.dtype, device=z.device)
-    # Singular values from the smaller Gram matrix: enough for an entropy, several times faster than an SVD.
-    gram = centred.T @ centred if z.shape[1] <= z.shape[0] else centred @ centred.T
-    singular = torch.linalg.eigvalsh(gram).clamp_min(0).sqrt()
-    p = singular / singular.sum()
-    rank: Tensor = torch.exp(torch.special.entr(p).sum())
-    return rank
+    return _scalar(_effective_rank(_checked(z)))
 
 
-def log_det_per_dim(z: Tensor, floor: float = 1e-8) -> Tensor:
+def log_det_per_dim(z: "Tensor", floor: float = 1e-8) -> "Tensor":
     r"""Log-volume of the embeddings per dimension: :math:`\frac{1}{d} \log |C + \text{floor}\, I|`.
 
     Args:
@@ -110,18 +105,15 @@ def log_det_per_dim(z: Tensor, floor: float = 1e-8) -> Tensor:
         Scalar in nats per dimension, float64.
 
     Examples:
+        >>> import torch
         >>> z = torch.tensor([[1.0], [-1.0]])
         >>> log_det_per_dim(z)
         tensor(1.0000e-08, dtype=torch.float64)
     """
-    z = _checked(z)
-    centred = z - z.mean(dim=0)
-    covariance = centred.T @ centred / z.shape[0]
-    eigenvalues: Tensor = torch.linalg.eigvalsh(covariance)
-    return (eigenvalues.clamp_min(0) + floor).log().mean()
+    return _scalar(_log_det_per_dim(_checked(z), floor))
 
 
-def relative_spread(z: Tensor) -> Tensor:
+def relative_spread(z: "Tensor") -> "Tensor":
     r"""Share of the embeddings' energy that varies: :math:`\operatorname{tr} C / \mathbb{E}|z|^2`, in [0, 1].
 
     Zero when all embeddings are the same point. A property of the encoder, free of scale.
@@ -133,17 +125,16 @@ def relative_spread(z: Tensor) -> Tensor:
         Scalar, float64.
 
     Examples:
+        >>> import torch
         >>> relative_spread(torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
         tensor(1., dtype=torch.float64)
         >>> relative_spread(torch.ones(4, 2))
         tensor(0., dtype=torch.float64)
     """
-    z = _checked(z)
-    energy = z.square().sum().clamp_min(torch.finfo(z.dtype).tiny)
-    return (z - z.mean(dim=0)).square().sum() / energy
+    return _scalar(_relative_spread(_checked(z)))
 
 
-def trace_ratio(squared_mahalanobis: Tensor, dim: int) -> Tensor:
+def trace_ratio(squared_mahalanobis: "Tensor", dim: int) -> "Tensor":
     r"""Mean squared Mahalanobis distance per dimension, :math:`\overline{m^2} / D`: the gauge of the trap.
 
     Under the density's own samples its expectation is 1. A covariance fitted on the very batch that it scores
@@ -157,13 +148,14 @@ def trace_ratio(squared_mahalanobis: Tensor, dim: int) -> Tensor:
         Scalar, dtype of the input.
 
     Examples:
+        >>> import torch
         >>> trace_ratio(torch.tensor([2.0, 4.0]), dim=3)
         tensor(1.)
     """
     return squared_mahalanobis.mean() / dim
 
 
-def component_usage(responsibilities: Tensor) -> Tensor:
+def component_usage(responsibilities: "Tensor") -> "Tensor":
     r"""Perplexity of the mean responsibilities over the number of components, in ``[1 / K, 1]``.
 
     .. math:: \frac{1}{K} \exp\Big(-\sum_k \bar r_k \log \bar r_k\Big)
@@ -175,22 +167,22 @@ def component_usage(responsibilities: Tensor) -> Tensor:
         Scalar, dtype of the input. 1 when every component is used alike.
 
     Examples:
+        >>> import torch
         >>> component_usage(torch.eye(4))
         tensor(1.)
         >>> component_usage(torch.tensor([1.0, 0.0, 0.0, 0.0]))
         tensor(0.2500)
     """
     mean = responsibilities.mean(dim=0) if responsibilities.ndim > 1 else responsibilities
-    usage: Tensor = torch.special.entr(mean).sum().exp() / mean.shape[0]
+    usage: Tensor = (-mean.xlogy(mean)).sum().exp() / mean.shape[0]
     return usage
 
 
-@torch.no_grad()
-def embedding_diagnostics(z_context: Tensor, z_target: Tensor) -> dict[str, float]:
+def embedding_diagnostics(z_context: "Tensor | NDArray[Any]", z_target: "Tensor | NDArray[Any]") -> dict[str, float]:
     """Gauges of a batch of pairs that need no density, for any method.
 
     Args:
-        z_context: ``(B, d_c)``.
+        z_context: ``(B, d_c)``, a tensor or an array; arrays are measured without torch.
         z_target: ``(B, d_t)``.
 
     Returns:
@@ -203,6 +195,7 @@ def embedding_diagnostics(z_context: Tensor, z_target: Tensor) -> dict[str, floa
         NonFiniteError: NaN or infinity in either.
 
     Examples:
+        >>> import torch
         >>> z = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
         >>> values = embedding_diagnostics(z, z)
         >>> round(values["effective_rank"], 3), values["alignment"], judge(values).name
@@ -215,13 +208,13 @@ def embedding_diagnostics(z_context: Tensor, z_target: Tensor) -> dict[str, floa
         )
     views = [_checked(z_context, "z_context"), _checked(z_target, "z_target")]
     values = {
-        "effective_rank": min(float(effective_rank(z)) for z in views),
-        "log_det_per_dim": min(float(log_det_per_dim(z)) for z in views),
-        "relative_spread": min(float(relative_spread(z)) for z in views),
+        "effective_rank": min(_effective_rank(z) for z in views),
+        "log_det_per_dim": min(_log_det_per_dim(z) for z in views),
+        "relative_spread": min(_relative_spread(z) for z in views),
         "dim": float(min(min(z.shape[1], z.shape[0] - 1) for z in views)),
     }
     if z_context.shape[1] == z_target.shape[1]:
-        values["alignment"] = float(torch.nn.functional.cosine_similarity(views[0], views[1], dim=1).mean())
+        values["alignment"] = float((_unit_rows(views[0]) * _unit_rows(views[1])).sum(axis=1).mean())
     return values
 
 
@@ -264,11 +257,48 @@ def judge(values: Mapping[str, float | str]) -> Verdict:
     return HEALTHY
 
 
-def _checked(z: Tensor, name: str = "z") -> Tensor:
+def _effective_rank(z: NDArray[np.float64]) -> float:
+    centred = z - z.mean(axis=0)
+    scale = max(float(np.square(z).sum()), np.finfo(z.dtype).tiny)
+    if np.square(centred).sum() <= scale * np.finfo(z.dtype).eps:
+        return 1.0
+    # Singular values from the smaller Gram matrix: enough for an entropy, several times faster than an SVD.
+    gram = centred.T @ centred if z.shape[1] <= z.shape[0] else centred @ centred.T
+    singular = np.sqrt(np.linalg.eigvalsh(gram).clip(min=0))
+    p = singular / singular.sum()
+    p = p[p > 0]
+    return float(np.exp(-(p * np.log(p)).sum()))
+
+
+def _log_det_per_dim(z: NDArray[np.float64], floor: float = 1e-8) -> float:
+    centred = z - z.mean(axis=0)
+    eigenvalues = np.linalg.eigvalsh(centred.T @ centred / z.shape[0])
+    return float(np.log(eigenvalues.clip(min=0) + floor).mean())
+
+
+def _relative_spread(z: NDArray[np.float64]) -> float:
+    energy = max(float(np.square(z).sum()), np.finfo(z.dtype).tiny)
+    return float(np.square(z - z.mean(axis=0)).sum() / energy)
+
+
+def _unit_rows(z: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Rows at unit norm; those that are nearly zero stay so."""
+    rows: NDArray[np.float64] = z / np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-8)
+    return rows
+
+
+def _scalar(value: float) -> "Tensor":
+    import torch
+
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def _checked(z: "Tensor | NDArray[Any]", name: str = "z") -> NDArray[np.float64]:
+    """A matrix in float64, in memory: small matrices are exact there, and the same for every device."""
     if z.ndim != 2 or z.shape[0] < 2:
         raise ShapeError(f"{name} must be a matrix (B, d) with at least 2 rows, but has shape {tuple(z.shape)}")
-    z = z.detach().cpu().double()  # small matrices: exact there, and the same for every device
-    if not torch.isfinite(z).all():
-        row = int((~torch.isfinite(z).all(dim=1)).nonzero()[0])
-        raise NonFiniteError(f"{name} holds NaN or infinity, first in row {row} of {z.shape[0]}")
-    return z
+    matrix = np.asarray(z, dtype=np.float64) if isinstance(z, np.ndarray) else z.detach().cpu().double().numpy()
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.all():
+        raise NonFiniteError(f"{name} holds NaN or infinity, first in row {int(finite.argmin())} of {len(matrix)}")
+    return matrix
