@@ -38,9 +38,12 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "HF_HUB_OFFLINE":
 
 
 def install(session: nox.Session, *arguments: str, constrained: bool = True) -> None:
-    """The one way to install: always under the tested versions, unless lower bounds are what is tested."""
+    """The one way to install: always under the tested versions, unless lower bounds are what is tested.
+
+    Bytecode is compiled here, once: where Python must not write any, each of the tests' many processes would do it.
+    """
     constraints = ("--constraint", str(CONSTRAINTS)) if constrained else ("--resolution", "lowest-direct")
-    session.install(*arguments, *constraints)
+    session.install("--compile-bytecode", *arguments, *constraints)
 
 
 def folder(package: str) -> Path:
@@ -64,7 +67,7 @@ def run_tests(session: nox.Session, package: str) -> None:
     source = folder(package) / "src" / f"gmje_{package}"
     targets = session.posargs or [str(folder(package) / "tests"), str(source)]
     parallel = ("-n", "auto", "--dist", "loadgroup")
-    session.run("pytest", "--doctest-modules", *parallel, *targets, env=ENVIRONMENT)
+    session.run("pytest", "--doctest-modules", *parallel, "--durations=15", *targets, env=ENVIRONMENT)
 
 
 def local(package: str, extras: str = "") -> list[str]:

@@ -141,6 +141,7 @@ def test_the_page_is_whole_and_stands_alone(folder, capsys):
     assert page.tags.count("svg") > 10
     assert text.count('role="img"') == text.count('role="img" aria-label="')
     assert len(text) < 6e6
+    assert "To tell 0.5 points apart in 80% of all cases takes so many seeds: 2 for linear probe, 2 for kNN." in text
 
 
 def test_text_of_a_run_is_never_markup(folder):

@@ -54,3 +54,18 @@ def test_rows_are_taken_in_the_order_asked():
     numbers = torch.randn(3000, 2)
     places = torch.randperm(3000)[:700]
     assert torch.equal(Rows.of(numbers).take(places).whole(), numbers[places])
+
+
+def test_replicated_rows_are_whole_on_every_process(monkeypatch):
+    numbers, places = torch.randn(3000, 2), torch.arange(0, 3000, 5)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda: "gloo")
+    # The other process's rows arrive in the sum over both.
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda sent: sent.copy_(numbers[asked.pop(0)]))
+    for rank in range(2):
+        asked = [places[slice(*bounds)] for bounds in leaf_bounds(len(places)) if bounds[0] < bounds[1]]
+        few = Rows.of(numbers, team=Team(rank, 2)).take(places, replicated=True)
+        assert few.team == Team()
+        assert torch.equal(few.whole(), numbers[places])
+        assert torch.equal(
+            few.total(lambda part, _: part.sum(dim=0)), Rows.of(numbers[places]).total(lambda p, _: p.sum(dim=0))
+        )

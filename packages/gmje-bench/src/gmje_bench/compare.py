@@ -12,7 +12,7 @@ from rich.table import Table
 from scipy import stats
 
 from gmje_bench.errors import OptionError, RunFolderError, did_you_mean
-from gmje_bench.runs import Results
+from gmje_bench.runs import Results, describe_difference
 
 __all__ = ["Difference", "compare_methods", "compare_runs", "difference_table"]
 
@@ -123,15 +123,9 @@ def _check_comparable(first: Results, second: Results) -> None:
     }
     for what, (one, two) in pairs.items():
         if one != two:
-            raise RunFolderError(f"the runs are not comparable: their {what} differs ({_brief(one, two)})")
-
-
-def _brief(one: Any, two: Any) -> str:
-    """The first key that differs, or both values."""
-    if isinstance(one, dict) and isinstance(two, dict):
-        key = next(key for key in [*one, *two] if one.get(key) != two.get(key))
-        return f"{key}: {one.get(key)!r} and {two.get(key)!r}"
-    return f"{one!r} and {two!r}"
+            raise RunFolderError(
+                f"the runs are not comparable: their {what} differs ({describe_difference(one, two, ' and ')})"
+            )
 
 
 def _methods(results: Results) -> list[str]:

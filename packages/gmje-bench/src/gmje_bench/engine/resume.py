@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from gmje_bench.errors import RunFolderError
-from gmje_bench.runs import AlignmentRecord, Results, read_results
+from gmje_bench.runs import AlignmentRecord, Results, describe_difference, read_results
 
 __all__ = ["take_up"]
 
@@ -46,9 +46,10 @@ def _check_same(before: Results, now: Results, folder: Path) -> None:
     pairs["dataset"] = (before.dataset, now.dataset)
     for what, (old, new) in pairs.items():
         if old != new:
+            differing = describe_difference(old, new, " there, ", " here")
             raise RunFolderError(
-                f"cannot resume {folder}: its {what} is not this run's ({_difference(old, new)}); repeat its command, "
-                "or choose another --output"
+                f"cannot resume {folder}: its {what} is not this run's ({differing}); repeat its command, or choose "
+                "another --output"
             )
     for method in before.options["methods"]:
         if before.options["method"].get(method) != now.options["method"].get(method):
@@ -56,14 +57,6 @@ def _check_same(before: Results, now: Results, folder: Path) -> None:
     for key in ("methods", "seeds"):
         if missing := [value for value in before.options[key] if value not in now.options[key]]:
             raise RunFolderError(f"cannot resume {folder} without its {key} {', '.join(map(str, missing))}")
-
-
-def _difference(old: Any, new: Any) -> str:
-    """The first of the entries that differ, or both values."""
-    if isinstance(old, dict) and isinstance(new, dict):
-        key = next(key for key in [*old, *new] if old.get(key) != new.get(key))
-        return f"{key}: {old.get(key)!r} there, {new.get(key)!r} here"
-    return f"{old!r} there, {new!r} here"
 
 
 def _finished_units(before: Results) -> list[AlignmentRecord]:

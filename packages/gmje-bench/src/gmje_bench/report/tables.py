@@ -74,9 +74,14 @@ class Estimate(NamedTuple):
         Examples:
             >>> Estimate(0.81234, 0.01).text(3)
             '0.812 ± 0.010'
+            >>> Estimate(0.81234, 0.00001).text(3), Estimate(-0.0001, 0.01).text(3), Estimate(0.0001, 0.0002).text(3)
+            ('0.812 ± 0.000', '0.000 ± 0.010', '0.0001 ± 0.0002')
         """
-        mean = number(self.mean, places)
-        return mean if self.half_width is None else f"{mean} ± {number(self.half_width, places)}"
+        parts = [self.mean] if self.half_width is None else [self.mean, self.half_width]
+        # A part has an exponent only where the whole estimate needs one.
+        if max(map(abs, parts)) >= 0.5 * 10.0**-places:
+            parts = [round(part, places) + 0.0 for part in parts]
+        return " ± ".join(number(part, places) for part in parts)
 
     def __str__(self) -> str:
         return self.text(1)

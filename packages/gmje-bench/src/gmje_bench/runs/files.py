@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from gmje_bench.errors import RunFolderError
 from gmje_bench.runs.schema import Results
 
-__all__ = ["RESULTS", "finite", "read_results", "write_results"]
+__all__ = ["RESULTS", "describe_difference", "finite", "read_results", "write_results"]
 
 #: The name of the file in a run folder.
 RESULTS = "results.json"
@@ -61,3 +61,24 @@ def finite(values: dict[str, Any]) -> dict[str, Any]:
         {'a': 1.0, 'c': 'healthy'}
     """
     return {key: v for key, v in values.items() if not isinstance(v, float) or math.isfinite(v)}
+
+
+def describe_difference(one: Any, two: Any, between: str, after: str = "") -> str:
+    """The first entry in which two dictionaries differ, or both values, in words.
+
+    Args:
+        one: A part of the results of a run.
+        two: The same part of another run's.
+        between: Words that stand after the first value.
+        after: Words that stand after the second one.
+
+    Examples:
+        >>> describe_difference({"limit": 5, "seeds": [0]}, {"limit": 7, "seeds": [0]}, " there, ", " here")
+        'limit: 5 there, 7 here'
+        >>> describe_difference(2, 3, " and ")
+        '2 and 3'
+    """
+    if isinstance(one, dict) and isinstance(two, dict):
+        key = next(key for key in [*one, *two] if one.get(key) != two.get(key))
+        return f"{key}: {one.get(key)!r}{between}{two.get(key)!r}{after}"
+    return f"{one!r}{between}{two!r}{after}"

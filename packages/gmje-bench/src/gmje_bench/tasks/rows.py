@@ -191,10 +191,13 @@ class Rows:
         gathered = self.team.gather(torch.stack(own + [zero] * (most - len(own))))
         return tree_sum([gathered[tree % self.team.size, tree // self.team.size] for tree in range(self.team.subtrees)])
 
-    def take(self, places: Tensor) -> "Rows":
-        """The rows at ``places`` ``(n,)``, in that order, as a matrix of their own that the same processes hold.
+    def take(self, places: Tensor, *, replicated: bool = False) -> "Rows":
+        """The rows at ``places`` ``(n,)``, in that order, as a matrix of their own.
 
-        All processes must call this method.
+        Args:
+            places: Numbers of rows.
+            replicated: Whether each process gets all of them, and computes alone what is quicker than a message, with
+                the same result; otherwise the same processes hold them together. All must call this method.
         """
         kept: dict[int, Tensor] = {}
         bounds = leaf_bounds(self.count)
@@ -210,9 +213,9 @@ class Rows:
                 sent = on_wire(found)
                 dist.all_reduce(sent)  # All processes but one hold zeros, so that the sum is exact.
                 found = sent.to(found.device)
-            if self.team.owner(leaf) == self.team.rank:
+            if replicated or self.team.owner(leaf) == self.team.rank:
                 kept[leaf] = found
-        return Rows(len(places), kept, self.team, self.empty)
+        return Rows(len(places), kept, Team() if replicated else self.team, self.empty)
 
     def whole(self) -> Tensor:
         """All rows in order; where this process is not alone, only the first of the team gets them.

@@ -5,10 +5,15 @@ from gmje_bench.report import leaderboard as boards
 from gmje_bench.report.blocks import Content, Figure, Figures, Heading, Table, Words
 from gmje_bench.report.embed import Drawer
 from gmje_bench.report.palette import method_styles
-from gmje_bench.report.tables import heading, headline_metrics, summarise
+from gmje_bench.report.significance import POWER, paired_spread, paired_tests, seeds_to_tell
+from gmje_bench.report.tables import Row, heading, headline_metrics, summarise
+from gmje_bench.runs import Results
 from gmje_bench.runs.reading import Run
 
 __all__ = ["leaderboard"]
+
+# The difference that one would like to tell, in points of per cent.
+_POINTS = 0.5
 
 
 def leaderboard(run: Run, drawer: Drawer, reference: str | None = None) -> Content:
@@ -40,7 +45,27 @@ def leaderboard(run: Run, drawer: Drawer, reference: str | None = None) -> Conte
         marks = f"◆ the reference, {reference}; ≈ not told apart from it"
     explained = Words(
         f"{tests} ↑ higher is better, ↓ lower is better. {marks} (paired t-test over seeds, Holm, 5 %). A method with "
-        "a failed or unfinished seed has no mean."
+        f"a failed or unfinished seed has no mean.{_power(run.results, rows, reference)}"
     )
     below = [block for table in tables for block in (Heading(table.title), Table(table))]
     return [explained, Figures(tuple(figures)), *below]
+
+
+def _power(results: Results, rows: list[Row], reference: str | None) -> str:
+    """How many seeds would tell half a point apart, for the headline metrics in per cent; nothing for one seed."""
+    needed = []
+    for name, metric in headline_metrics(results).items():
+        values = {
+            row.method: {r.seed: r.metrics[name] for r in results.records if r.method == row.method}
+            for row in rows
+            if name in row.estimates
+        }
+        if metric.unit != "%" or not values:
+            continue
+        tests = paired_tests(values, higher_is_better=metric.higher_is_better, reference=reference)
+        spread = None if tests is None else paired_spread(values, tests.reference)
+        if spread is not None:
+            needed.append(f"{seeds_to_tell(_POINTS, spread) or 'more than 10,000'} for {metric.title}")
+    if not needed:
+        return ""
+    return f" To tell {_POINTS} points apart in {POWER:.0%} of all cases takes so many seeds: {', '.join(needed)}."
