@@ -66,6 +66,14 @@ def test_verdict_on_embeddings(z, verdict):
     assert diagnostics.judge(diagnostics.embedding_diagnostics(z, z)).name == verdict
 
 
+def test_arrays_have_the_gauges_of_tensors():
+    z = torch.stack([embeddings(8), embeddings(32)])
+    for pair in (z, z.bfloat16().float(), 1e6 * z + 1.0):
+        assert diagnostics.embedding_diagnostics(*pair.numpy()) == diagnostics.embedding_diagnostics(*pair)
+    cosine = torch.nn.functional.cosine_similarity(*z.double(), dim=1).mean().item()
+    assert diagnostics.embedding_diagnostics(*z.numpy())["alignment"] == pytest.approx(cosine)
+
+
 @pytest.mark.parametrize(
     ("values", "verdict"),
     [
