@@ -195,9 +195,11 @@ def smoke(session: nox.Session) -> None:
 
 @nox.session
 def figures(session: nox.Session) -> None:
-    """Draw the pictures of the docs again; arguments name scripts of ``docs/figures``."""
+    """Draw the pictures of the docs and of the recorded results again; arguments name scripts of ``docs/figures``."""
     install(session, *local("bench"))
-    names = session.posargs or sorted(path.stem for path in ROOT.glob("docs/figures/*.py") if path.stem != "themes")
+    helpers = ("themes", "tables")
+    scripts = sorted(path.stem for path in ROOT.glob("docs/figures/*.py") if path.stem not in helpers)
+    names = session.posargs or scripts
     for name in names:
         session.run("python", f"docs/figures/{name}.py", env=ENVIRONMENT)
 

@@ -5,7 +5,7 @@ A figure is a script that does its work and hands a function ``draw(theme)`` to 
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,8 +47,8 @@ LIGHT = Theme("", "#1f2328", "#ffffff", "#8c8c8c", BLUE)
 DARK = Theme("-dark", "#e6e8eb", "#131416", "#7d8187", SKY)
 
 
-def write(name: str, draw: Callable[[Theme], Figure]) -> None:
-    """Draw a figure in both themes and write it where the command line says."""
+def write(name: str, draw: Callable[[Theme], Figure], sources: Sequence[str] = ()) -> None:
+    """Draw a figure in both themes and write it where the command line says; ``sources`` are kept in the file."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else IMAGES
     folder.mkdir(parents=True, exist_ok=True)
     for theme in (LIGHT, DARK):
@@ -65,4 +65,5 @@ def write(name: str, draw: Callable[[Theme], Figure]) -> None:
         )
         with mpl.rc_context(style):
             figure = draw(theme)
-            figure.savefig(folder / f"{name}{theme.suffix}.svg", metadata={"Date": None, "Creator": None})
+            metadata = {"Date": None, "Creator": None} | ({"Source": "; ".join(sources)} if sources else {})
+            figure.savefig(folder / f"{name}{theme.suffix}.svg", metadata=metadata)

@@ -15,7 +15,7 @@ DOCS = ROOT / "docs"
 PAGES = [page for page in DOCS.rglob("*.md") if imports_package(page, "gmje_hub", "gmje_bench")]
 PAGES.append(ROOT / "packages/gmje-bench/README.md")
 NOTEBOOKS = sorted(DOCS.glob("notebooks/*.md"))
-FIGURES = sorted(script for script in DOCS.glob("figures/*.py") if script.stem != "themes")
+FIGURES = sorted(script for script in DOCS.glob("figures/*.py") if script.stem not in ("themes", "tables"))
 LIGHT, DARK = "#ffffff", "#131416"  # of the papers
 
 
@@ -26,6 +26,9 @@ def test_there_are_pages_and_figures():
         "concepts",
         "conditional",
         "contrastive_limit",
+        "recorded_density",
+        "recorded_speed",
+        "recorded_vision",
         "trap",
         "two_answers",
     }
@@ -52,6 +55,35 @@ def test_a_figure_is_drawn_in_both_themes_and_lies_in_the_docs(script, tmp_path)
         assert other not in text
         kept = (DOCS / "images" / name).read_text(encoding="utf-8")
         assert abs(len(kept) / len(text) - 1) < 0.2, f"{name} is not what its script draws: nox -s figures"
+        source = re.findall(r"<dc:source>(.*)</dc:source>", text)
+        assert bool(source) == script.stem.startswith("recorded_")
+        assert re.findall(r"<dc:source>(.*)</dc:source>", kept) == source, (
+            f"{name} is of an older table: nox -s figures"
+        )
+
+
+@pytest.fixture
+def tables(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(DOCS / "figures"))
+    import tables
+
+    monkeypatch.setattr(tables, "RESULTS", tmp_path)
+    return tables
+
+
+def test_tables_of_recorded_results(tables, tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# Page\n\n| a | b |\n| --- | ---: |\n| x | 1 |\n\n| a | c |\n|--|--:|\n| y | -.5 ± 2 |\n| z |  |\n\nEnd\n"
+    )
+    table = tables.Table("page", "a", "c")
+    assert table == [{"a": "y", "c": "-.5 ± 2"}, {"a": "z", "c": ""}]
+    assert tables.numbers(table[0]["c"]) == [-0.5, 2.0]
+    assert tables.numbers("-151 / 4.3 (3.3 to 4.7)") == [-151.0, 4.3, 3.3, 4.7]
+    page.write_text(page.read_text().replace("± 2", "± 3"))
+    assert tables.Table("page", "a", "c").source != table.source
+    with pytest.raises(LookupError, match=r"page\.md has no table with the columns a, d"):
+        tables.Table("page", "a", "d")
 
 
 @pytest.mark.parametrize("page", NOTEBOOKS, ids=lambda page: page.stem)

@@ -15,13 +15,25 @@ def what(run: Run) -> list[tuple[str, list[tuple[str, str]]]]:
     if results.dataset is not None:
         made.append(("Dataset", [(key, plain(value)) for key, value in results.dataset.model_dump().items()]))
     for title, values in (
-        ("Options", results.options),
+        ("Options", of_methods(results.options)),
         ("Protocol", results.protocol),
         ("Versions", results.versions),
         ("Hardware", results.environment),
     ):
         made.append((title, list(flat(values))))
     return [(title, rows) for title, rows in made if rows]
+
+
+def of_methods(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options without the settings of methods that were not asked for.
+
+    Examples:
+        >>> of_methods({"methods": ["gje"], "method": {"gje": {"noise": 1}, "moco": {"queue": 2}}})
+        {'methods': ['gje'], 'method': {'gje': {'noise': 1}}}
+    """
+    asked = {*options.get("methods", ()), *options.get("synthetic", {}).get("methods", ())}
+    settings = {name: values for name, values in options.get("method", {}).items() if name in asked}
+    return dict(options) | {"method": settings}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
