@@ -35,7 +35,7 @@ points = [
 
 def draw(theme: Theme) -> Figure:
     """A line for each case, on a logarithmic axis."""
-    figure = Figure(figsize=(6.4, 1.4 + 0.28 * len(points)))
+    figure = Figure(figsize=(6.4, 1.4 + 0.38 * len(points)))
     axes = figure.subplots()
     axes.axvline(1, color=RED, linestyle="--", linewidth=1.6, label="as fast as the peer")
     for place, (_, goal, ratio, *span) in enumerate(points):
@@ -48,7 +48,7 @@ def draw(theme: Theme) -> Figure:
     axes.plot([], [], "|", color=theme.ink, markersize=12, markeredgewidth=1.6, label="goal")
     axes.set(xscale="log", xlabel="times faster than the peer")
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.set_yticks(range(len(points)), [textwrap.fill(name, 44) for name, *_ in points])
+    axes.set_yticks(range(len(points)), [textwrap.fill(name, 48) for name, *_ in points])
     axes.set_ylim(len(points) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", color=theme.quiet, alpha=0.3, linewidth=0.8)
