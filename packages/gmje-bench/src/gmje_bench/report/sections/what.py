@@ -30,9 +30,12 @@ def of_methods(options: Mapping[str, Any]) -> dict[str, Any]:
     Examples:
         >>> of_methods({"methods": ["gje"], "method": {"gje": {"noise": 1}, "moco": {"queue": 2}}})
         {'methods': ['gje'], 'method': {'gje': {'noise': 1}}}
+        >>> of_methods({"methods": [], "synthetic": None})
+        {'methods': [], 'synthetic': None, 'method': {}}
     """
-    asked = {*options.get("methods", ()), *options.get("synthetic", {}).get("methods", ())}
-    settings = {name: values for name, values in options.get("method", {}).items() if name in asked}
+    synthetic = options.get("synthetic") or {}  # A suite without synthetic tasks has none.
+    asked = {*(options.get("methods") or ()), *(synthetic.get("methods") or ())}
+    settings = {name: values for name, values in (options.get("method") or {}).items() if name in asked}
     return dict(options) | {"method": settings}
 
 
