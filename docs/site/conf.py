@@ -32,6 +32,7 @@ myst_enable_extensions = ["dollarmath", "attrs_inline", "colon_fence"]
 myst_fence_as_directive = ["math"]
 myst_heading_anchors = 4
 # Notebooks run once for every state of their code; without a place for what they give they are not run.
+nb_render_markdown_format = "gfm"  # tables in what a cell shows
 nb_execution_cache_path = os.environ.get("NOTEBOOK_CACHE", "")
 nb_execution_mode = "cache" if nb_execution_cache_path else "off"
 nb_execution_raise_on_error = True
