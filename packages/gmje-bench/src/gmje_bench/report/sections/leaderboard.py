@@ -5,7 +5,7 @@ from gmje_bench.report import leaderboard as boards
 from gmje_bench.report.blocks import Content, Figure, Figures, Heading, Table, Words
 from gmje_bench.report.embed import Drawer
 from gmje_bench.report.palette import method_styles
-from gmje_bench.report.significance import POWER, paired_spread, paired_tests, seeds_to_tell
+from gmje_bench.report.significance import POWER, paired_spread, paired_tests, rerun_factor, seeds_to_tell
 from gmje_bench.report.tables import Row, heading, headline_metrics, seed_values, summarise
 from gmje_bench.runs import Results
 from gmje_bench.runs.reading import Run
@@ -40,7 +40,10 @@ def leaderboard(run: Run, drawer: Drawer, reference: str | None = None) -> Conte
     seeds = max(row.seeds for row in rows)
     tests = "One seed: no interval and no test."
     if seeds > 1:
-        tests = f"Mean ± half of the 95 % t-interval over {seeds} seeds."
+        tests = (
+            f"Mean ± half of the 95 % t-interval over {seeds} seeds; one further run lies within "
+            f"{rerun_factor(seeds):.1f} times that half in 95 % of all cases."
+        )
     marks = "★ the best mean; ≈ not told apart from it"
     if reference:
         marks = f"◆ the reference, {reference}; ≈ not told apart from it"
