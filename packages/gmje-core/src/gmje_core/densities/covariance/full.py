@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from gmje_core.densities.blockwise import apply_matrices, gathered_product, over_blocks, squared_norms
+from gmje_core.densities.blockwise import apply_matrices, drawn_rows, over_blocks, squared_norms
 from gmje_core.densities.covariance.base import Conditional, Covariance, CovarianceType
 from gmje_core.densities.covariance.values import require_positive, standard_deviations
 from gmje_core.densities.distances import as_distances, common_origin, squared_distances
@@ -203,4 +203,8 @@ class FullCovariance(Covariance):
 
     def draw(self, index: Tensor) -> Tensor:
         """Centred noise of the component that is chosen at each place."""
-        return gathered_product(self.scale_tril, index, self._noise(index, self.dim))
+        return self.draw_about(self.scale_tril.new_zeros(1, self.dim), index)
+
+    def draw_about(self, means: Tensor, index: Tensor) -> Tensor:
+        """Draws of the component that is chosen at each place: its mean and noise."""
+        return drawn_rows(self.scale_tril, means, index)
