@@ -258,10 +258,10 @@ def gathered_product(matrices: Tensor, index: Tensor, vectors: Tensor) -> Tensor
 
 
 def drawn_rows(matrices: Tensor, means: Tensor, index: Tensor) -> Tensor:
-    r"""Draws :math:`\mu_k + A_k \epsilon` of the component that was chosen at each place, with normal :math:`\epsilon`.
+    r"""Draws :math:`\mu_k + A_k \epsilon` of the component chosen at each place, with normal :math:`\epsilon`.
 
-    Where many places share few matrices, rows are drawn block by block, and within a block those of a matrix are brought
-    together for one product. Draws carry no gradient.
+    Where many places share few matrices, rows are drawn block by block, and within a block those of a matrix are
+    brought together for one product. Draws carry no gradient.
 
     Args:
         matrices: Tensor of shape ``(*batch, K, i, j)`` whose leading axes broadcast with ``(*batch_shape, K)``.

@@ -11,6 +11,7 @@ from gmje_core.densities.blockwise import apply_matrices, drawn_rows, over_block
 from gmje_core.densities.covariance.base import Conditional, Covariance, CovarianceType
 from gmje_core.densities.covariance.values import require_positive, standard_deviations
 from gmje_core.densities.distances import as_distances, common_origin, squared_distances
+from gmje_core.densities.quadratic import accurate_forms, quadratic_forms
 from gmje_core.errors import NotPositiveDefiniteError, ShapeError
 from gmje_core.linalg import (
     accumulation_dtype,
@@ -184,6 +185,11 @@ class FullCovariance(Covariance):
             whitening = inverse[0].mT.to(precise)
             return as_distances(squared_distances(rows @ whitening, centres @ whitening), x.dtype)
         x, means = common_origin(x, means)
+        precision = accurate_forms(x, means, inverse)
+        if precision is not None:
+            linear = (precision @ means.unsqueeze(-1)).squeeze(-1)
+            rest = torch.addmm((linear * means).sum(dim=-1), x, linear.T, alpha=-2)
+            return as_distances(rest.add_(quadratic_forms(x, precision)), x.dtype)
         offset = (inverse @ means.unsqueeze(-1)).squeeze(-1)
 
         def distances(x: Tensor, inverse: Tensor, offset: Tensor) -> Tensor:
