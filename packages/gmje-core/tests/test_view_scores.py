@@ -51,7 +51,9 @@ def test_values_and_gradients_are_those_of_the_plain_path(kind, tied, dtype, tol
 def test_the_values_are_the_same_where_no_gradient_is_wanted():
     joint = joint_of("diag", False, torch.float64)
     views = [torch.randn(ROWS, dim, dtype=torch.float64) for dim in DIMS]
-    for one, other in zip(axis_aligned_log_densities(joint.context, joint.target, *views), plain(joint, *views), strict=True):
+    for one, other in zip(
+        axis_aligned_log_densities(joint.context, joint.target, *views), plain(joint, *views), strict=True
+    ):
         torch.testing.assert_close(one, other)
 
 
