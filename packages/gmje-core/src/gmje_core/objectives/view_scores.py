@@ -67,7 +67,8 @@ class _Linear(NamedTuple):
 def _linear(mixture: GaussianMixture, z: Tensor) -> _Linear:
     covariance, means = mixture.covariance.detach(), mixture.means.detach()
     spherical = isinstance(covariance, SphericalCovariance)
-    precision = 1 / (covariance.variance.unsqueeze(1) if spherical else covariance.diagonal())
+    # The variances of a spherical component are equal: one column of them serves the sum of squares.
+    precision = 1 / covariance.diagonal()[:, : 1 if spherical else None]
     rows, centres = for_products(z, means, precision)
     precision = precision.to(centres).expand(len(means), -1)
     squares = rows.square().sum(dim=1, keepdim=True) if spherical else rows.square()
