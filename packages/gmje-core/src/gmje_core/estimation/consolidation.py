@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gmje_core.errors import BatchSizeError, NonFiniteError, ShapeError
-from gmje_core.estimation.calibration import calibrate_conditional, calibrate_context, refit_scales
+from gmje_core.estimation.calibration import calibrate_conditional, calibrate_context, held_out_log_prob, refit_scales
 from gmje_core.estimation.matching import match_moments
 from gmje_core.estimation.scaled import ScaledFit, fit_scaled_mixture
 
@@ -94,7 +94,7 @@ def fit_density(
     return replace(
         fit,
         density=density,
-        validation_log_prob=float(density.log_prob(*validation).double().mean()),
+        validation_log_prob=held_out_log_prob(density, *validation),
         conditional_factor=round((roots[0] / roots[1]) ** 2, 4),
     )
 
