@@ -15,7 +15,8 @@ nox.options.reuse_existing_virtualenvs = True
 ROOT = Path(__file__).parent
 CONSTRAINTS = ROOT / "constraints.txt"
 PACKAGES = ("core", "bench", "hub")
-TEST_TOOLS = ("pytest>=8.3", "pytest-xdist>=3.6", "scipy>=1.13")
+#: From pytest 9.2 on pytest-xdist 3.8 ignores the groups of tests that share a fixture, and sets it up on every worker.
+TEST_TOOLS = ("pytest>=8.3,<9.2", "pytest-xdist>=3.6", "scipy>=1.13")
 #: What the tests of a package compare it with, or try with it.
 PEERS = {"core": ("scikit-learn>=1.6",), "hub": ("datasets>=4.0", "timm>=1.0.15")}
 #: What the speed programs compare with, besides what the harness needs itself.

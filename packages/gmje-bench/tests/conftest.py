@@ -26,6 +26,7 @@ SMALL_PROTOCOL = {
     "conditional_samples": 5,
     "outliers": 40,
     "decoder_steps": 2,
+    "few_label_draws": 2,
     "classifier_epochs": 1,
     "fitted_components": 2,
     "fitted_rounds": 3,
@@ -80,13 +81,14 @@ def make_results() -> Callable[..., Results]:
 
 
 def small_suite(name: str) -> suites.Suite:
-    """The suite of the package with a small network and few pairs; its tasks and its form are its own."""
+    """The suite of the package with a small network, few pairs and two seeds; its tasks and its form are its own."""
     shipped = LOAD_SUITE(name)
     synthetic = shipped.synthetic
     if synthetic is not None:
         dims = [min(dim, 2) for dim in synthetic.dims]
         synthetic = synthetic.model_copy(update={"samples": 100, "epochs": 1, "dims": dims, "methods": ["gje"]})
-    changes = {"network": suites.Network(backbone="smallconv", hidden=8, dim=4), "synthetic": synthetic}
+    network = suites.Network(backbone="smallconv", hidden=8, dim=4)
+    changes = {"network": network, "synthetic": synthetic, "seeds": shipped.seeds[:2]}
     if shipped.dataset is not None:  # the images of recipes are not here
         changes |= {"dataset": "fashion_mnist_12k", "image_size": None}
     return shipped.model_copy(update={**changes, "method": shipped.method | SMALL_METHODS})

@@ -142,6 +142,7 @@ def test_the_page_is_whole_and_stands_alone(folder, capsys):
     assert text.count('role="img"') == text.count('role="img" aria-label="')
     assert len(text) < 6e6
     assert "To tell 0.5 points apart in 80% of all cases takes so many seeds: 2 for linear probe, 2 for kNN." in text
+    assert "over 3 seeds; one further run lies within 2.0 times that half in 95 % of all cases." in text
 
 
 def test_text_of_a_run_is_never_markup(folder):

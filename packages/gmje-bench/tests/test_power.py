@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from gmje_bench.report.significance import LEVEL, POWER, paired_spread, seeds_to_tell
+from gmje_bench.report.significance import LEVEL, POWER, paired_spread, rerun_factor, seeds_to_tell
+from gmje_bench.report.tables import Estimate
 
 
 @pytest.mark.parametrize(("difference", "spread"), [(0.5, 0.3), (0.5, 1.0), (2.0, 1.5)])
@@ -32,3 +33,14 @@ def test_the_spread_is_pooled_by_degrees_of_freedom_over_common_seeds():
     }
     assert paired_spread(values, "base") == pytest.approx(math.sqrt((2.0 + 8.0) / 3))
     assert paired_spread({"base": {0: 1.0}, "one": {0: 2.0}}, "base") is None
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_one_further_run_lies_in_the_wider_interval_as_often_as_said(seeds):
+    drawn = np.random.default_rng(0).normal(80.0, 0.5, size=(4_000, seeds + 1))
+    estimates = [Estimate.of(list(row[:-1])) for row in drawn]
+    inside = [
+        abs(further - mean) <= half * rerun_factor(seeds)
+        for (mean, half), further in zip(estimates, drawn[:, -1], strict=True)
+    ]
+    assert np.mean(inside) == pytest.approx(1 - LEVEL, abs=0.012)

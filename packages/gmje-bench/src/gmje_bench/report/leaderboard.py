@@ -8,7 +8,16 @@ from typing import NamedTuple
 
 from gmje_bench.errors import OptionError, did_you_mean
 from gmje_bench.report.significance import PairedTests, paired_tests
-from gmje_bench.report.tables import AlignmentRow, Row, alignment_rows, decimals, heading, run_metrics, summarise
+from gmje_bench.report.tables import (
+    AlignmentRow,
+    Row,
+    alignment_rows,
+    decimals,
+    heading,
+    run_metrics,
+    seed_values,
+    summarise,
+)
 from gmje_bench.runs import OUTLIER_KINDS, OUTLIER_SCORES, SOURCES, Metric, Results
 
 __all__ = [
@@ -106,10 +115,7 @@ class _Scores:
         self.places: dict[str, int] = {}
         for name, metric in self.metrics.items():
             complete = [row for row in self.rows if name in row.estimates]
-            values = {
-                row.method: {r.seed: r.metrics[name] for r in results.records if r.method == row.method}
-                for row in complete
-            }
+            values = seed_values(results, complete, name)
             self.tests[name] = paired_tests(values, higher_is_better=metric.higher_is_better, reference=reference)
             self.places[name] = decimals([row.estimates[name].mean for row in complete], metric.unit)
 

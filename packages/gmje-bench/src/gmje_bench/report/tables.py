@@ -28,6 +28,7 @@ __all__ = [
     "number",
     "rich_table",
     "run_metrics",
+    "seed_values",
     "summarise",
 ]
 
@@ -192,6 +193,21 @@ def run_metrics(results: Results) -> dict[str, Metric]:
 def headline_metrics(results: Results) -> dict[str, Metric]:
     """Those of :func:`run_metrics` that short tables show."""
     return {name: metric for name, metric in run_metrics(results).items() if metric.headline}
+
+
+def seed_values(results: Results, rows: Iterable[Row], name: str) -> dict[str, dict[int, float]]:
+    """A metric's values by method and seed, of the methods whose row has an estimate of it.
+
+    Args:
+        results: The results of a run.
+        rows: The rows of :func:`summarise`; they fix the order of the methods.
+        name: The name of the metric.
+    """
+    return {
+        row.method: {record.seed: record.metrics[name] for record in results.records if record.method == row.method}
+        for row in rows
+        if name in row.estimates
+    }
 
 
 def decimals(values: Iterable[float], unit: str = "") -> int:

@@ -5,8 +5,8 @@ from gmje_bench.report import leaderboard as boards
 from gmje_bench.report.blocks import Content, Figure, Figures, Heading, Table, Words
 from gmje_bench.report.embed import Drawer
 from gmje_bench.report.palette import method_styles
-from gmje_bench.report.significance import POWER, paired_spread, paired_tests, seeds_to_tell
-from gmje_bench.report.tables import Row, heading, headline_metrics, summarise
+from gmje_bench.report.significance import POWER, paired_spread, paired_tests, rerun_factor, seeds_to_tell
+from gmje_bench.report.tables import Row, heading, headline_metrics, seed_values, summarise
 from gmje_bench.runs import Results
 from gmje_bench.runs.reading import Run
 
@@ -25,10 +25,11 @@ def leaderboard(run: Run, drawer: Drawer, reference: str | None = None) -> Conte
     rows = [row for row in summarise(run.results) if row.estimates]
     figures = []
     for name, metric in headline_metrics(run.results).items():
+        by_seed = seed_values(run.results, rows, name)
         values = {
-            row.method: (row.estimates[name], [r.metrics[name] for r in run.results.records if r.method == row.method])
+            row.method: (row.estimates[name], list(by_seed[row.method].values()))
             for row in rows
-            if name in row.estimates
+            if row.method in by_seed
         }
         if values:
             ranked = sorted(values.items(), key=lambda item: (1, -1)[metric.higher_is_better] * item[1][0].mean)
@@ -39,7 +40,10 @@ def leaderboard(run: Run, drawer: Drawer, reference: str | None = None) -> Conte
     seeds = max(row.seeds for row in rows)
     tests = "One seed: no interval and no test."
     if seeds > 1:
-        tests = f"Mean ± half of the 95 % t-interval over {seeds} seeds."
+        tests = (
+            f"Mean ± half of the 95 % t-interval over {seeds} seeds; one further run lies within "
+            f"{rerun_factor(seeds):.1f} times that half in 95 % of all cases."
+        )
     marks = "★ the best mean; ≈ not told apart from it"
     if reference:
         marks = f"◆ the reference, {reference}; ≈ not told apart from it"
@@ -55,11 +59,7 @@ def _power(results: Results, rows: list[Row], reference: str | None) -> str:
     """How many seeds would tell half a point apart, for the headline metrics in per cent; nothing for one seed."""
     needed = []
     for name, metric in headline_metrics(results).items():
-        values = {
-            row.method: {r.seed: r.metrics[name] for r in results.records if r.method == row.method}
-            for row in rows
-            if name in row.estimates
-        }
+        values = seed_values(results, rows, name)
         if metric.unit != "%" or not values:
             continue
         tests = paired_tests(values, higher_is_better=metric.higher_is_better, reference=reference)
