@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from gmje_bench.tasks.logistic import Classifier, Problem, fit_path
+from gmje_bench.tasks.logistic import Classifier, Memory, Problem, fit_path
 from gmje_bench.tasks.rows import Rows
 
 STRENGTHS = (1e-2, 1e-1, 1.0)
@@ -55,9 +55,42 @@ def test_the_gradient_is_that_of_the_objective():
     losses = torch.nn.functional.cross_entropy(x.double() @ point[:-1] + point[-1], y, reduction="none")
     expected = (weights * losses).sum() / weights.sum() + 0.15 * point[:-1].square().sum()
     (slope,) = torch.autograd.grad(expected, point)
-    value, gradient = problem.value_and_gradient(point.detach(), 0.3)
+    value, gradient = problem.value_and_gradient(point.detach().T, 0.3)
     assert value == pytest.approx(float(expected.detach()))
-    torch.testing.assert_close(gradient, slope)
+    torch.testing.assert_close(gradient, slope.T)
+
+
+@pytest.mark.parametrize("pairs", [1, 5, 75])
+@pytest.mark.parametrize("penalties", [(0.3,), (0.3, 0.05)])
+def test_the_memory_estimates_as_the_recursion_of_l_bfgs_does(pairs, penalties):
+    generator = torch.Generator().manual_seed(0)
+
+    def drawn(*shape):
+        return torch.randn(*shape, dtype=torch.float64, generator=generator)
+
+    factor = drawn(8, 8)
+    hessian, gram = factor @ factor.T + torch.eye(8), 2.5 * (factor @ factor.T + 2 * torch.eye(8))
+    memory = Memory(gram, penalties[0], 3)
+    steps = list(drawn(pairs, 3, 8))
+    free = torch.tensor([1.0] * 7 + [0.0], dtype=torch.float64)  # intercepts are not penalised
+    for step in steps:
+        memory.remember(step, step @ hessian + penalties[0] * step * free)
+    for penalty in penalties[1:]:
+        memory = Memory(gram, penalty, 3, memory)
+    bound = gram / 2 + torch.diag(penalties[-1] * free)
+    changes = [step @ hessian + penalties[-1] * step * free for step in steps]
+    gradient = drawn(3, 8)
+    rest, kept = gradient.clone(), list(zip(steps, changes, strict=True))[-60:]
+    shares = []
+    for step, change in reversed(kept):
+        shares.append((step * rest).sum() / (step * change).sum())
+        rest -= shares[-1] * change
+    step, change = kept[-1]
+    scale = (step * change).sum() / (change * torch.linalg.solve(bound, change.T).T).sum()
+    found = scale * torch.linalg.solve(bound, rest.T).T
+    for (step, change), share in zip(kept, reversed(shares), strict=True):
+        found += (share - (change * found).sum() / (step * change).sum()) * step
+    torch.testing.assert_close(memory.estimate(gradient), found, rtol=1e-8, atol=1e-8)
 
 
 def test_what_was_learned_of_the_curvature_saves_steps_at_the_next_strength():

@@ -12,7 +12,6 @@ change of :math:`\lambda`, and is kept, which halves the steps of a path. Produc
 rows, sums of them in float64.
 """
 
-from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -77,14 +76,13 @@ class Problem:
 
         return self.rows.total(of_part) / self.count
 
-    def value_and_gradient(self, coefficients: Tensor, penalty: float) -> tuple[float, Tensor]:
-        """The objective and its gradient ``(F + 1, K)``, float64."""
-        point = Classifier(coefficients)
+    def value_and_gradient(self, weights: Tensor, penalty: float) -> tuple[float, Tensor]:
+        """The objective at weights ``(K, F + 1)``, the intercepts in the last column, and its gradient, float64."""
 
         def of_part(part: Tensor, place: slice) -> Tensor:
-            target = self.labels[:, place]
-            # Softmax over the first dimension takes a tenth of the time where there are few classes.
-            log_p = point.logits(part).T.contiguous().log_softmax(dim=0)
+            target, own = self.labels[:, place], weights.to(part)
+            # Classes come first: products with few of them and the softmax take a third of the time.
+            log_p = torch.addmm(own[:, -1:], own[:, :-1], part.T).log_softmax(dim=0)
             loss = log_p.gather(0, target)
             residual = log_p.exp_().scatter_add_(0, target, torch.full_like(loss, -1.0))
             if self.fitted is not None:
@@ -94,10 +92,10 @@ class Problem:
             return torch.cat([found.flatten() for found in sums]).double()
 
         total = self.rows.total(of_part) / self.count
-        slopes, intercepts, loss = total.split([(len(coefficients) - 1) * self.classes, self.classes, 1])
-        gradient = torch.cat([slopes.view(self.classes, -1).T, intercepts.unsqueeze(0)])
-        gradient[:-1] += penalty * coefficients[:-1]
-        return float(penalty / 2 * coefficients[:-1].square().sum() - loss), gradient
+        slopes, intercepts, loss = total.split([weights.numel() - self.classes, self.classes, 1])
+        gradient = torch.cat([slopes.view(self.classes, -1), intercepts.unsqueeze(1)], dim=1)
+        gradient[:, :-1] += penalty * weights[:, :-1]
+        return float(penalty / 2 * weights[:, :-1].square().sum() - loss), gradient
 
 
 def fit_path(
@@ -149,7 +147,7 @@ def fit_path(
 def minimise(problem: Problem, start: Classifier, memory: "Memory", max_iter: int, tolerance: float) -> Classifier:
     """L-BFGS from a classifier, with a memory that is filled on the way."""
     penalty = memory.penalty
-    point = start.coefficients
+    point = start.coefficients.T.contiguous()
     value, gradient = problem.value_and_gradient(point, penalty)
     step = 0
     while step < max_iter:
@@ -163,11 +161,22 @@ def minimise(problem: Problem, start: Classifier, memory: "Memory", max_iter: in
         moved, value, changed = found
         memory.remember(moved - point, changed - gradient)
         point, gradient, step = moved, changed, step + 1
-    return Classifier(point, step)
+    return Classifier(point.T.contiguous(), step)
 
 
 class Memory:
-    """The estimate of the inverse Hessian that L-BFGS makes from its last steps and an upper bound of the Hessian.
+    r"""The inverse Hessian as L-BFGS estimates it, from its last steps and an upper bound :math:`B` of the Hessian.
+
+    With steps :math:`S`, changes of the gradient :math:`Y`, both as columns in the order of time, and
+    :math:`H_0 = \gamma B^{-1}`, it is the compact form of Byrd, Nocedal and Schnabel (1994, equation 3.1),
+
+    .. math::
+        H = H_0 + \begin{pmatrix} S & H_0 Y \end{pmatrix}
+        \begin{pmatrix} R^{-\top} (D + Y^\top H_0 Y) R^{-1} & -R^{-\top} \\ -R^{-1} & 0 \end{pmatrix}
+        \begin{pmatrix} S^\top \\ Y^\top H_0 \end{pmatrix},
+
+    where :math:`R` is the upper triangle of :math:`S^\top Y` and :math:`D` its diagonal: four products with the whole
+    memory in place of four operations for each step in it.
 
     Args:
         gram: Twice the bound without the penalty, ``(F + 1, F + 1)``, the same for all classes.
@@ -181,34 +190,73 @@ class Memory:
         diagonal = bound.diagonal()
         diagonal[:-1] += penalty
         diagonal += 1e-12 * diagonal.mean()  # The intercepts are not penalised.
-        self.tril = torch.linalg.cholesky(bound)
+        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(bound))
         self.penalty, self.scale = penalty, 1.0
-        room = _MEMORY_BYTES // (16 * len(gram) * classes)
-        self.pairs: deque[tuple[Tensor, Tensor, float]] = deque(maxlen=min(_MEMORY, max(_LEAST, room)))
-        for step, change, _ in before.pairs if before else ():
-            assert before is not None
-            changed = change.clone()
-            changed[:-1] += (penalty - before.penalty) * step[:-1]
-            self.remember(step, changed)
+        size = len(gram) * classes
+        most = min(_MEMORY, max(_LEAST, _MEMORY_BYTES // (16 * size)))
+        # The newest step takes the place of the oldest; `taken` counts all.
+        self.taken = 0
+        self.steps, self.changes = gram.new_zeros(2, most, size)
+        self.cross, self.quadratic = gram.new_zeros(2, most, most)  # S'Y and Y'(1/B)Y
+        if before is not None:
+            self._take_over(before, classes)
+
+    def _take_over(self, before: "Memory", classes: int) -> None:
+        """Take in the steps of another penalty, whose change of the gradient is known."""
+        order = before.order()
+        steps, changes = (
+            kept[order].view(len(order), classes, len(self.inverse)) for kept in (before.steps, before.changes)
+        )
+        changes[..., :-1] += (self.penalty - before.penalty) * steps[..., :-1]
+        useful = (steps * changes).sum(dim=(1, 2)) > 0
+        steps, changes = steps[useful], changes[useful]
+        held = self.taken = len(steps)
+        if held == 0:
+            return
+        self.steps[:held], self.changes[:held] = steps.flatten(1), changes.flatten(1)
+        self.cross[:held, :held] = self.steps[:held] @ self.changes[:held].T
+        self.quadratic[:held, :held] = self.changes[:held] @ (changes @ self.inverse).flatten(1).T
+        self.scale = float(self.cross[held - 1, held - 1] / self.quadratic[held - 1, held - 1])
+
+    def order(self) -> Tensor:
+        """The places of the steps that are held, from the oldest to the newest."""
+        held = min(self.taken, len(self.steps))
+        return torch.arange(self.taken - held, self.taken, device=self.steps.device) % len(self.steps)
 
     def remember(self, step: Tensor, change: Tensor) -> None:
         """Take in a step and the change of the gradient along it."""
         curvature = float((step * change).sum())
         if curvature <= 0:  # Rounding may do this near the end.
             return
-        self.pairs.append((step, change, curvature))
-        self.scale = curvature / float((change * torch.cholesky_solve(change, self.tril)).sum())
+        place = self.taken % len(self.steps)
+        self.taken += 1
+        self.steps[place], self.changes[place] = step.flatten(), change.flatten()
+        # Of the cross products only those of steps with later changes are read.
+        held = min(self.taken, len(self.steps))
+        self.cross[:held, place] = self.steps[:held] @ change.flatten()
+        self.quadratic[:held, place] = self.changes[:held] @ (change @ self.inverse).flatten()
+        self.quadratic[place] = self.quadratic[:, place]
+        self.scale = curvature / float(self.quadratic[place, place])
 
     def estimate(self, gradient: Tensor) -> Tensor:
-        """The estimate times a gradient ``(F + 1, K)``."""
-        rest, shares = gradient.clone(), []
-        for step, change, curvature in reversed(self.pairs):
-            share = float((step * rest).sum()) / curvature
-            shares.append(share)
-            rest -= share * change
-        found = self.scale * torch.cholesky_solve(rest, self.tril)
-        for (step, change, curvature), share in zip(self.pairs, reversed(shares), strict=True):
-            found += (share - float((change * found).sum()) / curvature) * step
+        """The estimate times a gradient ``(K, F + 1)``."""
+        first = gradient @ self.inverse
+        order = self.order()
+        held, scale = len(order), self.scale
+        if held == 0:
+            return scale * first
+        steps, changes = self.steps[:held], self.changes[:held]
+        pairs = order.unsqueeze(1), order
+        upper = self.cross[pairs].triu()
+        along = (steps @ gradient.flatten())[order].unsqueeze(1)
+        across = (changes @ first.flatten())[order].unsqueeze(1)
+        inner = torch.linalg.solve_triangular(upper, along, upper=True)
+        outer = upper.diagonal().unsqueeze(1) * inner + scale * (self.quadratic[pairs] @ inner - across)
+        outer = torch.linalg.solve_triangular(upper.T, outer, upper=False)
+        shares = torch.empty_like(torch.cat([inner, outer], dim=1))
+        shares[order] = torch.cat([inner, outer], dim=1)
+        corrected = (shares[:, 0] @ changes).view_as(gradient) @ self.inverse
+        found: Tensor = scale * (first - corrected) + (shares[:, 1] @ steps).view_as(gradient)
         return found
 
 

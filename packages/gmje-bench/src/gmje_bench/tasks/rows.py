@@ -6,7 +6,7 @@ same order, to the last bit.
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -43,16 +43,22 @@ def _bounds(count: int, batch: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(ends))
 
 
-def tree_sum(parts: list[Tensor]) -> Tensor:
-    """The sum of tensors along a binary tree; their number is a power of two.
+def tree_sum(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The sum of tensors along a binary tree; their number is a power of two, and ``None`` stands for zeros.
 
     Examples:
-        >>> tree_sum([torch.tensor(1.0), torch.tensor(2.0), torch.tensor(3.0), torch.tensor(4.0)])
-        tensor(10.)
+        >>> tree_sum([torch.tensor(1.0), None, torch.tensor(3.0), torch.tensor(4.0)])
+        tensor(8.)
     """
     while len(parts) > 1:
-        parts = [first + second for first, second in zip(parts[::2], parts[1::2], strict=True)]
+        parts = [_sum(first, second) for first, second in zip(parts[::2], parts[1::2], strict=True)]
     return parts[0]
+
+
+def _sum(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    if first is None or second is None:
+        return second if first is None else first
+    return first + second
 
 
 def on_wire(tensor: Tensor) -> Tensor:
@@ -155,11 +161,13 @@ class Rows:
 
     def pieces(self, leaf: int) -> Iterator[tuple[Tensor, slice]]:
         """The rows of a leaf, at most 4,096 at a time, with their place in the whole matrix."""
+        rows = self.leaves[leaf]
+        if len(rows) == 0:
+            return
         start = leaf_bounds(self.count)[leaf][0]
-        for part in self.leaves[leaf].split(_PIECE):
-            if len(part):
-                yield part, slice(start, start + len(part))
-                start += len(part)
+        for part in rows.split(_PIECE):
+            yield part, slice(start, start + len(part))
+            start += len(part)
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Rows":
         """The matrix whose leaves are what a function of rows gives."""
@@ -180,16 +188,21 @@ class Rows:
             for part, place in self.pieces(leaf):
                 found = function(part, place)
                 sums[leaf] = sums[leaf] + found if leaf in sums else found
-        like = next(iter(sums.values()), None)
-        zero = torch.zeros_like(function(self.empty, slice(0, 0)) if like is None else like)
         width = LEAVES // self.team.subtrees
-        own = [
-            tree_sum([sums.get(leaf, zero) for leaf in range(tree * width, (tree + 1) * width)])
+        trees = [
+            tree_sum([sums.get(leaf) for leaf in range(tree * width, (tree + 1) * width)])
             for tree in range(self.team.rank, self.team.subtrees, self.team.size)
         ]
+        like = next(iter(sums.values()), None)
+        zero = torch.zeros_like(function(self.empty, slice(0, 0)) if like is None else like)
         most = -(-self.team.subtrees // self.team.size)
-        gathered = self.team.gather(torch.stack(own + [zero] * (most - len(own))))
-        return tree_sum([gathered[tree % self.team.size, tree // self.team.size] for tree in range(self.team.subtrees)])
+        own = [zero if tree is None else tree for tree in trees] + [zero] * (most - len(trees))
+        gathered = self.team.gather(torch.stack(own))
+        whole = tree_sum(
+            [gathered[tree % self.team.size, tree // self.team.size] for tree in range(self.team.subtrees)]
+        )
+        assert whole is not None
+        return whole
 
     def take(self, places: Tensor, *, replicated: bool = False) -> "Rows":
         """The rows at ``places`` ``(n,)``, in that order, as a matrix of their own.
