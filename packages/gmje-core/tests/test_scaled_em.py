@@ -11,6 +11,7 @@ from gmje_core.errors import BatchSizeError
 from gmje_core.estimation.calibration import (
     calibrate_conditional,
     calibrate_context,
+    calibrate_gain,
     held_out_log_prob,
     refit_scales,
 )
@@ -258,6 +259,27 @@ def test_a_conditional_that_is_too_sure_is_enlarged():
     repaired = calibrate_conditional(sure, *heavy_pairs(1000, 2))
     held_out = heavy_pairs(2000, 3)
     assert repaired.log_prob(*held_out).mean() > sure.log_prob(*held_out).mean()
+
+
+@pytest.mark.parametrize("wrong", [0.5, 1.0, 1.8])
+def test_a_gain_that_is_too_large_or_small_is_put_right(wrong):
+    torch.manual_seed(0)
+    known = density(model())
+    found = calibrate_gain(known.with_gain_factor(wrong), *known.sample((3000,)))
+    # It is a step of EM, whose responsibilities are those of the gain before.
+    torch.testing.assert_close(found.parameters[4], known.parameters[4], rtol=0.03 if wrong == 1.0 else 0.1, atol=0)
+
+
+def test_the_factor_of_the_gain_is_one_of_most_likelihood():
+    torch.manual_seed(0)
+    known = density(model())
+    pairs = known.sample((600,))
+    at = calibrate_gain(known, *pairs)
+    factor = float((at.parameters[4] / known.parameters[4]).mean())
+    best = at.log_prob(*pairs).mean()
+    assert factor != 1
+    for aside in (0.9 * factor, 1.1 * factor):
+        assert known.with_gain_factor(aside).log_prob(*pairs).mean() < best
 
 
 def test_held_out_pairs_are_scored_under_the_factors_that_matter():
