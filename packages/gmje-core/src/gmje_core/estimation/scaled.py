@@ -5,8 +5,8 @@ with decreasing steps, so that several views of an item cost no more than one. A
 components. For ``n`` items of ``P`` pairs of views, with ``D = d_c + d_t``, a step costs about ``10 n D^2`` operations
 for products and ``K D^3`` for factors; the search of all components costs ``2 K n D^2``. Memory is ``4 P n D`` bytes
 for the whitened views, about ``50 K D^2`` for sums and factors while an M-step makes them, and at most 60 MB for the
-scores of a step. With 9,000 items of 4 pairs, ``K = 60`` and ``D = 256``, a fit with its choice of the shrinkage took 16
-seconds of one core of a busy machine.
+scores of a step. With 9,000 items of 4 pairs, ``K = 60`` and ``D = 256``, a fit with its choice of the shrinkage took
+16 seconds of one core of a busy machine.
 
 Rows are whitened first, so that float32 suffices.
 """
