@@ -3,10 +3,10 @@ r"""EM for a joint mixture with scales, on pairs of frozen embeddings: how a cri
 It is stepwise EM (Cappé and Moulines, 2009): each M-step follows one pair of views of each item, and sums are averaged
 with decreasing steps, so that several views of an item cost no more than one. A row is scored under its three likeliest
 components. For ``n`` items of ``P`` pairs of views, with ``D = d_c + d_t``, a step costs about ``10 n D^2`` operations
-for products and ``K D^3`` for factors; each of the searches of all components costs ``2 K n D^2``. Memory is
-``4 P n D`` bytes for the whitened views, about ``100 K D^2`` for sums and factors while an M-step makes them, and at
-most 60 MB for the scores of a step. With 9,000 items of 4 pairs, ``K = 60`` and ``D = 256``, a fit with its choice
-of the shrinkage takes about 15 seconds of one core (an estimate from the profile of a longer one, on a busy machine).
+for products and ``K D^3`` for factors; the search of all components costs ``2 K n D^2``. Memory is ``4 P n D`` bytes
+for the whitened views, about ``50 K D^2`` for sums and factors while an M-step makes them, and at most 60 MB for the
+scores of a step. With 9,000 items of 4 pairs, ``K = 60`` and ``D = 256``, a fit with its choice of the shrinkage took
+16 seconds of one core of a busy machine.
 
 Rows are whitened first, so that float32 suffices.
 """
