@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from lightly.utils.benchmarking.knn import knn_predict
 
 from gmje_bench.protocol import PROTOCOL
-from gmje_bench.tasks.knn import highest, merged, nearest, weighted_knn
+from gmje_bench.tasks import knn
+from gmje_bench.tasks.knn import Neighbours, higher, highest, merged, nearest, shared_pieces, weighted_knn
 from gmje_bench.tasks.rows import Rows
 
 CPU = torch.device("cpu")
@@ -60,6 +61,52 @@ def test_blocks_hold_the_highest_and_of_equal_ones_the_first(columns, different)
     found = merged([highest(numbers, 5, 20)], 20)
     assert torch.equal(found.cosine, expected.values[:, :20])
     assert torch.equal(found.places, expected.indices[:, :20] + 5)
+
+
+@pytest.mark.parametrize("order", ["random", "rising"])  # rising: every piece holds nearer rows than all before
+@pytest.mark.parametrize("different", [40, 10**6])
+def test_a_bound_from_earlier_rows_changes_no_neighbour(order, different):
+    g = torch.Generator().manual_seed(different)
+    # Rows (cos a, sin a) beside the query (1, 0): every cosine is exact to compare, and many are equal.
+    angle = torch.randint(different, (9000,), generator=g).double().div(different)
+    angle = angle.sort(descending=True).values if order == "rising" else angle
+    bank = torch.stack([angle.cos(), angle.sin()], dim=1).float()
+    queries = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    expected = (queries @ F.normalize(bank, dim=1).T).sort(dim=1, descending=True, stable=True)
+    found = nearest(Rows.of(bank), queries, 20)
+    assert torch.equal(found.cosine, expected.values[:, :20])
+    assert torch.equal(found.places, expected.indices[:, :20])
+
+
+@pytest.mark.parametrize("columns", [2048, 2055, 100, 5])
+def test_what_is_above_a_bound_is_found(columns):
+    g = torch.Generator().manual_seed(columns)
+    numbers = torch.randn(40, columns, generator=g)
+    numbers[3] = numbers[4]
+    least = numbers.topk(5, dim=1).values[:, -1:].clone()
+    least[7] = 100.0  # nothing is above it
+    found = higher(numbers, 11, least, 20, 10**6)
+    for row, (values, places) in enumerate(zip(*found, strict=True)):
+        real = (values > least[row]) & (places < 10**6)
+        above = (numbers[row] > least[row]).nonzero().flatten()
+        assert sorted(places[real].tolist()) == (above + 11).tolist()
+        assert torch.equal(values[real], numbers[row, places[real] - 11])
+    numbers[2, 1] = torch.nan  # the highest number, as for `topk`
+    assert 12 in higher(numbers, 11, least, 20, 10**6).places[2].tolist()
+    nothing = higher(numbers[:0], 11, least[:0], 20, 10**6)
+    assert isinstance(nothing, Neighbours)
+    assert len(nothing.places) == 0
+
+
+@pytest.mark.parametrize("chunk", [7, 300, 5000])
+@pytest.mark.parametrize("count", [0, 1, 600, 1999])
+def test_queries_come_in_order_whatever_leaves_they_are_in(count, chunk, monkeypatch):
+    monkeypatch.setattr(knn, "_CHUNK", chunk)
+    rows = torch.rand(count, 3) + 0.1
+    pieces = list(shared_pieces(Rows.of(rows), CPU))
+    assert [place.start for _, place in pieces] == list(range(0, count, chunk))
+    if count:
+        assert torch.equal(torch.cat([part for part, _ in pieces]), F.normalize(rows, dim=1))
 
 
 def test_features_in_half_precision_move_no_neighbour_far():

@@ -8,6 +8,7 @@ from gmje_core.densities import blockwise
 from gmje_core.densities.blockwise import (
     add_components,
     apply_matrices,
+    drawn_rows,
     gather_components,
     gathered_product,
     rows_of_components,
@@ -51,6 +52,21 @@ def test_a_product_does_not_depend_on_how_vectors_are_brought_together(shared, m
     assert [sorted(part.tolist()) for part in rows] == [
         (index.flatten() == k).nonzero()[:, 0].tolist() for k in range(4)
     ]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("batch", [(4,), (1,), (5, 4), (1, 4), (5, 1)])
+@pytest.mark.parametrize("drawn", [32, 10_000])
+def test_draws_are_products_with_the_noise_of_one_call(batch, drawn, dtype, monkeypatch):
+    monkeypatch.setattr(blockwise, "_DRAWN", drawn)
+    monkeypatch.setattr(blockwise, "_DRAWN_OF_EACH", 4)
+    matrices, means = torch.randn(*batch, 3, 2, dtype=dtype), torch.randn(*batch, 3, dtype=dtype)
+    index = torch.randint(batch[-1], (40, 5))
+    torch.manual_seed(5)
+    noise = torch.randn(40, 5, 2, dtype=dtype)
+    expected = gather_components(means, index, len(batch)) + gathered_product(matrices, index, noise)
+    torch.manual_seed(5)
+    torch.testing.assert_close(drawn_rows(matrices.requires_grad_(), means, index), expected)
 
 
 @pytest.mark.parametrize("batch", [(4,), (5, 4), (1, 4), (5, 1)])

@@ -31,6 +31,15 @@ def test_pairs_of_one_gaussian_have_its_entropy():
     assert abs(gap) < 0.05
 
 
+def test_a_target_that_its_context_decides_is_fitted():
+    """The covariance of the pairs is singular but for the ridge, which float32 does not see."""
+    z = torch.randn(1200, 6, generator=torch.Generator().manual_seed(0))
+    fit = fit_density(z[:1000], z[:1000], (z[1000:], z[1000:]), components=3, exchangeable=True)
+    posterior = fit.density.condition(z[1000:1010])
+    torch.testing.assert_close(posterior.mean, z[1000:1010], rtol=0, atol=0.02)
+    assert posterior.variance.sqrt().max() < 0.02
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [

@@ -1,13 +1,21 @@
 """EM with scales against the density that it fits, its own likelihood, and a truth that is known."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 
 from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.errors import BatchSizeError
-from gmje_core.estimation.calibration import calibrate_conditional, calibrate_context
+from gmje_core.estimation.calibration import (
+    calibrate_conditional,
+    calibrate_context,
+    calibrate_gain,
+    held_out_log_prob,
+    refit_scales,
+)
+from gmje_core.estimation.conditionals import Conditionals
 from gmje_core.estimation.matching import match_moments, transport_map
 from gmje_core.estimation.scaled import SCALES, fit_scaled_mixture
 from gmje_core.estimation.scaled_em import Components, Expectation, expect, gather, likeliest, maximise, mean_log_prob
@@ -147,11 +155,12 @@ def truth(context: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def test_a_known_density_is_recovered():
     fit = fit_scaled_mixture(*heavy_pairs(6000, 0), heavy_pairs(1000, 1), components=2, shrinkage=10.0)
     held_out = heavy_pairs(4000, 2)
-    gap = (truth(*held_out) - fit.density.log_prob(*held_out)).mean()
+    density = refit_scales(fit.density, *heavy_pairs(1000, 1))
+    gap = (truth(*held_out) - density.log_prob(*held_out)).mean()
     assert 0 <= gap < 0.05
     one = torch.cat(heavy_pairs(6000, 0), dim=1)
     gaussian = torch.distributions.MultivariateNormal(one.mean(dim=0), torch.cov(one.T))
-    assert fit.density.log_prob(*held_out).mean() > gaussian.log_prob(torch.cat(held_out, dim=1)).mean() + 1
+    assert density.log_prob(*held_out).mean() > gaussian.log_prob(torch.cat(held_out, dim=1)).mean() + 1
     assert fit.validation_log_prob == pytest.approx(float(fit.density.log_prob(*heavy_pairs(1000, 1)).mean()), abs=0.01)
 
 
@@ -237,18 +246,68 @@ def test_contexts_that_are_too_wide_or_narrow_are_put_right(wrong):
 
 def test_a_conditional_that_is_too_sure_is_enlarged():
     fit = fit_scaled_mixture(*heavy_pairs(3000, 0), heavy_pairs(500, 1), components=2, shrinkage=10.0)
-    sure = fit.density.with_conditional_factor(1 / 1.3)
+    right = refit_scales(fit.density, *heavy_pairs(500, 1))
+    sure = right.with_conditional_factor(1 / 1.3)
 
     def factor_of(before: ScaledJointMixture) -> float:
         after = calibrate_conditional(before, *heavy_pairs(1000, 2))
         return float(after.parameters[-1][0, 0, 0] / before.parameters[-1][0, 0, 0]) ** 2
 
-    assert 1 <= factor_of(fit.density) <= 1.2
+    assert 1 <= factor_of(right) <= 1.2
     # The factors that are tried are a few percent apart.
-    assert factor_of(sure) == pytest.approx(1.3 * factor_of(fit.density), rel=0.1)
+    assert factor_of(sure) == pytest.approx(1.3 * factor_of(right), rel=0.1)
     repaired = calibrate_conditional(sure, *heavy_pairs(1000, 2))
     held_out = heavy_pairs(2000, 3)
     assert repaired.log_prob(*held_out).mean() > sure.log_prob(*held_out).mean()
+
+
+@pytest.mark.parametrize("wrong", [0.5, 1.0, 1.8])
+def test_a_gain_that_is_too_large_or_small_is_put_right(wrong):
+    torch.manual_seed(0)
+    known = density(model())
+    found = calibrate_gain(known.with_gain_factor(wrong), *known.sample((3000,)))
+    # It is a step of EM, whose responsibilities are those of the gain before.
+    torch.testing.assert_close(found.parameters[4], known.parameters[4], rtol=0.03 if wrong == 1.0 else 0.1, atol=0)
+
+
+def test_the_factor_of_the_gain_is_one_of_most_likelihood():
+    torch.manual_seed(0)
+    known = density(model())
+    pairs = known.sample((600,))
+    at = calibrate_gain(known, *pairs)
+    factor = float((at.parameters[4] / known.parameters[4]).mean())
+    best = at.log_prob(*pairs).mean()
+    assert factor != 1
+    for aside in (0.9 * factor, 1.1 * factor):
+        assert known.with_gain_factor(aside).log_prob(*pairs).mean() < best
+
+
+def test_held_out_pairs_are_scored_under_the_factors_that_matter():
+    torch.manual_seed(0)
+    known = density(model(k=9))
+    pairs = known.sample((1100,))
+    assert held_out_log_prob(known, *pairs) == pytest.approx(float(known.log_prob(*pairs).mean()), abs=1e-4)
+
+
+def test_conditionals_of_the_likely_factors_are_the_conditional_mixture():
+    torch.manual_seed(0)
+    apart = model(k=4)
+    widths = torch.tensor([0.2, 0.5, 1.0, 3.0])[:, None, None]
+    # Factors that lie over each other, narrow and wide.
+    over = replace(
+        apart, context_means=0.2 * apart.context_means, gain=0.1 * apart.gain, target_means=0.1 * apart.target_means
+    )
+    known = density(replace(over, target_tril=widths * apart.target_tril))
+    context, target = known.sample((900,))
+    conditionals = Conditionals.of(known, context, target)
+    for factor in (0.5, 1.0, 2.0):
+        posterior = known.with_conditional_factor(factor).condition(context)
+        mine, theirs = conditionals.sample(factor, 8, seed=1), posterior.sample((8,))
+        constant = 0.5 * known.target_dim * torch.tensor(2 * torch.pi).log()
+        found = conditionals.log_prob(mine, factor) - constant
+        torch.testing.assert_close(found, posterior.log_prob(mine.transpose(0, 1)).T, rtol=1e-4, atol=1e-3)
+        rank = float((posterior.log_prob(theirs) > posterior.log_prob(target)).double().mean())
+        assert conditionals.mean_rank(factor, 8, seed=1) == pytest.approx(rank, abs=0.02)
 
 
 def test_the_grid_of_scales_has_one_in_it():

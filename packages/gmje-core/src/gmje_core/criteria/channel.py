@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.estimation.moments import MIN_VARIANCE
+from gmje_core.objectives.view_scores import axis_aligned_log_densities
 
 __all__ = ["NoiseChannel"]
 
@@ -69,7 +70,14 @@ class NoiseChannel(nn.Module):
     def log_densities(
         self, density: JointGaussianMixture, z_context: Tensor, z_target: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-densities ``(B,)`` of contexts, targets and pairs behind the channel, nats."""
+        """Log-densities ``(B,)`` of contexts, targets and pairs behind the channel, nats.
+
+        The density carries no gradient; the views get theirs once.
+        """
+        if density.covariance.axis_aligned:
+            noise_context, noise_target = (variance.to(density.means) for variance in self.variances())
+            views = _noisy(density.context, noise_context), _noisy(density.target, noise_target)
+            return axis_aligned_log_densities(*views, z_context, z_target)
         context, target, pair = (
             scores.logsumexp(dim=1) for scores in self.view_log_probs(density, z_context, z_target)
         )

@@ -14,6 +14,7 @@ __all__ = [
     "add_components",
     "apply_matrices",
     "component_index",
+    "drawn_rows",
     "gather_components",
     "gathered_product",
     "has_graph",
@@ -31,6 +32,8 @@ CHUNK = 2**18
 ROWS = 1024
 # Least mean number of vectors of a matrix for which they are brought together.
 _SHARED = 16
+# Numbers drawn at a time, and elsewhere than on a CPU; each matrix should have so many rows among them.
+_DRAWN, _DRAWN_ELSEWHERE, _DRAWN_OF_EACH = 2**20, 2**24, 64
 
 
 def over_blocks(function: Callable[..., Tensor], rows: Tensor, tensors: Sequence[Tensor], width: int) -> Tensor:
@@ -252,6 +255,50 @@ def gathered_product(matrices: Tensor, index: Tensor, vectors: Tensor) -> Tensor
         part = slice(start, start + rows)
         result[part] = torch.einsum("nij,nj->ni", matrices[tuple(axis[part] for axis in flat_index)], flat[part])
     return result.view(*index.shape, shape[0])
+
+
+def drawn_rows(matrices: Tensor, means: Tensor, index: Tensor) -> Tensor:
+    r"""Draws :math:`\mu_k + A_k \epsilon` of the component chosen at each place, with normal :math:`\epsilon`.
+
+    Where many places share few matrices, rows are drawn block by block, and within a block those of a matrix are
+    brought together for one product. Draws carry no gradient.
+
+    Args:
+        matrices: Tensor of shape ``(*batch, K, i, j)`` whose leading axes broadcast with ``(*batch_shape, K)``.
+        means: Tensor of shape ``(*batch, K, i)``, which broadcasts in the same way.
+        index: Component numbers of shape ``(*sample_shape, *batch_shape)``.
+
+    Returns:
+        Tensor of shape ``(*sample_shape, *batch_shape, i)``.
+
+    Examples:
+        >>> matrices, means = torch.zeros(2, 1, 3), torch.tensor([[1.0], [5.0]])
+        >>> drawn_rows(matrices, means, torch.tensor([1, 0, 1])).flatten()
+        tensor([5., 1., 5.])
+    """
+    matrices, means = matrices.detach(), means.detach()
+    components, (size, latent) = len(matrices), matrices.shape[-2:]
+    if matrices.ndim != 3 or means.ndim != 2 or components == 1 or index.numel() < _SHARED * components:
+        noise = torch.randn(*index.shape, latent, dtype=matrices.dtype, device=matrices.device)
+        return add_components(gathered_product(matrices, index, noise), means, index)
+    flat, means = index.reshape(-1), means.expand(components, -1)
+    elements = _DRAWN if index.device.type == "cpu" else _DRAWN_ELSEWHERE
+    # torch.randn draws 16 numbers together on a CPU: blocks of a multiple of them leave the numbers as one block does.
+    rows = min(16 * -(-max(elements // latent, _DRAWN_OF_EACH * components) // 16), len(flat))
+    result = matrices.new_empty(len(flat), size)
+    # Memory that every block uses again is in the cache already, and takes no time to be allocated.
+    noise, ordered = matrices.new_empty(2, rows, latent)
+    drawn = matrices.new_empty(rows, size)
+    for part, out in zip(flat.split(rows), result.split(rows), strict=True):
+        places = rows_of_components(part, components)
+        order, count = torch.cat(places), len(part)
+        torch.index_select(noise[:count].normal_(), 0, order, out=ordered[:count])
+        counts = [len(rows_of_one) for rows_of_one in places]
+        pieces = zip(ordered[:count].split(counts), drawn[:count].split(counts), means, matrices, strict=True)
+        for normal, row, mean, matrix in pieces:
+            torch.addmm(mean, normal, matrix.mT, out=row)
+        out.index_copy_(0, order, drawn[:count])
+    return result.view(*index.shape, size)
 
 
 def rows_of_components(index: Tensor, components: int) -> list[Tensor]:

@@ -6,13 +6,25 @@ from torch import Tensor
 from gmje_core.densities.blockwise import has_graph
 from gmje_core.linalg import accumulation_dtype
 
-__all__ = ["as_distances", "common_origin", "for_products", "squared_distances", "weighted_squared_distances"]
+__all__ = [
+    "as_distances",
+    "common_origin",
+    "for_products",
+    "read_at_once",
+    "squared_distances",
+    "weighted_squared_distances",
+]
 
 # Error of a squared distance, in units of the number of dimensions, that products may have: a few of the roundings that
 # a squared distance of that size has in float32 anyway.
 _TOLERATED_ERROR = 1e-6
 # Devices whose values are read without waiting.
 _READ_AT_ONCE = frozenset({"cpu"})
+
+
+def read_at_once(tensor: Tensor) -> bool:
+    """Whether a value of the tensor may be read: a GPU would have to be waited for."""
+    return tensor.device.type in _READ_AT_ONCE
 
 
 def for_products(x: Tensor, means: Tensor, precision: Tensor) -> tuple[Tensor, Tensor]:
@@ -36,7 +48,7 @@ def for_products(x: Tensor, means: Tensor, precision: Tensor) -> tuple[Tensor, T
         (torch.float32, torch.float64)
     """
     precise = accumulation_dtype(x)
-    if x.dtype == precise or x.device.type not in _READ_AT_ONCE or not len(x):
+    if x.dtype == precise or not read_at_once(x) or not len(x):
         return common_origin(x, means, precise)
     rows, centres = common_origin(x, means)
     with torch.no_grad():

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from gmje_core.densities.blockwise import add_components
 from gmje_core.densities.covariance import Covariance, CovarianceType
 from gmje_core.densities.parameters import (
     check_dimensions,
@@ -262,7 +261,7 @@ class GaussianMixture(Distribution):
             ``(*sample_shape, *batch_shape, D)``; carries no gradient.
         """
         index = self._draw_index(torch.Size(sample_shape))
-        return add_components(self._covariance.draw(index), self._means, index)
+        return self._covariance.draw_about(self._means, index)
 
     def expand(self, batch_shape: Sequence[int], _instance: None = None) -> "GaussianMixture":
         """The same mixture with a larger batch shape; views, no copies."""

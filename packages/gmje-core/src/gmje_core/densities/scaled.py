@@ -204,8 +204,7 @@ class ScaledJointMixture:
             weights = (context.unsqueeze(-1) + self._log_weights).logsumexp(dim=2)  # (B, K, B)
             shift = apply_matrices(self._gain, z_context.unsqueeze(-2) - self._context_means)
             means = self._target_means + shift  # (B, K, d_t)
-        scales = len(self._target_covariance.scales)
-        shared = means.unsqueeze(-2).expand(*means.shape[:-1], scales, -1).flatten(-3, -2)
+        shared = means.unsqueeze(-2).expand(*means.shape[:-1], len(self.scales[1]), -1).flatten(-3, -2)
         return GaussianMixture(weights.flatten(-2), shared, self._target_covariance)
 
     def condition_on_target(self, z_target: Tensor) -> GaussianMixture:
@@ -338,6 +337,10 @@ class ScaledJointMixture:
         """The density with the covariances of its contexts multiplied by a factor; the conditional stays."""
         return self._replace(context_tril=factor**0.5 * self._context_covariance.scale_tril)
 
+    def with_gain_factor(self, factor: float) -> "ScaledJointMixture":
+        """The density with its gains multiplied by a factor."""
+        return self._replace(gain=factor * self._gain)
+
     def with_conditional_factor(self, factor: float) -> "ScaledJointMixture":
         """The density with the covariances of its conditional multiplied by a factor."""
         return self._replace(target_tril=factor**0.5 * self._target_covariance.scale_tril)
@@ -376,8 +379,7 @@ class ScaledJointMixture:
         """``(B, K)`` log-densities of pairs in each component, scales summed out, with the log-weight."""
         context, target = self._scores(z_context, z_target)
         assert target is not None
-        both = context.unsqueeze(-1) + target.unsqueeze(-2) + self._log_weights
-        return both.flatten(-2).logsumexp(dim=-1)
+        return (context.unsqueeze(-1) + target.unsqueeze(-2) + self._log_weights).logsumexp(dim=(-2, -1))
 
     def _target_marginal(self, axes: CanonicalAxes) -> GaussianMixture:
         means = self._target_means.repeat_interleave(self._log_weights[0].numel(), dim=0)

@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from gmje_core.errors import BatchSizeError, NonFiniteError, ShapeError
-from gmje_core.estimation.calibration import calibrate_conditional, calibrate_context, refit_scales
+from gmje_core.estimation.calibration import (
+    calibrate_conditional,
+    calibrate_context,
+    calibrate_gain,
+    held_out_log_prob,
+    refit_scales,
+)
 from gmje_core.estimation.matching import match_moments
 from gmje_core.estimation.scaled import ScaledFit, fit_scaled_mixture
 
@@ -38,9 +44,10 @@ def fit_density(
 ) -> ScaledFit:
     """Fit a calibrated mixture with scales to pairs of embeddings.
 
-    The mixture is fitted by EM (:func:`~gmje_core.estimation.scaled.fit_scaled_mixture`) and mapped so that its views
-    have the embeddings' moments; then its scales and the spreads of its contexts and of its conditional are fitted to
-    the validation pairs. Embeddings of unit norm give a density whose samples have unit norm.
+    The mixture is fitted by EM (:func:`~gmje_core.estimation.scaled.fit_scaled_mixture`), its gains are brought to the
+    size that predicts the validation pairs best, and it is mapped so that its views have the embeddings' moments; then
+    its scales and the spreads of its contexts and of its conditional are fitted to the validation pairs. Embeddings of
+    unit norm give a density whose samples have unit norm.
 
     Args:
         context: ``(N, d_c)`` embeddings of the training items, as many pairs of views as you like of each.
@@ -87,14 +94,14 @@ def fit_density(
         seed=seed,
     )
     both = torch.cat([context, target]) if exchangeable else None
-    matched = match_moments(fit.density, context if both is None else both, both)
+    matched = match_moments(calibrate_gain(fit.density, *validation), context if both is None else both, both)
     matched = calibrate_context(refit_scales(matched, *validation), validation[0], seed=seed)
     density = calibrate_conditional(matched, *validation, seed=seed)
     roots = [float(found.parameters[-1][0, 0, 0]) for found in (density, matched)]
     return replace(
         fit,
         density=density,
-        validation_log_prob=float(density.log_prob(*validation).double().mean()),
+        validation_log_prob=held_out_log_prob(density, *validation),
         conditional_factor=round((roots[0] / roots[1]) ** 2, 4),
     )
 

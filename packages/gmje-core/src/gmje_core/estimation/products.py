@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gmje_core.densities.covariance import FullCovariance
 from gmje_core.densities.mixture import GaussianMixture
+from gmje_core.densities.quadratic import fill_products, pairs_of_dimensions
 from gmje_core.estimation.moments import Moments
 from gmje_core.estimation.pairs import Pairs
 from gmje_core.linalg import LOG_2PI, triangular_inverse
@@ -138,13 +139,7 @@ def _fill_products(products: Tensor, rows: Tensor, diagonal: bool) -> Tensor:
         products[-1].fill_(1)
         torch.mul(products[dim:-1], products[dim:-1], out=products[:dim])
         return products
-    columns = torch.cat([rows.to(products.dtype), products.new_ones(1, products.shape[1])])
-    start = 0
-    for i in range(dim + 1):
-        end = start + dim + 1 - i
-        torch.mul(columns[i], columns[i:], out=products[start:end])
-        start = end
-    return products
+    return fill_products(torch.cat([rows.to(products.dtype), products.new_ones(1, products.shape[1])]), products)
 
 
 def _diagonal_weights(mixture: GaussianMixture, frame: WhiteFrame) -> Tensor:
@@ -163,7 +158,7 @@ def _full_weights(mixture: GaussianMixture, frame: WhiteFrame) -> Tensor:
     means = (inverse @ (mixture.means.double() - frame.mean).unsqueeze(2)).squeeze(2)
     linear = (root.mT @ means.unsqueeze(2)).squeeze(2)
     constant = _constant(mixture) - 0.5 * means.square().sum(dim=1)
-    rows, columns = _pairs_of_dimensions(mixture.dim + 1)
+    rows, columns = pairs_of_dimensions(mixture.dim + 1)
     form = torch.cat([-0.5 * root.mT @ root, 0.5 * linear.unsqueeze(1)], dim=1)
     last = torch.cat([0.5 * linear, constant.unsqueeze(1)], dim=1)
     # Every product of two dimensions stands once, but counts twice.
@@ -179,16 +174,12 @@ def _constant(mixture: GaussianMixture) -> Tensor:
     return mixture.log_weights.double() - half_log_det - 0.5 * mixture.dim * LOG_2PI
 
 
-def _pairs_of_dimensions(count: int) -> Tensor:
-    return torch.triu_indices(count, count)
-
-
 def _moments(sums: Tensor, dim: int, rows: int, diagonal: bool) -> Moments:
     """Shares, means and central second moments of sums of products ``(K, P)``."""
     if diagonal:
         mass, first, second = sums[:, -1], sums[:, dim:-1], sums[:, :dim]
     else:
-        i, j = _pairs_of_dimensions(dim + 1)
+        i, j = pairs_of_dimensions(dim + 1)
         whole = sums.new_empty(len(sums), dim + 1, dim + 1)
         whole[:, i, j] = sums
         whole[:, j, i] = sums

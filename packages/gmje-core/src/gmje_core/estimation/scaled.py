@@ -3,12 +3,12 @@ r"""EM for a joint mixture with scales, on pairs of frozen embeddings: how a cri
 It is stepwise EM (Cappé and Moulines, 2009): each M-step follows one pair of views of each item, and sums are averaged
 with decreasing steps, so that several views of an item cost no more than one. A row is scored under its three likeliest
 components. For ``n`` items of ``P`` pairs of views, with ``D = d_c + d_t``, a step costs about ``10 n D^2`` operations
-for products and ``K D^3`` for factors; each of the searches of all components costs ``2 K n D^2``. Memory is
-``4 P n D`` bytes for the whitened views, about ``100 K D^2`` for sums and factors while an M-step makes them, and at
-most 60 MB for the scores of a step. With 9,000 items of 4 pairs, ``K = 60`` and ``D = 256``, a fit with its choice
-of the shrinkage takes about 15 seconds of one core (an estimate from the profile of a longer one, on a busy machine).
+for products and ``K D^3`` for factors; the search of all components costs ``2 K n D^2``. Memory is ``4 P n D`` bytes
+for the whitened views, about ``50 K D^2`` for sums and factors while an M-step makes them, and at most 60 MB for the
+scores of a step. With 9,000 items of 4 pairs, ``K = 60`` and ``D = 256``, a fit with its choice of the shrinkage took
+16 seconds of one core of a busy machine.
 
-Rows are whitened first, so that float32 suffices for products and float64 holds the sums.
+Rows are whitened first, so that float32 suffices.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from torch import Tensor
 
 from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.errors import BatchSizeError
-from gmje_core.estimation.calibration import refit_scales
 from gmje_core.estimation.scaled_em import (
     Components,
     Expectation,
@@ -40,16 +39,16 @@ SCALES = (0.2, 0.3, 0.42, 0.6, 0.8, 1.0, 1.3, 1.7, 2.3, 3.2, 4.5, 7.0)
 #: are likelier on held-out pairs by a few nats of hundreds, but their samples are less precise.
 SHRINKAGES = (0.25, 0.5, 2.0, 8.0)
 
-# Rows drawn for each choice of k-means++.
-_TRIALS = 4
-# Components that a row is scored under, and held-out rows; rounds before which all components are searched.
-_CANDIDATES, _HELD_OUT, _SEARCHES = 3, 5, (4, 12)
+# Rows drawn for each choice of k-means++, and items that the start sees for each component.
+_TRIALS, _SEED_ROWS = 4, 40
+# Components that a row is scored under, and held-out rows; the round before which all components are searched.
+_CANDIDATES, _HELD_OUT, _SEARCH = 3, 5, 6
 # Most rows of one step.
 _ROWS = 16384
 # Rounds after which the shrinkage is chosen, and the held-out pairs for it.
 _CHOICE, _CHOICE_ROWS = 8, 2000
 # Step t of averaging is (t + 2) ** -_DECAY.
-_DECAY = 0.7
+_DECAY = 0.85
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ class ScaledFit:
     Attributes:
         density: The density, in the units of the embeddings.
         log_prob: Mean joint log-density of the training pairs of the last round, in nats, before that round.
-        validation_log_prob: The same of the validation pairs, after it.
+        validation_log_prob: That of the validation pairs in the end; :func:`fit_scaled_mixture` takes 2,000 of them.
         conditional_factor: Factor that the covariances of the conditional were enlarged by to be calibrated; see
             :func:`calibrate_conditional`.
         components: Factors.
@@ -120,8 +119,8 @@ def fit_scaled_mixture(
     its conditional, :math:`E[1/\alpha]` and :math:`E[1/\beta]`, which weigh the row in the M-step as in EM for
     Student's distribution (Peel and McLachlan, 2000). Context covariances and the moments of the pairs are shrunk
     toward the pooled ones of all components by ``shrinkage`` pseudo-observations (inverse-Wishart). After a third of
-    the rounds, the shrinkage is chosen by the mean log-density of validation pairs. The table of scales is fitted once
-    more to these pairs in the end: distances of training pairs are a little small.
+    the rounds, the shrinkage is chosen by the mean log-density of validation pairs. Distances of training pairs are a
+    little small: :func:`~gmje_core.estimation.calibration.refit_scales` puts the table of scales right.
 
     Args:
         context: ``(N, d_c)`` training pairs.
@@ -176,8 +175,8 @@ def fit_scaled_mixture(
     fitted.shrinkage = max(tried, key=lambda value: mean_log_prob(fitted.at(value), *some, candidates))
     fitted.advance(max(0, rounds - _CHOICE))
     volume = -float(whiten_context.tril.diagonal().log().sum() + whiten_target.tril.diagonal().log().sum())
-    density = refit_scales(_in_units(fitted.model, whiten_context, whiten_target, unit_norm), *validation)
-    validation_log_prob = float(density.log_prob(*validation).double().mean())
+    density = _in_units(fitted.model, whiten_context, whiten_target, unit_norm)
+    validation_log_prob = volume + mean_log_prob(fitted.model, *some, candidates)
     return ScaledFit(density, fitted.log_prob + volume, validation_log_prob, fitted.components, fitted.shrinkage)
 
 
@@ -230,8 +229,10 @@ class StepwiseEM:
         self.shrinkage, self.log_prob = shrinkage, 0.0
         self._views, self._rounds, self._steps = views, 0, 0
         self._generator = step_generator(seed, 1)
-        index, _ = kmeans_plus_plus(items, components, generator=step_generator(seed, 0), trials=_TRIALS)
-        centres = move_to_means(items, items[index])
+        starting = step_generator(seed, 0)
+        some = items[torch.randperm(len(items), generator=starting)[: _SEED_ROWS * components]]
+        index, _ = kmeans_plus_plus(some, components, generator=starting, trials=_TRIALS)
+        centres = move_to_means(some, some[index])
         near = torch.cdist(items, centres).topk(min(_CANDIDATES, components), dim=1, largest=False)
         self._candidates = near.indices
         self._scales = torch.tensor(SCALES).to(items)
@@ -266,7 +267,7 @@ class StepwiseEM:
 
     def _step(self, rows: Tensor) -> Tensor:
         x, y = self._views.draw(rows, self._generator)
-        if self._rounds in _SEARCHES:
+        if self._rounds == _SEARCH:
             self._candidates[rows] = likeliest(self.model, x, y, _CANDIDATES)
         step = expect(self.model, x, y, self._candidates[rows])
         fresh = self._gather(x, y, step)

@@ -1,17 +1,17 @@
 r"""The two steps of EM for a joint mixture with scales, as functions of whitened rows.
 
 A row is scored under a few candidate components only. The rows of one component are held together, so that every
-product is one of matrices. Products are in float32 and sums in float64; see :mod:`gmje_core.estimation.scaled` for the
-whole fit.
+product is one of matrices. All is float32, but for the factor of a covariance that float32 finds singular; see
+:mod:`gmje_core.estimation.scaled` for the whole fit.
 """
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from gmje_core.densities.covariance.scaled import ScaledCovariance
-from gmje_core.estimation.shrinkage import shrink_covariances
 from gmje_core.linalg import safe_cholesky, triangular_inverse
 
 __all__ = ["Components", "Expectation", "Sums", "expect", "gather", "likeliest", "maximise", "mean_log_prob"]
@@ -87,7 +87,7 @@ class Expectation:
 
 @dataclass(frozen=True)
 class Sums:
-    """Weighted sums of each component's rows about its reference points, in float64; they add up over steps.
+    """Weighted sums of each component's rows about its reference points; they add up over steps.
 
     Attributes:
         mass: ``(K,)`` responsibilities.
@@ -138,9 +138,11 @@ def expect(model: Components, x: Tensor, y: Tensor, candidates: Tensor) -> Expec
     order = flat.argsort(stable=True)
     component, rows = flat[order], order // candidates.shape[1]
     sizes = torch.bincount(flat, minlength=len(model.context_means)).tolist()
-    near_context, near_target = _distances(model, x[rows], y[rows], sizes)
-    context = _log_densities(near_context, model.context_tril, model.scales, component)
-    target = _log_densities(near_target, model.target_tril, model.scales, component)
+    projections = _Projections.of(model)
+    distances = [projections.distances(k, x[own], y[own]) for k, own in enumerate(rows.split(sizes))]
+    near_context, near_target = (torch.cat(part).unsqueeze(1) for part in zip(*distances, strict=True))
+    context = _at_scales(near_context, model.context_tril, model.scales, component)
+    target = _at_scales(near_target, model.target_tril, model.scales, component)
     most_context, most_target = context.amax(dim=1, keepdim=True), target.amax(dim=1, keepdim=True)
     context, target = (context - most_context).exp_(), (target - most_target).exp_()
     table = model.log_weights.exp()
@@ -161,18 +163,26 @@ def expect(model: Components, x: Tensor, y: Tensor, candidates: Tensor) -> Expec
         share,
         by_context @ inverse / total,
         by_target @ inverse / total,
-        (counts * table).double(),
+        counts * table,
         of_rows,
     )
 
 
 def likeliest(model: Components, x: Tensor, y: Tensor, count: int) -> Tensor:
     """``(N, count)`` the likeliest components of each row, among all; fewer where there are not so many."""
-    every = torch.arange(len(model.context_means), device=x.device)
-    chosen = [
-        expect(model, a, b, every.expand(len(a), -1)).log_joint.topk(min(count, len(every)), dim=1).indices
-        for a, b in zip(x.split(_ROWS), y.split(_ROWS), strict=True)
-    ]
+    projections, table = _Projections.of(model), model.log_weights.exp()
+    count = min(count, len(table))
+    chosen = []
+    for context, target in zip(x.split(_ROWS), y.split(_ROWS), strict=True):
+        distances = [projections.distances(k, context, target) for k in range(len(table))]
+        near_context, near_target = (torch.stack(part) for part in zip(*distances, strict=True))
+        of_context = _at_scales(near_context.unsqueeze(2), model.context_tril, model.scales)
+        of_target = _at_scales(near_target.unsqueeze(2), model.target_tril, model.scales)
+        most_context, most_target = of_context.amax(dim=2, keepdim=True), of_target.amax(dim=2, keepdim=True)
+        of_context, of_target = of_context.sub_(most_context).exp_(), of_target.sub_(most_target).exp_()
+        total = (of_context.bmm(table) * of_target).sum(dim=2).clamp_min(torch.finfo(x.dtype).tiny)
+        log_joint = total.log() + (most_context + most_target).squeeze(2)
+        chosen.append(log_joint.T.topk(count, dim=1).indices)
     return torch.cat(chosen)
 
 
@@ -201,8 +211,9 @@ def gather(
         rooted = rooted * of_pair.sqrt().unsqueeze(1)
         torch.mm(rooted_context.T, rooted_context, out=context_square[k])
         torch.mm(rooted.T, rooted, out=pair_square[k])
-    sums = (*masses, context, context_square, pair, pair_square, weight * step.table)
-    return Sums(*(part.double() for part in sums))
+    mass, context_mass, target_mass = masses
+    table = weight * step.table
+    return Sums(mass, context_mass, target_mass, context, context_square, pair, pair_square, table)
 
 
 def maximise(sums: Sums, about_context: Tensor, about_target: Tensor, scales: Tensor, shrinkage: float) -> Components:
@@ -211,11 +222,11 @@ def maximise(sums: Sums, about_context: Tensor, about_target: Tensor, scales: Te
     context_mass, target_mass = sums.context_mass.clamp_min(_RIDGE), sums.target_mass.clamp_min(_RIDGE)
     context_mean, context_square = _moments(sums.context, sums.context_square, context_mass)
     pair_mean, pair_square = _moments(sums.pair, sums.pair_square, target_mass)
-    context_cov = _shrunk(context_square, context_mass, shrinkage)
-    pair_cov = _shrunk(pair_square, target_mass, shrinkage)
+    context_cov = _shrink(context_square, context_mass, shrinkage)
+    pair_cov = _shrink(pair_square, target_mass, shrinkage)
     # The context-first factor of the pairs' covariance holds the gain and the conditional covariance.
-    tril = safe_cholesky(pair_cov, name="covariance of pairs")
-    gain = torch.linalg.solve_triangular(tril[:, :dim, :dim], tril[:, dim:, :dim], upper=False, left=False)
+    tril = _cholesky(pair_cov, "covariance of pairs")
+    gain = tril[:, dim:, :dim] @ triangular_inverse(tril[:, :dim, :dim])
     predicted = pair_mean[:, dim:] + (gain @ (context_mean - pair_mean[:, :dim])[:, :, None]).squeeze(2)
     weights = (sums.mass / sums.mass.sum()).clamp_min(1e-6)
     shared = sums.table.sum(dim=0) / sums.table.sum()
@@ -227,34 +238,53 @@ def maximise(sums: Sums, about_context: Tensor, about_target: Tensor, scales: Te
         scales,
         context_mean + about_context,
         predicted + about_target,
-        safe_cholesky(context_cov, name="covariance of contexts"),
+        _cholesky(context_cov, "covariance of contexts"),
         gain,
-        tril[:, dim:, dim:],
+        tril[:, dim:, dim:].contiguous(),
     )
-    return Components(*(part.float() for part in parts))
+    return Components(*parts)
 
 
-def _distances(model: Components, x: Tensor, y: Tensor, sizes: list[int]) -> tuple[Tensor, Tensor]:
-    """Squared distances ``(E,)`` of contexts, and of targets from their prediction, to the component of each entry."""
-    whiten_context, whiten_target = triangular_inverse(model.context_tril), triangular_inverse(model.target_tril)
-    predict = whiten_target @ model.gain
-    offset_context = (whiten_context @ model.context_means.unsqueeze(2)).squeeze(2)
-    offset_target = (whiten_target @ model.target_means.unsqueeze(2) - predict @ model.context_means.unsqueeze(2))[
-        ..., 0
-    ]
-    context, target = [], []
-    for k, (a, b) in enumerate(zip(x.split(sizes), y.split(sizes), strict=True)):
-        context.append(torch.addmm(-offset_context[k], a, whiten_context[k].T).square_().sum(dim=1))
-        residual = torch.addmm(-offset_target[k], b, whiten_target[k].T).addmm_(a, predict[k].T, alpha=-1)
-        target.append(residual.square_().sum(dim=1))
-    return torch.cat(context), torch.cat(target)
+@dataclass(frozen=True)
+class _Projections:
+    """What turns rows into whitened residuals, one matrix and one offset for each component and view.
+
+    Attributes:
+        context: ``(K, d_c, d_c)`` inverse factors of the contexts, with ``context_offset`` ``(K, d_c)``.
+        target: ``(K, d_t, d_t)`` the same of the conditionals, with ``target_offset`` ``(K, d_t)``.
+        predict: ``(K, d_t, d_c)`` whitened gains.
+    """
+
+    context: Tensor
+    context_offset: Tensor
+    target: Tensor
+    target_offset: Tensor
+    predict: Tensor
+
+    @classmethod
+    def of(cls, model: Components) -> Self:
+        """Those of the current parameters."""
+        context, target = triangular_inverse(model.context_tril), triangular_inverse(model.target_tril)
+        predict, means = target @ model.gain, model.context_means.unsqueeze(2)
+        offset = target @ model.target_means.unsqueeze(2) - predict @ means
+        return cls(context, (context @ means).squeeze(2), target, offset.squeeze(2), predict)
+
+    def distances(self, k: int, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared distances ``(n,)`` of contexts, and of targets from their prediction, to component ``k``."""
+        context = torch.addmm(self.context_offset[k], x, self.context[k].T, beta=-1)
+        residual = torch.addmm(self.target_offset[k], y, self.target[k].T, beta=-1)
+        residual.addmm_(x, self.predict[k].T, alpha=-1)
+        return context.square_().sum(dim=1), residual.square_().sum(dim=1)
 
 
-def _log_densities(distances: Tensor, tril: Tensor, scales: Tensor, component: Tensor) -> Tensor:
-    """``(E, A)`` log-densities at every scale, of entries that belong to the components ``(E,)``."""
+def _at_scales(distances: Tensor, tril: Tensor, scales: Tensor, component: Tensor | None = None) -> Tensor:
+    """Log-densities at every scale, from squared distances that broadcast with ``(..., A)``.
+
+    Distances are ``(K, n, 1)``, or ``(E, 1)`` of entries that belong to the components ``(E,)``.
+    """
     covariance = ScaledCovariance(tril, scales, validate=False)
     at_mean = covariance.log_densities(distances.new_zeros(len(tril)))
-    return at_mean[component] - 0.5 * distances.unsqueeze(1) / scales
+    return (at_mean.unsqueeze(1) if component is None else at_mean[component]) - 0.5 * distances / scales
 
 
 def _by_component(entries: Tensor, sizes: list[int], matrices: Tensor) -> Tensor:
@@ -265,16 +295,26 @@ def _by_component(entries: Tensor, sizes: list[int], matrices: Tensor) -> Tensor
 def _moments(total: Tensor, square: Tensor, mass: Tensor) -> tuple[Tensor, Tensor]:
     """Means and covariances of weighted sums."""
     mean = total / mass.unsqueeze(1)
-    return mean, torch.baddbmm(square / mass[:, None, None], mean.unsqueeze(2), mean.unsqueeze(1), alpha=-1)
+    covariance = square / mass[:, None, None]
+    return mean, covariance.baddbmm_(mean.unsqueeze(2), mean.unsqueeze(1), alpha=-1)
 
 
-def _shrunk(covariances: Tensor, mass: Tensor, shrinkage: float) -> Tensor:
-    """Covariances shrunk toward the pooled one, which each component first brings to its own scale."""
+def _shrink(covariances: Tensor, mass: Tensor, shrinkage: float) -> Tensor:
+    """Shrink covariances in place toward the pooled one, which each component first brings to its own scale."""
     dim = covariances.shape[-1]
     ridge = _RIDGE * torch.eye(dim).to(covariances)
     pooled = torch.tensordot(mass / mass.sum(), covariances, dims=1) + ridge
     # The mean eigenvalue of each covariance relative to the pooled one is the trace of a product.
-    inverse = torch.cholesky_inverse(safe_cholesky(pooled, name="pooled covariance"))
+    inverse = torch.cholesky_inverse(_cholesky(pooled, "pooled covariance"))
     relative = covariances.flatten(1) @ inverse.flatten() / dim
     scale = (mass * relative + _SCALE_PRIOR) / (mass + _SCALE_PRIOR)
-    return shrink_covariances(covariances, mass, scale[:, None, None] * pooled, shrinkage).add_(ridge)
+    # These are shrink_covariances(covariances, mass, scale * pooled, shrinkage), without a target for each component.
+    share = shrinkage / (mass + shrinkage)
+    covariances.mul_((1 - share)[:, None, None]).flatten(1).addr_(share * scale, pooled.flatten())
+    return covariances.add_(ridge)
+
+
+def _cholesky(covariances: Tensor, name: str) -> Tensor:
+    """Factors in float32, which whitened rows allow; in float64 where float32 finds a covariance singular."""
+    factors, info = torch.linalg.cholesky_ex(covariances)
+    return safe_cholesky(covariances.double(), name=name).to(covariances) if bool(info.any()) else factors

@@ -5,7 +5,6 @@ import warnings
 import torch
 from torch import Tensor
 
-from gmje_bench.tasks.outliers.scores import signed_root
 from gmje_core import GaussianMixture, JointEmbeddingMixture
 from gmje_core.densities.covariance import SphericalCovariance
 from gmje_core.errors import ConvergenceWarning
@@ -121,12 +120,12 @@ def fit_kernels(embeddings: Tensor, views: tuple[Tensor, Tensor], held_out: Tens
 
 
 class FeaturePairs:
-    """A joint mixture of the signed square roots of features and embedding, whitened together.
+    """A joint mixture of features and embedding, whitened together.
 
     Args:
-        mean: ``(D,)`` mean of the roots.
+        mean: ``(D,)`` mean of features and embedding.
         whiten: ``(D, D)``.
-        mixture: The mixture of whitened roots, its two views the places of features and embedding.
+        mixture: The mixture of whitened rows, its two views the places of features and embedding.
         size: Number of features.
     """
 
@@ -135,7 +134,7 @@ class FeaturePairs:
 
     @torch.no_grad()
     def log_prob(self, features: Tensor, embeddings: Tensor) -> Tensor:
-        """Log-densities ``(M,)`` of the roots in nats up to a constant, float64."""
+        """Log-densities ``(M,)`` in nats up to a constant, float64."""
         rows = whitened(features, embeddings, self._mean, self._whiten)
         parts = [part.split([self._size, part.shape[1] - self._size], dim=1) for part in rows.split(_ROWS)]
         return torch.cat([self._mixture.density_.log_prob(*part).double() for part in parts])
@@ -144,14 +143,12 @@ class FeaturePairs:
 def fit_pairs(features: Tensor, embeddings: Tensor, seed: int) -> FeaturePairs:
     """A mixture of full covariances, each shrunk toward the pooled one, by a few rounds of EM.
 
-    Roots make the skewed features that follow a ReLU more alike a Gaussian.
-
     Args:
         features: ``(N, F)``.
         embeddings: ``(N, d)`` of the same images.
         seed: Seed of the start.
     """
-    rows = roots(features, embeddings)
+    rows = joined(features, embeddings)
     mean, covariance = rows.mean(dim=0), torch.cov(rows.T, correction=0)
     ridge = (_PAIR_RIDGE * covariance.diagonal().mean()).clamp_min(1e-24) * torch.eye(len(mean)).to(covariance)
     whiten = triangular_inverse(safe_cholesky(covariance + ridge))
@@ -173,11 +170,11 @@ def fit_pairs(features: Tensor, embeddings: Tensor, seed: int) -> FeaturePairs:
     return FeaturePairs(mean, whiten, mixture, features.shape[1])
 
 
-def roots(features: Tensor, embeddings: Tensor) -> Tensor:
-    """Signed square roots ``(N, F + d)`` of features and embeddings, float64."""
-    return signed_root(torch.cat([features.double(), embeddings.double()], dim=1))
+def joined(features: Tensor, embeddings: Tensor) -> Tensor:
+    """Features and embeddings side by side ``(N, F + d)``, float64."""
+    return torch.cat([features.double(), embeddings.double()], dim=1)
 
 
 def whitened(features: Tensor, embeddings: Tensor, mean: Tensor, whiten: Tensor) -> Tensor:
-    """Roots ``(N, F + d)`` about their mean, whitened, float32."""
-    return ((roots(features, embeddings) - mean) @ whiten.T).float()
+    """Features and embeddings ``(N, F + d)`` about their mean, whitened, float32."""
+    return ((joined(features, embeddings) - mean) @ whiten.T).float()

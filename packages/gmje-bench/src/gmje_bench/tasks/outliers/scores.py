@@ -6,7 +6,7 @@ from sklearn.covariance import EmpiricalCovariance
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-__all__ = ["knn_score", "mahalanobis_score", "signed_root"]
+__all__ = ["knn_score", "mahalanobis_score"]
 
 # Rows whose distances to all training rows are held at a time.
 _ROWS = 500
@@ -60,16 +60,6 @@ def _nearest(z: Tensor, means: Tensor, precision: Tensor) -> Tensor:
         for part in z.split(_ROWS)
     ]
     return torch.cat(nearest).clamp_min(0)
-
-
-def signed_root(z: Tensor) -> Tensor:
-    """The square root of every number's size, with its sign.
-
-    Examples:
-        >>> signed_root(torch.tensor([4.0, -9.0]))
-        tensor([ 2., -3.])
-    """
-    return z.abs().sqrt().copysign(z)
 
 
 def knn_score(train: Tensor, rows: Tensor, k: int) -> Tensor:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal, Self
 import torch
 from torch import Tensor
 
-from gmje_core.densities.blockwise import apply_matrices, gather_components, over_components
+from gmje_core.densities.blockwise import add_components, apply_matrices, gather_components, over_components
 from gmje_core.linalg import broadcast_shapes
 
 __all__ = [
@@ -288,6 +288,18 @@ class Covariance(ABC):
         Returns:
             ``(*sample_shape, *batch_shape, D)``.
         """
+
+    def draw_about(self, means: Tensor, index: Tensor) -> Tensor:
+        """Draws of the component that is chosen at each place: its mean and noise.
+
+        Args:
+            means: ``(..., K, D)``; the leading axes broadcast with the batch shape.
+            index: Component numbers in ``[0, K)``, of shape ``(*sample_shape, *batch_shape)``.
+
+        Returns:
+            ``(*sample_shape, *batch_shape, D)``.
+        """
+        return add_components(self.draw(index), means, index)
 
     def _gather(self, tensor: Tensor, index: Tensor) -> Tensor:
         """Entries ``(*index.shape, ...)`` of a parameter for the component that is chosen at each place."""

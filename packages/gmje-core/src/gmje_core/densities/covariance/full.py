@@ -7,10 +7,11 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from gmje_core.densities.blockwise import apply_matrices, gathered_product, over_blocks, squared_norms
+from gmje_core.densities.blockwise import apply_matrices, drawn_rows, over_blocks, squared_norms
 from gmje_core.densities.covariance.base import Conditional, Covariance, CovarianceType
 from gmje_core.densities.covariance.values import require_positive, standard_deviations
 from gmje_core.densities.distances import as_distances, common_origin, squared_distances
+from gmje_core.densities.quadratic import accurate_forms, quadratic_forms
 from gmje_core.errors import NotPositiveDefiniteError, ShapeError
 from gmje_core.linalg import (
     accumulation_dtype,
@@ -184,6 +185,11 @@ class FullCovariance(Covariance):
             whitening = inverse[0].mT.to(precise)
             return as_distances(squared_distances(rows @ whitening, centres @ whitening), x.dtype)
         x, means = common_origin(x, means)
+        precision = accurate_forms(x, means, inverse)
+        if precision is not None:
+            linear = (precision @ means.unsqueeze(-1)).squeeze(-1)
+            rest = torch.addmm((linear * means).sum(dim=-1), x, linear.T, alpha=-2)
+            return as_distances(rest.add_(quadratic_forms(x, precision)), x.dtype)
         offset = (inverse @ means.unsqueeze(-1)).squeeze(-1)
 
         def distances(x: Tensor, inverse: Tensor, offset: Tensor) -> Tensor:
@@ -203,4 +209,8 @@ class FullCovariance(Covariance):
 
     def draw(self, index: Tensor) -> Tensor:
         """Centred noise of the component that is chosen at each place."""
-        return gathered_product(self.scale_tril, index, self._noise(index, self.dim))
+        return self.draw_about(self.scale_tril.new_zeros(1, self.dim), index)
+
+    def draw_about(self, means: Tensor, index: Tensor) -> Tensor:
+        """Draws of the component that is chosen at each place: its mean and noise."""
+        return drawn_rows(self.scale_tril, means, index)

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
-from gmje_core.densities.blockwise import apply_matrices, gathered_product, over_blocks, squared_norms
+from gmje_core.densities.blockwise import apply_matrices, drawn_rows, over_blocks, squared_norms
 from gmje_core.densities.covariance.base import Conditional, Covariance, CovarianceType
 from gmje_core.densities.covariance.values import require_positive, standard_deviations
 from gmje_core.densities.distances import (
@@ -267,7 +267,7 @@ class LowRankCovariance(Covariance):
 
     def draw(self, index: Tensor) -> Tensor:
         """Centred noise of the component that is chosen at each place."""
-        spread = gathered_product(self.factor, index, self._noise(index, self.rank))
+        spread = drawn_rows(self.factor, self.factor.new_zeros(1, self.dim), index)
         return spread + self._noise(index, self.dim) * self._gather(self.diagonal_variance, index).sqrt()
 
 
