@@ -85,10 +85,11 @@ def test_the_loop_for_several_processes_runs_as_printed(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(block, encoding="utf-8")
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-    done = subprocess.run(launcher, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
-    losses = [float(line) for line in done.stdout.split()]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    launcher += ["--log_dir", str(tmp_path), "--redirects", "1"]  # on one stream lines of two processes can mix
+    done = subprocess.run([*launcher, str(script)], env=environment, capture_output=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr.decode()
+    losses = [float(log.read_text()) for log in tmp_path.rglob("stdout.log")]
     assert len(losses) == 2
     assert losses[0] == losses[1]  # that of the global batch, on every process
 
