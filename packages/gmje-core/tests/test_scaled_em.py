@@ -310,5 +310,16 @@ def test_conditionals_of_the_likely_factors_are_the_conditional_mixture():
         assert conditionals.mean_rank(factor, 8, seed=1) == pytest.approx(rank, abs=0.02)
 
 
+@pytest.mark.parametrize(("shift", "more"), [(0.0, True), (100.0, False)])
+def test_more_than_four_factors_are_kept_where_they_lie_over_each_other(shift, more):
+    torch.manual_seed(0)
+    many = model(k=20)
+    known = density(replace(many, context_means=shift * torch.arange(20.0)[:, None] + 0 * many.context_means))
+    context, target = known.sample((200,))
+    kept = Conditionals.of(known, context, target).means.shape[1]
+    assert (kept > 4) == more
+    assert kept >= 4
+
+
 def test_the_grid_of_scales_has_one_in_it():
     assert 1.0 in SCALES

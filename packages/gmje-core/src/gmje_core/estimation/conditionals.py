@@ -14,13 +14,16 @@ from gmje_core.linalg import triangular_inverse
 
 __all__ = ["Conditionals"]
 
-# Factors that a context is conditioned under, and contexts at a time.
-_LIKELIEST, _ROWS = 4, 512
+# A context is conditioned under so many factors at least, and as many as hold so much of the probability on average;
+# contexts at a time.
+_LEAST, _HELD, _ROWS = 4, 0.99, 512
 
 
 @dataclass(frozen=True)
 class Conditionals:
     """Conditionals of a density at ``M`` contexts, each of the ``F`` factors that are likeliest there.
+
+    Factors of embeddings lie apart, so that a few of them hold nearly all probability; as many are kept as that takes.
 
     Attributes:
         target: ``(M, d_t)`` what followed each context.
@@ -49,7 +52,10 @@ class Conditionals:
                 for block in zip(context.split(_ROWS), target.split(_ROWS), strict=True)
             ]
         )
-        most = scores.logsumexp(dim=2).topk(min(_LIKELIEST, scores.shape[1]), dim=1).indices
+        probabilities = scores.logsumexp(dim=2).softmax(dim=1)
+        held = probabilities.sort(dim=1, descending=True).values.mean(dim=0).cumsum(dim=0)
+        enough = min(len(held), max(_LEAST, int((held < _HELD).sum()) + 1))
+        most = probabilities.topk(enough, dim=1).indices
         log_weights = scores.gather(1, most.unsqueeze(2).expand(-1, -1, scores.shape[2]))
         places = [(most == k).nonzero(as_tuple=True) for k in range(len(gain))]
         means = target_means[most]

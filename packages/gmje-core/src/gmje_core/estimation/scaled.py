@@ -40,7 +40,7 @@ SCALES = (0.2, 0.3, 0.42, 0.6, 0.8, 1.0, 1.3, 1.7, 2.3, 3.2, 4.5, 7.0)
 SHRINKAGES = (0.25, 0.5, 2.0, 8.0)
 
 # Rows drawn for each choice of k-means++, and items that the start sees for each component.
-_TRIALS, _SEED_ROWS = 4, 40
+_TRIALS, _SEED_ROWS = 4, 100
 # Components that a row is scored under, and held-out rows; the round before which all components are searched.
 _CANDIDATES, _HELD_OUT, _SEARCH = 3, 5, 6
 # Most rows of one step.

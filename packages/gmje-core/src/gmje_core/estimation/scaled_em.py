@@ -1,10 +1,10 @@
 r"""The two steps of EM for a joint mixture with scales, as functions of whitened rows.
 
 A row is scored under a few candidate components only. The rows of one component are held together, so that every
-product is one of matrices. All is float32, but for the factor of a covariance that float32 finds singular; see
-:mod:`gmje_core.estimation.scaled` for the whole fit.
+product is one of matrices. All is float32; see :mod:`gmje_core.estimation.scaled` for the whole fit.
 """
 
+import warnings
 from dataclasses import dataclass
 from typing import Self
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gmje_core.densities.covariance.scaled import ScaledCovariance
+from gmje_core.errors import JitterWarning
 from gmje_core.linalg import safe_cholesky, triangular_inverse
 
 __all__ = ["Components", "Expectation", "Sums", "expect", "gather", "likeliest", "maximise", "mean_log_prob"]
@@ -315,6 +316,10 @@ def _shrink(covariances: Tensor, mass: Tensor, shrinkage: float) -> Tensor:
 
 
 def _cholesky(covariances: Tensor, name: str) -> Tensor:
-    """Factors in float32, which whitened rows allow; in float64 where float32 finds a covariance singular."""
+    """Factors in float32, which whitened rows allow; rounding may have made a covariance of few rows singular."""
     factors, info = torch.linalg.cholesky_ex(covariances)
-    return safe_cholesky(covariances.double(), name=name).to(covariances) if bool(info.any()) else factors
+    if not info.any():
+        return factors
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", JitterWarning)  # the jitter is of the size of that rounding
+        return safe_cholesky(covariances, name=name)
