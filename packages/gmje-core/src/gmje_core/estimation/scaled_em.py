@@ -317,6 +317,7 @@ def _shrink(covariances: Tensor, mass: Tensor, shrinkage: float) -> Tensor:
 
 def _cholesky(covariances: Tensor, name: str) -> Tensor:
     """Factors in float32, which whitened rows allow; rounding may have made a covariance of few rows singular."""
+    factors: Tensor
     factors, info = torch.linalg.cholesky_ex(covariances)
     if not info.any():
         return factors
