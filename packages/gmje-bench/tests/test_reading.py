@@ -134,16 +134,27 @@ def test_a_thread_ahead_takes_few_items_and_ends_when_it_is_left():
 
 STOPPED = """
 import sys
+import time
 import torch
 from gmje_bench.datasets import load_dataset, reading
 from gmje_bench.training.interrupts import Interrupts
 
+leave_group = reading._leave_group
+
+def leave_late(number):
+    time.sleep(number)  # The second reader is still about to start when the signal comes.
+    leave_group(number)
+
+reading._leave_group = leave_late
 split = load_dataset(f"imagefolder:{sys.argv[1]}", image_size=100).train
 with Interrupts() as interrupts, interrupts.deferred():
+    loader, _ = reading._readers(split.source, 2)
+    if sys.argv[2] == "starting":
+        print(*(worker.pid for worker in loader._iterator._workers), flush=True)
     read = split.batches(torch.arange(15).repeat(2000).split(1), 2)
     next(read)
-    loader, _ = reading._readers(split.source, 2)
-    print(*(worker.pid for worker in loader._iterator._workers), flush=True)
+    if sys.argv[2] == "reading":
+        print(*(worker.pid for worker in loader._iterator._workers), flush=True)
     for _ in read:
         if interrupts.pending:
             break
@@ -161,12 +172,14 @@ def alive(process: int) -> bool:
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks Linux which processes there are")
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_no_reader_outlives_the_process_that_trains(tmp_path, number):
+@pytest.mark.parametrize(
+    ("number", "when"), [(signal.SIGINT, "starting"), (signal.SIGTERM, "starting"), (signal.SIGKILL, "reading")]
+)
+def test_no_reader_outlives_the_process_that_trains(tmp_path, number, when):
     """Ctrl-C goes to all processes of a terminal, and the end of a job to all of its; being killed, to one."""
     folder_of(tmp_path / "train", {"ant": 8, "bee": 7}, size=(130, 110))
     folder_of(tmp_path / "val", {"ant": 2, "bee": 2}, size=(130, 110))
-    command = [sys.executable, "-c", STOPPED, str(tmp_path)]
+    command = [sys.executable, "-c", STOPPED, str(tmp_path), when]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, start_new_session=True, **streams) as run:
         readers = [int(pid) for pid in run.stdout.readline().split()]

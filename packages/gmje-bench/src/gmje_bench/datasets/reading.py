@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import repeat
@@ -29,6 +30,8 @@ _RESIDENT_BYTES = 2 * 2**30
 _PIECE = 32
 _PREFETCH = 4
 _MOST_WORKERS = 16
+# Ctrl-C, and what ends a job.
+_STOPS = (signal.SIGINT, signal.SIGTERM)
 
 _log = logging.getLogger(__name__)
 
@@ -221,17 +224,40 @@ def _readers(source: LazyImages, workers: int) -> tuple[DataLoader[Tensor | str]
         num_workers=workers,
         prefetch_factor=_PREFETCH,
         persistent_workers=True,
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=_leave_group,
         generator=torch.Generator(),  # A generator of its own leaves the global random state alone.
     )
+    with _signals_held():
+        iter(loader)  # Readers start here, with nothing to read yet.
     return loader, ahead
 
 
-def _ignore_signals(_: int) -> None:
-    """Ctrl-C, and what ends a job, reach a whole group of processes; the one that trains decides when readers end."""
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """Let Ctrl-C and what ends a job wait, for this process and for those that it starts meanwhile."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _STOPS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _leave_group(_: int) -> None:
+    """Ctrl-C, and what ends a job, reach a whole group of processes; the one that trains decides when readers end.
+
+    A reader is started with these signals held, so that none ends it before it has left the group.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(os, "setpgid"):
         os.setpgid(0, 0)
+    if hasattr(signal, "sigtimedwait"):
+        while signal.sigtimedwait(_STOPS, 0) is not None:
+            pass  # What came before was meant for the group.
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _STOPS)
 
 
 class _Pieces(Dataset[Tensor | str]):
