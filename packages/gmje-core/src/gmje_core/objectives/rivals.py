@@ -1,6 +1,7 @@
 r"""Log-sums of Gaussian kernels over all other embeddings of a batch, with few passes over the ``B x 2 B`` scores."""
 
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -38,45 +39,49 @@ def rival_scores(views: tuple[Tensor, Tensor], precisions: tuple[Tensor, Tensor]
     both = torch.cat(views)
     # Distances do not depend on the origin, so that gradients need not pass through the choice of it.
     moved, _ = for_products(both, both, both.new_ones(1, 1))
-    first, second = moved.split(len(views[0]))
-    scores = [
-        _RivalScores.apply(own, torch.cat([first, second]), precision.to(moved)).to(both.dtype)
-        for own, precision in zip((first, second), precisions, strict=True)
-    ]
-    return scores[0], scores[1]
+    scores = _RivalScores.apply(moved, torch.stack(precisions).to(moved)).to(both.dtype)
+    return scores[: len(views[0])], scores[len(views[0]) :]
 
 
 class _RivalScores(torch.autograd.Function):
-    """Log-sums of rows ``(B, d)`` over candidates ``(2 B, d)``, of which ``i`` and ``B + i`` are not row ``i``'s."""
+    """Log-sums of the rows ``(2 B, d)`` of two views, of which ``i`` and ``B + i`` are no rivals, at two precisions."""
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor, candidates: Tensor, precision: Tensor) -> Tensor:
-        count, columns = len(rows), len(candidates)
-        # The squared norm of a row is the same for all its candidates, and is added in the end.
-        offsets, scaled = -0.5 * precision * candidates.square().sum(dim=1), precision * rows
-        shares, sums = rows.new_empty(count, columns), rows.new_empty(count)
-        step = max(1, _SCORES // columns)
-        for start in range(0, count, step):
-            place = torch.arange(start, min(start + step, count), device=rows.device)
-            part = shares[start : start + step]
-            torch.addmm(offsets, scaled[start : start + step], candidates.T, out=part)
-            index = place - start
-            part[index, place] = -math.inf
-            part[index, place + count] = -math.inf
-            top = part.amax(dim=1, keepdim=True)
-            total = part.sub_(top).exp_().sum(dim=1, keepdim=True)
-            part.div_(total)
-            sums[start : start + step] = (top + total.log()).squeeze(1)
-        ctx.save_for_backward(rows, candidates, shares, precision)
-        return sums - 0.5 * (scaled * rows).sum(dim=1)
+    def forward(ctx: Any, rows: Tensor, precisions: Tensor) -> Tensor:
+        total, count = len(rows), len(rows) // 2
+        halves = -0.5 * rows.square().sum(dim=1)
+        kernels, norms, sums = rows.new_empty(total, total), rows.new_empty(total, 1), rows.new_empty(total)
+        for part in _blocks(total):
+            precision = precisions[part.start // count]
+            scores = kernels[part]
+            # The squared norm of a row is the same for all its rivals, and is added in the end.
+            torch.addmm(precision * halves, precision * rows[part], rows.T, out=scores)
+            index = torch.arange(len(scores), device=rows.device)
+            place = (index + part.start) % count
+            scores[index, place] = -math.inf
+            scores[index, place + count] = -math.inf
+            top = scores.amax(dim=1, keepdim=True)
+            norms[part] = scores.sub_(top).exp_().sum(dim=1, keepdim=True)
+            sums[part] = (top + norms[part].log()).squeeze(1) + precision * halves[part]
+        ctx.save_for_backward(rows, kernels, norms, precisions)
+        return sums
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         refuse_second_gradient("semiparametric_pmi", "nt_xent")
-        rows, candidates, shares, precision = ctx.saved_tensors
-        weights = precision * grad.unsqueeze(1)
-        pull = torch.mm(shares, candidates).sub_(rows).mul_(weights)
-        # Every candidate is pulled to the rows that it is a rival of.
-        usage = shares.T @ torch.cat([rows * weights, weights], dim=1)
-        push = usage[:, :-1].addcmul_(candidates, usage[:, -1:], value=-1)
-        return pull, push, None
+        rows, kernels, norms, precisions = ctx.saved_tensors
+        weights = (grad * precisions.repeat_interleave(len(rows) // 2)).unsqueeze(1) / norms
+        moved = torch.empty_like(rows)
+        for part in _blocks(len(rows)):
+            # A row is pulled to its rivals, and to the rows that it is a rival of: one product for both.
+            pulls = torch.mul(kernels[:, part], weights).T.contiguous().addcmul_(kernels[part], weights[part])
+            torch.mm(pulls, rows, out=moved[part]).addcmul_(pulls.sum(dim=1, keepdim=True), rows[part], value=-1)
+        return moved, None
+
+
+def _blocks(total: int) -> Iterator[slice]:
+    """Rows of one view at a time, of ``total / 2``, and few enough of them."""
+    step, count = max(1, _SCORES // total), total // 2
+    for first in (0, count):
+        for start in range(first, first + count, step):
+            yield slice(start, min(start + step, first + count))
