@@ -134,7 +134,7 @@ def test_samples_lie_on_the_sphere_where_that_is_nearer(monkeypatch):
     assert metrics["joint_nll.scaled"] < metrics["joint_nll.gaussian"]
     forced = []
     for choice in (True, False):
-        monkeypatch.setattr("gmje_bench.tasks.density.task._better_on_sphere", lambda *_, choice=choice: choice)
+        monkeypatch.setattr("gmje_bench.tasks.density.figures._better_on_sphere", lambda *_, choice=choice: choice)
         forced.append(density(on_sphere).metrics)
     for kind in FITS:
         assert metrics[f"frechet_over_floor.{kind}"] in [found[f"frechet_over_floor.{kind}"] for found in forced]
