@@ -10,6 +10,7 @@ from gmje_core.densities.covariance import Covariance, CovarianceType, FullCovar
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.densities.parameters import check_same_rows, log_of_weights
 from gmje_core.errors import ConfigError
+from gmje_core.exponentials import logsumexp
 from gmje_core.linalg import promote
 
 __all__ = ["JointDensity", "JointGaussianMixture"]
@@ -216,7 +217,7 @@ class JointGaussianMixture:
         Raises:
             ShapeError, NonFiniteError: views that do not fit the density or each other.
         """
-        return self.component_log_prob(z_context, z_target).logsumexp(dim=-1)
+        return logsumexp(self.component_log_prob(z_context, z_target), dim=-1)
 
     def component_log_prob(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         r""":math:`\log w_k + \log N(z_c, z_t; \mu_k, \Sigma_k)`, ``(B, K)``."""
@@ -280,7 +281,7 @@ class JointGaussianMixture:
             ShapeError, NonFiniteError: views that do not fit the density or each other.
         """
         context, target, joint = self.view_log_probs(z_context, z_target)
-        return joint.logsumexp(dim=-1) - context.logsumexp(dim=-1) - target.logsumexp(dim=-1)
+        return logsumexp(joint, dim=-1) - logsumexp(context, dim=-1) - logsumexp(target, dim=-1)
 
     def component_pmi(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         r"""PMI inside each component, :math:`\log N_k(z_c, z_t) - \log N_k(z_c) - \log N_k(z_t)`, ``(B, K)``.

@@ -21,6 +21,7 @@ from gmje_core.densities.parameters import (
     normalised_log_weights,
 )
 from gmje_core.errors import ConfigError
+from gmje_core.exponentials import logsumexp
 from gmje_core.linalg import LOG_2PI, broadcast_shapes, in_full_precision, promote, require_finite, slice_or_list
 
 __all__ = ["GaussianMixture"]
@@ -239,7 +240,7 @@ class GaussianMixture(Distribution):
             >>> standard.log_prob(torch.zeros(2))
             tensor(-1.8379)
         """
-        return self.component_log_prob(value).logsumexp(dim=-1)
+        return logsumexp(self.component_log_prob(value), dim=-1)
 
     def log_responsibilities(self, value: Tensor) -> Tensor:
         r""":math:`\log p(k \mid x)`, ``(..., K)``."""

@@ -14,6 +14,7 @@ from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.densities.parameters import check_same_rows
 from gmje_core.errors import ShapeError
+from gmje_core.exponentials import logsumexp
 from gmje_core.linalg import full_precision, promote, require_finite, triangular_factor, triangular_inverse
 
 __all__ = ["ScaledJointMixture"]
@@ -183,7 +184,7 @@ class ScaledJointMixture:
         check_same_rows(z_context, z_target)
         with full_precision(self.device.type):
             parts = zip(z_context.split(_ROWS), z_target.split(_ROWS), strict=True)
-            scores = [self._component_scores(c, t).logsumexp(dim=1) for c, t in parts]
+            scores = [logsumexp(self._component_scores(c, t), dim=1) for c, t in parts]
         return torch.cat(scores) if scores else z_context.new_zeros(0)
 
     def condition(self, z_context: Tensor) -> GaussianMixture:
@@ -201,7 +202,7 @@ class ScaledJointMixture:
         z_context = self._check("z_context", z_context)
         with full_precision(self.device.type):
             context, _ = self._scores(z_context, None)
-            weights = (context.unsqueeze(-1) + self._log_weights).logsumexp(dim=2)  # (B, K, B)
+            weights = logsumexp(context.unsqueeze(-1) + self._log_weights, dim=2)  # (B, K, B)
             shift = apply_matrices(self._gain, z_context.unsqueeze(-2) - self._context_means)
             means = self._target_means + shift  # (B, K, d_t)
         shared = means.unsqueeze(-2).expand(*means.shape[:-1], len(self.scales[1]), -1).flatten(-3, -2)
@@ -379,7 +380,7 @@ class ScaledJointMixture:
         """``(B, K)`` log-densities of pairs in each component, scales summed out, with the log-weight."""
         context, target = self._scores(z_context, z_target)
         assert target is not None
-        return (context.unsqueeze(-1) + target.unsqueeze(-2) + self._log_weights).logsumexp(dim=(-2, -1))
+        return logsumexp(context.unsqueeze(-1) + target.unsqueeze(-2) + self._log_weights, dim=(-2, -1))
 
     def _target_marginal(self, axes: CanonicalAxes) -> GaussianMixture:
         means = self._target_means.repeat_interleave(self._log_weights[0].numel(), dim=0)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.estimation.conditionals import Conditionals
+from gmje_core.exponentials import exp_, logsumexp
 from gmje_core.linalg import triangular_inverse
 
 __all__ = ["calibrate_conditional", "calibrate_context", "calibrate_gain", "held_out_log_prob", "refit_scales"]
@@ -94,7 +95,7 @@ def held_out_log_prob(density: ScaledJointMixture, context: Tensor, target: Tens
     for block in zip(context.split(_ROWS), target.split(_ROWS), strict=True):
         most, scores_context, scores_target = _likeliest_scores(density, *block)
         both = scores_context.unsqueeze(3) + scores_target.unsqueeze(2) + density.log_weights[most]
-        total += float(both.logsumexp(dim=(1, 2, 3)).double().sum())
+        total += float(logsumexp(both, dim=(1, 2, 3)).double().sum())
     return total / len(context)
 
 
@@ -102,7 +103,7 @@ def _likeliest(density: ScaledJointMixture, context: Tensor, target: Tensor) -> 
     """The likeliest factors ``(M, 4)`` of pairs, and likelihoods ``(M, 4, A, B)`` up to a number for each pair."""
     most, scores_context, scores_target = _likeliest_scores(density, context, target)
     both = scores_context.unsqueeze(3) + scores_target.unsqueeze(2)
-    return most, (both - both.amax(dim=(1, 2, 3), keepdim=True)).exp_()
+    return most, exp_(both - both.amax(dim=(1, 2, 3), keepdim=True))
 
 
 def _likeliest_scores(density: ScaledJointMixture, context: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gmje_core.densities.scaled import ScaledJointMixture
+from gmje_core.exponentials import logsumexp
 from gmje_core.linalg import triangular_inverse
 
 __all__ = ["Conditionals"]
@@ -48,7 +49,7 @@ class Conditionals:
         context, target = context.to(gain), target.to(gain)
         scores = torch.cat(
             [
-                (density.view_scores(*block)[0].unsqueeze(3) + density.log_weights).logsumexp(dim=2)
+                logsumexp(density.view_scores(*block)[0].unsqueeze(3) + density.log_weights, dim=2)
                 for block in zip(context.split(_ROWS), target.split(_ROWS), strict=True)
             ]
         )
@@ -100,4 +101,4 @@ class Conditionals:
             residual = (points[rows] - self.means[rows, of_rows].unsqueeze(1)) @ inverse.T
             distances[rows, :, of_rows] = residual.square().sum(dim=2)
             at_mean[rows, of_rows] -= volumes[k]
-        return (at_mean.unsqueeze(1) - 0.5 * distances.unsqueeze(3) / scales).logsumexp(dim=(2, 3))
+        return logsumexp(at_mean.unsqueeze(1) - 0.5 * distances.unsqueeze(3) / scales, dim=(2, 3))

@@ -19,6 +19,7 @@ from gmje_core.estimation.moments import Moments, MomentSums, batch_moments, mer
 from gmje_core.estimation.pairs import Pairs
 from gmje_core.estimation.products import product_round
 from gmje_core.estimation.shrinkage import CovariancePrior, shrink_covariances
+from gmje_core.exponentials import exp_
 
 __all__ = ["CovarianceForm", "block_rows", "expectation", "maximization", "moments_of", "total_moments"]
 
@@ -196,7 +197,7 @@ def _by_components(
     def responsibilities(x: Tensor) -> Tensor:
         shares = scorer.component_log_prob(x)
         top = shares.amax(dim=1, keepdim=True)
-        norm = shares.sub_(top).exp_().sum(dim=1, keepdim=True)
+        norm = exp_(shares.sub_(top)).sum(dim=1, keepdim=True)
         log_density.add_((top.double() + norm.double().log()).sum())
         return shares.div_(norm)
 

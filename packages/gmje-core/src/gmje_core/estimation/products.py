@@ -20,6 +20,7 @@ from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.densities.quadratic import fill_products, pairs_of_dimensions
 from gmje_core.estimation.moments import Moments
 from gmje_core.estimation.pairs import Pairs
+from gmje_core.exponentials import exp_
 from gmje_core.linalg import LOG_2PI, triangular_inverse
 
 __all__ = ["WhiteFrame", "product_round"]
@@ -109,7 +110,7 @@ def product_round(
         products = _fill_products(memory[:, : len(block)], frame.apply(block), diagonal)
         shares = scores @ products
         top = shares.amax(dim=0)
-        norm = shares.sub_(top).exp_().sum(dim=0)
+        norm = exp_(shares.sub_(top)).sum(dim=0)
         evidence += (top.double() + norm.double().log()).sum()
         shares.div_(norm)
         if dtype == sums.dtype:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gmje_core.densities.covariance.scaled import ScaledCovariance
 from gmje_core.errors import JitterWarning
+from gmje_core.exponentials import exp_
 from gmje_core.linalg import safe_cholesky, triangular_inverse
 
 __all__ = ["Components", "Expectation", "Sums", "expect", "gather", "likeliest", "maximise", "mean_log_prob"]
@@ -145,7 +146,7 @@ def expect(model: Components, x: Tensor, y: Tensor, candidates: Tensor) -> Expec
     context = _at_scales(near_context, model.context_tril, model.scales, component)
     target = _at_scales(near_target, model.target_tril, model.scales, component)
     most_context, most_target = context.amax(dim=1, keepdim=True), target.amax(dim=1, keepdim=True)
-    context, target = (context - most_context).exp_(), (target - most_target).exp_()
+    context, target = exp_(context - most_context), exp_(target - most_target)
     table = model.log_weights.exp()
     by_context = context * _by_component(target, sizes, table.mT)
     by_target = target * _by_component(context, sizes, table)
@@ -154,7 +155,7 @@ def expect(model: Components, x: Tensor, y: Tensor, candidates: Tensor) -> Expec
     of_rows = torch.empty_like(log_joint)
     of_rows[order] = log_joint
     of_rows = of_rows.view(candidates.shape)
-    share = (log_joint - of_rows.logsumexp(dim=1)[rows]).exp()
+    share = exp_(log_joint - of_rows.logsumexp(dim=1)[rows])
     weighted = context * (share / total).unsqueeze(1)
     counts = torch.stack([a.T @ b for a, b in zip(weighted.split(sizes), target.split(sizes), strict=True)])
     inverse = 1 / model.scales
@@ -180,7 +181,7 @@ def likeliest(model: Components, x: Tensor, y: Tensor, count: int) -> Tensor:
         of_context = _at_scales(near_context.unsqueeze(2), model.context_tril, model.scales)
         of_target = _at_scales(near_target.unsqueeze(2), model.target_tril, model.scales)
         most_context, most_target = of_context.amax(dim=2, keepdim=True), of_target.amax(dim=2, keepdim=True)
-        of_context, of_target = of_context.sub_(most_context).exp_(), of_target.sub_(most_target).exp_()
+        of_context, of_target = exp_(of_context.sub_(most_context)), exp_(of_target.sub_(most_target))
         total = (of_context.bmm(table) * of_target).sum(dim=2).clamp_min(torch.finfo(x.dtype).tiny)
         log_joint = total.log() + (most_context + most_target).squeeze(2)
         chosen.append(log_joint.T.topk(count, dim=1).indices)

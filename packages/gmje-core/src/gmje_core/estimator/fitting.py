@@ -24,6 +24,7 @@ from gmje_core.estimation.shrinkage import CovariancePrior, isotropic_target, sh
 from gmje_core.estimator.options import Settings
 from gmje_core.estimator.starts import covariance_about_nearest, fill_up_rows, starting_mixture, subsample
 from gmje_core.estimator.subspace import fit_in_subspace
+from gmje_core.exponentials import exp_
 from gmje_core.linalg import full_precision
 
 __all__ = [
@@ -261,7 +262,7 @@ def online_step(run: Run, rows: Tensor, settings: Settings, generator: torch.Gen
     if not torch.isfinite(evidence).all():
         raise NonFiniteError(f"the mean log-density became {bound}: the embeddings' scale is beyond {rows.dtype}")
     scored = run.mixture.covariance if isinstance(run.mixture.covariance, LowRankCovariance) else None
-    run.online.observe(rows, (joint - evidence).exp(), (steps + 2) ** -_STEP_POWER, scored)
+    run.online.observe(rows, exp_(joint - evidence), (steps + 2) ** -_STEP_POWER, scored)
     if steps < _RESEED_STEPS and bool(dead_components(run.online.mass).any()):
         run.online.reseed(rows, generator)
     mixture = _mixture_of_statistics(run.online, settings, run.mixture.covariance)

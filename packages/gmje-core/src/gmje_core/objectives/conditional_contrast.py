@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from gmje_core.densities.blockwise import refuse_second_gradient
 from gmje_core.densities.covariance import SphericalCovariance
 from gmje_core.densities.mixture import GaussianMixture
+from gmje_core.exponentials import exp_
 from gmje_core.objectives.dependence import conditional_pmi
 
 __all__ = ["mean_conditional_pmi"]
@@ -90,7 +91,7 @@ class _MeanContrast(torch.autograd.Function):
             own = scores.view(len(part), count, size)[place, start + place]
             own_total = own.logsumexp(dim=1)
             top = scores.amax(dim=1, keepdim=True)
-            shares = scores.sub_(top).exp_()
+            shares = exp_(scores.sub_(top))
             total = shares.sum(dim=1, keepdim=True)
             mean += (own_total - (total.log() + top).squeeze(1)).sum(dtype=torch.float64)
             if wanted:

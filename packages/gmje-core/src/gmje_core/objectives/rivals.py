@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gmje_core.densities.blockwise import refuse_second_gradient
 from gmje_core.densities.distances import for_products
+from gmje_core.exponentials import exp_
 
 __all__ = ["rival_scores"]
 
@@ -61,7 +62,7 @@ class _RivalScores(torch.autograd.Function):
             scores[index, place] = -math.inf
             scores[index, place + count] = -math.inf
             top = scores.amax(dim=1, keepdim=True)
-            norms[part] = scores.sub_(top).exp_().sum(dim=1, keepdim=True)
+            norms[part] = exp_(scores.sub_(top)).sum(dim=1, keepdim=True)
             sums[part] = (top + norms[part].log()).squeeze(1) + precision * halves[part]
         ctx.save_for_backward(rows, kernels, norms, precisions)
         return sums

@@ -13,6 +13,7 @@ from gmje_core.densities.blockwise import refuse_second_gradient
 from gmje_core.densities.covariance import SphericalCovariance
 from gmje_core.densities.distances import for_products
 from gmje_core.densities.mixture import GaussianMixture
+from gmje_core.exponentials import exp_
 from gmje_core.linalg import LOG_2PI
 
 __all__ = ["axis_aligned_log_densities"]
@@ -110,7 +111,7 @@ class _LogDensities(torch.autograd.Function):
             torch.add(one, two, out=both)
             two.add_(log_weights)
             top = memory[: 3 * size].amax(dim=1, keepdim=True)
-            total = memory[: 3 * size].sub_(top).exp_().sum(dim=1, keepdim=True)
+            total = exp_(memory[: 3 * size].sub_(top)).sum(dim=1, keepdim=True)
             values[:, part] = total.log().add_(top).view(3, size)
             if wanted:
                 for view, columns, at in (
