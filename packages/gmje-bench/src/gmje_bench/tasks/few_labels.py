@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmje_bench.protocol import PROTOCOL
-from gmje_bench.tasks.logistic import fit_path
+from gmje_bench.tasks.logistic import fit_path, fit_paths
 from gmje_bench.tasks.probe import Scaler, correct_rows, places_of
 from gmje_bench.tasks.rows import Rows
 from gmje_bench.tasks.subject import FeatureSubject, TaskResult
@@ -92,10 +92,11 @@ def folds_of(labels: Tensor) -> Tensor:
 def chosen_strength(rows: Rows, labels: Tensor, classes: int) -> float:
     """The strength that classifies most held-out rows of a cross-validation; the strongest where several tie."""
     folds = folds_of(labels)
-    right = [0] * len(PROTOCOL.few_label_c)
-    for fold in range(int(folds.max()) + 1):
-        held_out = folds == fold
-        path = fit_path(rows, labels, classes, PROTOCOL.few_label_c, fitted=~held_out, max_iter=PROTOCOL.probe_max_iter)
-        for place, probe in enumerate(path):
-            right[place] += int(correct_rows(rows, labels, probe, among=held_out)[0])
+    held_out = folds == torch.arange(int(folds.max()) + 1).unsqueeze(1)
+    right = []
+    for probes in fit_paths(
+        rows, labels, classes, PROTOCOL.few_label_c, ~held_out, max_iter=PROTOCOL.probe_max_iter
+    ):
+        asked = zip(probes, held_out, strict=True)
+        right.append(sum(int(correct_rows(rows, labels, probe, among=fold)[0]) for probe, fold in asked))
     return PROTOCOL.few_label_c[right.index(max(right))]
