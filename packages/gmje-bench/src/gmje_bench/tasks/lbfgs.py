@@ -101,7 +101,7 @@ class Memory:
 
     def pairs(self, problem: int) -> Pairs:
         """The steps of a problem, a copy."""
-        order, shape = self.order(), (self.held, -1, self.inverse.shape[1])
+        order, shape = self.order(), (self.held, *self.gradient.shape[1:])
         return Pairs(self.kept[problem, 0, order].view(shape), self.changes[problem, order].view(shape))
 
     def only(self, problems: Tensor) -> "Memory":
@@ -177,4 +177,3 @@ class Memory:
         corrections = shares.view(2 * count, 1, held) @ self.kept.view(2 * count, most, size)[:, :held]
         found: Tensor = scale * self.first + corrections.view(count, 2, size).sum(dim=1).view_as(self.first)
         return found
-

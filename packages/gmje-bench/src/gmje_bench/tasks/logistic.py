@@ -50,6 +50,10 @@ class Classifier:
         own = self.coefficients.to(rows)
         return torch.addmm(own[-1], rows, own[:-1])
 
+    def along(self, basis: Tensor) -> "Classifier":
+        """The classifier of rows ``(n, F)`` whose coordinates in a basis ``(F, f)`` this one classifies."""
+        return Classifier(torch.cat([basis @ self.coefficients[:-1], self.coefficients[-1:]]), self.iterations)
+
 
 class Problem:
     """The mean losses of sets of rows as functions of the coefficients.

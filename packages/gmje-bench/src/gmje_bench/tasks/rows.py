@@ -148,9 +148,7 @@ class Rows:
         return leaf_bounds(self.count, self.chunk)
 
     @classmethod
-    def of(
-        cls, rows: Tensor, count: int | None = None, team: Team | None = None, chunk: int | None = None
-    ) -> "Rows":
+    def of(cls, rows: Tensor, count: int | None = None, team: Team | None = None, chunk: int | None = None) -> "Rows":
         """The rows of this process.
 
         Args:
