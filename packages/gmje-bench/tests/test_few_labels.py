@@ -69,6 +69,13 @@ def test_noise_asks_for_strong_regularisation_and_clear_classes_for_less():
     assert set(strengths) <= set(PROTOCOL.few_label_c)
 
 
+def test_folds_that_are_fitted_one_by_one_choose_the_same(monkeypatch):
+    x, y = blobs(150, 3)
+    together = chosen_strength(Rows.of(x), y, 4)
+    monkeypatch.setattr("gmje_bench.tasks.few_labels._TOGETHER", 1)
+    assert chosen_strength(Rows.of(x), y, 4) == together
+
+
 def test_a_class_without_training_images_is_never_right():
     (x, y), (z, truth) = blobs(400, 0, noise=0.3), blobs(200, 1, noise=0.3)
     kept = y != 2

@@ -15,6 +15,8 @@ _SHARES = {"few_labels_1": 0.01, "few_labels_10": 0.1}
 _FOLDS = 5
 # Up to so many rows every process holds all and fits probes itself: a message for each step would take longer.
 _FEW_ROWS = 4096
+# Folds are fitted together as long as they have so many coefficients: their solvers then remember about a GiB.
+_TOGETHER = 2**22
 
 
 def few_labels(subject: FeatureSubject) -> TaskResult:
@@ -120,8 +122,11 @@ def chosen_strength(rows: Rows, labels: Tensor, classes: int) -> float:
     """The strength that classifies most held-out rows of a cross-validation; the strongest where several tie."""
     folds = folds_of(labels)
     held_out = folds == torch.arange(int(folds.max()) + 1).unsqueeze(1)
-    right = []
-    for probes in fit_paths(rows, labels, classes, PROTOCOL.few_label_c, ~held_out, max_iter=PROTOCOL.probe_max_iter):
-        asked = zip(probes, held_out, strict=True)
-        right.append(sum(int(correct_rows(rows, labels, probe, among=fold)[0]) for probe, fold in asked))
+    right = [0] * len(PROTOCOL.few_label_c)
+    size = classes * (rows.empty.shape[1] + 1)
+    for part in held_out.split(max(1, _TOGETHER // size)):
+        paths = fit_paths(rows, labels, classes, PROTOCOL.few_label_c, ~part, max_iter=PROTOCOL.probe_max_iter)
+        for place, probes in enumerate(paths):
+            for probe, fold in zip(probes, part, strict=True):
+                right[place] += int(correct_rows(rows, labels, probe, among=fold)[0])
     return PROTOCOL.few_label_c[right.index(max(right))]
