@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from gmje_bench.protocol import PROTOCOL
-from gmje_bench.tasks.few_labels import chosen_strength, draw, few_labels, folds_of
+from gmje_bench.tasks.few_labels import chosen_strength, draw, few_labels, folds_of, spanned
+from gmje_bench.tasks.logistic import fit_path
 from gmje_bench.tasks.rows import Rows
 from gmje_bench.tasks.subject import Features, FeatureSubject
 
@@ -47,10 +48,32 @@ def test_more_labels_are_better_and_the_test_labels_choose_nothing():
     assert other.metrics["few_labels_10"] < 40
 
 
+def test_fewer_rows_than_features_have_the_same_classifier_in_the_space_they_span():
+    x, y = blobs(40, 0)
+    g = torch.Generator().manual_seed(2)
+    x = 0.3 * x.double() @ torch.randn(12, 64, dtype=torch.float64, generator=g)
+    x[1] = x[0]  # They span less than their number, too.
+    few, basis = spanned(Rows.of(x).take(torch.arange(40), replicated=True))
+    assert few.whole().shape == (40, 40)
+    torch.testing.assert_close(few.whole() @ basis.T, x)
+    (expected,) = fit_path(Rows.of(x), y, 4, [0.1], tolerance=1e-12)
+    (found,) = fit_path(few, y, 4, [0.1], tolerance=1e-12)
+    torch.testing.assert_close(found.along(basis).coefficients, expected.coefficients, rtol=1e-4, atol=1e-5)
+    many = Rows.of(torch.randn(40, 12))
+    assert spanned(many) == (many, None)
+
+
 def test_noise_asks_for_strong_regularisation_and_clear_classes_for_less():
     strengths = [chosen_strength(Rows.of(x), y, 4) for x, y in (blobs(120, 0, noise=20), blobs(120, 0, noise=0.7))]
     assert strengths[0] <= strengths[1]
     assert set(strengths) <= set(PROTOCOL.few_label_c)
+
+
+def test_folds_that_are_fitted_one_by_one_choose_the_same(monkeypatch):
+    x, y = blobs(150, 3)
+    together = chosen_strength(Rows.of(x), y, 4)
+    monkeypatch.setattr("gmje_bench.tasks.few_labels._TOGETHER", 1)
+    assert chosen_strength(Rows.of(x), y, 4) == together
 
 
 def test_a_class_without_training_images_is_never_right():

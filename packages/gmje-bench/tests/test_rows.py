@@ -66,6 +66,10 @@ def test_replicated_rows_are_whole_on_every_process(monkeypatch):
         few = Rows.of(numbers, team=Team(rank, 2)).take(places, replicated=True)
         assert few.team == Team()
         assert torch.equal(few.whole(), numbers[places])
-        assert torch.equal(
-            few.total(lambda part, _: part.sum(dim=0)), Rows.of(numbers[places]).total(lambda p, _: p.sum(dim=0))
-        )
+        alone = Rows.of(numbers).take(places, replicated=True)
+        seen = [
+            rows.total(lambda part, place: torch.cat([part.sum(dim=0), torch.tensor([1.0, place.stop])]))
+            for rows in (few, alone)
+        ]
+        assert torch.equal(*seen)
+        assert seen[0][2:].tolist() == [1.0, 600.0], "one piece of all rows"

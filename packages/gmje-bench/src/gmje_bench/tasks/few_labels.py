@@ -4,7 +4,7 @@ import torch
 from torch import Generator, Tensor
 
 from gmje_bench.protocol import PROTOCOL
-from gmje_bench.tasks.logistic import fit_path
+from gmje_bench.tasks.logistic import fit_path, fit_paths
 from gmje_bench.tasks.probe import Scaler, correct_rows, places_of
 from gmje_bench.tasks.rows import Rows
 from gmje_bench.tasks.subject import FeatureSubject, TaskResult
@@ -13,8 +13,10 @@ __all__ = ["draw", "few_labels", "folds_of"]
 
 _SHARES = {"few_labels_1": 0.01, "few_labels_10": 0.1}
 _FOLDS = 5
-# Up to so many rows every process fits all probes itself: a message for each iteration would take longer.
+# Up to so many rows every process holds all and fits probes itself: a message for each step would take longer.
 _FEW_ROWS = 4096
+# Folds are fitted together as long as they have so many coefficients: their solvers then remember about a GiB.
+_TOGETHER = 2**22
 
 
 def few_labels(subject: FeatureSubject) -> TaskResult:
@@ -40,8 +42,11 @@ def few_labels(subject: FeatureSubject) -> TaskResult:
         for number in range(PROTOCOL.few_label_draws):
             places = draw(y, share, number)
             rows, labels = x.take(places, replicated=len(places) <= _FEW_ROWS), y[places]
+            rows, basis = spanned(rows)
             c = chosen_strength(rows, labels, len(present))
             (probe,) = fit_path(rows, labels, len(present), (c,), max_iter=PROTOCOL.probe_max_iter)
+            if basis is not None:
+                probe = probe.along(basis)
             scores.append(100.0 * int(correct_rows(z, truth, probe)[0]) / len(truth))
             strengths.append(c)
         found = torch.tensor(scores, dtype=torch.float64)
@@ -89,13 +94,39 @@ def folds_of(labels: Tensor) -> Tensor:
     return folds
 
 
+def spanned(rows: Rows) -> tuple[Rows, Tensor | None]:
+    """Rows in coordinates of the space that they span, where they are few and fewer than their features.
+
+    A penalised classifier has no part outside that space, and none of its norm changes with the coordinates.
+
+    Args:
+        rows: ``(N, F)``, replicated.
+
+    Returns:
+        Rows ``(N, N)`` and an orthonormal basis ``(F, N)``, float64, of which they are the coordinates; or the rows
+        themselves and nothing.
+
+    Examples:
+        >>> few, basis = spanned(Rows.of(torch.tensor([[3.0, 0.0, 4.0], [0.0, 2.0, 0.0]]).double()))
+        >>> (few.whole() @ basis.T).round().tolist()
+        [[3.0, 0.0, 4.0], [0.0, 2.0, 0.0]]
+    """
+    if rows.count > _FEW_ROWS or rows.count >= rows.empty.shape[1]:
+        return rows, None
+    own = rows.whole()
+    basis, coordinates = torch.linalg.qr(own.T.double())
+    return Rows.of(coordinates.T.to(own).contiguous(), chunk=rows.chunk), basis
+
+
 def chosen_strength(rows: Rows, labels: Tensor, classes: int) -> float:
     """The strength that classifies most held-out rows of a cross-validation; the strongest where several tie."""
     folds = folds_of(labels)
+    held_out = folds == torch.arange(int(folds.max()) + 1).unsqueeze(1)
     right = [0] * len(PROTOCOL.few_label_c)
-    for fold in range(int(folds.max()) + 1):
-        held_out = folds == fold
-        path = fit_path(rows, labels, classes, PROTOCOL.few_label_c, fitted=~held_out, max_iter=PROTOCOL.probe_max_iter)
-        for place, probe in enumerate(path):
-            right[place] += int(correct_rows(rows, labels, probe, among=held_out)[0])
+    size = classes * (rows.empty.shape[1] + 1)
+    for part in held_out.split(max(1, _TOGETHER // size)):
+        paths = fit_paths(rows, labels, classes, PROTOCOL.few_label_c, ~part, max_iter=PROTOCOL.probe_max_iter)
+        for place, probes in enumerate(paths):
+            for probe, fold in zip(probes, part, strict=True):
+                right[place] += int(correct_rows(rows, labels, probe, among=fold)[0])
     return PROTOCOL.few_label_c[right.index(max(right))]

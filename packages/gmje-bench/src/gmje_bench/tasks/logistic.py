@@ -10,20 +10,23 @@ with intercepts that are not penalised. Its Hessian is at most :math:`\tfrac12 X
 starts its estimate from. What L-BFGS has learned of the curvature at one strength holds at the next, up to the known
 change of :math:`\lambda`, and is kept, which halves the steps of a path. Products over rows are in the precision of the
 rows, sums of them in float64.
+
+Problems that share the rows and differ in those that count are solved together: one product with the rows serves all of
+them, while each has its own estimate, length of a step and end.
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from gmje_bench.tasks.lbfgs import Memory, Pairs
 from gmje_bench.tasks.rows import Rows
 
-__all__ = ["Classifier", "fit_path"]
+__all__ = ["Classifier", "fit_path", "fit_paths"]
 
-# L-BFGS remembers 60 steps, or as many as 128 MiB hold of large classifiers, and at least 10.
-_MEMORY, _MEMORY_BYTES, _LEAST = 60, 2**27, 10
 # So many lengths of a step are tried.
 _TRIALS = 20
 # Sufficient decrease and curvature of a step, the conditions of Wolfe.
@@ -47,55 +50,75 @@ class Classifier:
         own = self.coefficients.to(rows)
         return torch.addmm(own[-1], rows, own[:-1])
 
+    def along(self, basis: Tensor) -> "Classifier":
+        """The classifier of rows ``(n, F)`` whose coordinates in a basis ``(F, f)`` this one classifies."""
+        return Classifier(torch.cat([basis @ self.coefficients[:-1], self.coefficients[-1:]]), self.iterations)
+
 
 class Problem:
-    """The mean loss of a set of rows as a function of the coefficients.
+    """The mean losses of sets of rows as functions of the coefficients.
 
     Args:
         rows: float32 or float64 ``(N, F)``, about standardised.
         labels: int64 ``(N,)``, on every process.
         classes: ``K``, at least 2.
-        fitted: bool ``(N,)``, the rows that count; all where missing.
+        fitted: bool ``(P, N)``, the rows that count in each of ``P`` problems; one problem and all rows where missing.
     """
 
     def __init__(self, rows: Rows, labels: Tensor, classes: int, fitted: Tensor | None) -> None:
         self.rows, self.classes = rows, classes
         device = rows.empty.device
-        self.labels = labels.to(device).unsqueeze(0)
-        self.fitted = None if fitted is None else fitted.to(rows.empty).unsqueeze(0)
-        self.count = len(labels) if fitted is None else int(fitted.sum())
+        self.labels = labels.to(device).view(1, 1, -1)
+        self.fitted = None if fitted is None else fitted.to(rows.empty).unsqueeze(1)
+        count = torch.tensor([len(labels)]) if fitted is None else fitted.sum(dim=1)
+        self.count = count.to(device, torch.float64)
+
+    def only(self, problems: Tensor) -> "Problem":
+        """Some of the problems, bool ``(P,)``."""
+        part = copy(self)
+        part.fitted = None if self.fitted is None else self.fitted[problems]
+        part.count = self.count[problems]
+        return part
 
     def gram(self) -> Tensor:
-        r""":math:`\tilde X^\top \tilde X / n`, float64 ``(F + 1, F + 1)``, of rows with a last column of ones."""
+        r""":math:`\tilde X^\top \tilde X / n`, float64 ``(P, F + 1, F + 1)``, of rows with a last column of ones."""
 
         def of_part(part: Tensor, place: slice) -> Tensor:
             full = torch.cat([part, torch.ones_like(part[:, :1])], dim=1)
-            if self.fitted is not None:
-                full *= self.fitted[:, place].T
-            return (full.T @ full).double()
+            counted = [full] if self.fitted is None else [full * own[:, place].T for own in self.fitted]
+            return torch.stack([own.T @ own for own in counted]).double()
 
-        return self.rows.total(of_part) / self.count
+        return self.rows.total(of_part) / self.count.view(-1, 1, 1)
 
-    def value_and_gradient(self, weights: Tensor, penalty: float) -> tuple[float, Tensor]:
-        """The objective at weights ``(K, F + 1)``, the intercepts in the last column, and its gradient, float64."""
+    def value_and_gradient(self, weights: Tensor, penalty: Tensor) -> tuple[Tensor, Tensor]:
+        """The objectives ``(P,)`` at weights ``(P, K, F + 1)`` and their gradients there, float64.
+
+        Args:
+            weights: Those of the intercepts are in the last column.
+            penalty: ``(P,)``, of the others.
+        """
+        problems, classes, width = weights.shape
 
         def of_part(part: Tensor, place: slice) -> Tensor:
-            target, own = self.labels[:, place], weights.to(part)
+            own = weights.view(-1, width).to(part)
+            target = self.labels[..., place].expand(problems, 1, -1)
             # Classes come first: products with few of them and the softmax take a third of the time.
-            log_p = torch.addmm(own[:, -1:], own[:, :-1], part.T).log_softmax(dim=0)
-            loss = log_p.gather(0, target)
-            residual = log_p.exp_().scatter_add_(0, target, torch.full_like(loss, -1.0))
+            logits = torch.addmm(own[:, -1:], own[:, :-1], part.T)
+            log_p = logits.view(problems, classes, -1).log_softmax(dim=1)
+            loss = log_p.gather(1, target)
+            residual = log_p.exp_().scatter_add_(1, target, torch.full_like(loss, -1.0))
             if self.fitted is not None:
-                residual *= self.fitted[:, place]
-                loss *= self.fitted[:, place]
-            sums = (residual @ part, residual.sum(dim=1), loss.sum())
-            return torch.cat([found.flatten() for found in sums]).double()
+                residual *= self.fitted[..., place]
+                loss *= self.fitted[..., place]
+            slopes = (residual.flatten(0, 1) @ part).view(problems, -1)
+            return torch.cat([slopes, residual.sum(dim=2), loss.sum(dim=2)], dim=1).double()
 
-        total = self.rows.total(of_part) / self.count
-        slopes, intercepts, loss = total.split([weights.numel() - self.classes, self.classes, 1])
-        gradient = torch.cat([slopes.view(self.classes, -1), intercepts.unsqueeze(1)], dim=1)
-        gradient[:, :-1] += penalty * weights[:, :-1]
-        return float(penalty / 2 * weights[:, :-1].square().sum() - loss), gradient
+        total = self.rows.total(of_part) / self.count.unsqueeze(1)
+        slopes, intercepts, loss = total.split([classes * (width - 1), classes, 1], dim=1)
+        gradient = torch.cat([slopes.view(problems, classes, -1), intercepts.unsqueeze(2)], dim=2)
+        penalised = weights[..., :-1]
+        gradient[..., :-1] += penalty.view(-1, 1, 1) * penalised
+        return penalty / 2 * penalised.square().sum(dim=(1, 2)) - loss.squeeze(1), gradient
 
 
 def fit_path(
@@ -131,157 +154,147 @@ def fit_path(
         >>> found.logits(x).argmax(dim=1).tolist()
         [0, 0, 1, 1]
     """
-    problem = Problem(rows, labels, classes, fitted)
-    gram = problem.gram()
-    if start is None:
-        start = Classifier(torch.zeros(len(gram), classes, dtype=torch.float64, device=gram.device))
-    memory = None
-    for c in strengths:
-        # Two classes have one vector of coefficients in scikit-learn, half of whose square two opposite columns have.
-        penalty = (2 if classes == 2 else 1) / (c * problem.count)
-        memory = Memory(gram, penalty, classes, memory)
-        start = minimise(problem, start, memory, max_iter, tolerance)
-        yield start
+    problem = Problem(rows, labels, classes, None if fitted is None else fitted.unsqueeze(0))
+    for (found,) in _paths(problem, strengths, start, max_iter, tolerance):
+        yield found
 
 
-def minimise(problem: Problem, start: Classifier, memory: "Memory", max_iter: int, tolerance: float) -> Classifier:
-    """L-BFGS from a classifier, with a memory that is filled on the way."""
-    penalty = memory.penalty
-    point = start.coefficients.T.contiguous()
-    value, gradient = problem.value_and_gradient(point, penalty)
-    step = 0
-    while step < max_iter:
-        direction = -memory.estimate(gradient)
-        slope = float((direction * gradient).sum())
-        if -slope <= tolerance * value:
-            break
-        found = search(problem, point, value, gradient, direction, slope, penalty)
-        if found is None:  # The objective changes no more than its rounding error.
-            break
-        moved, value, changed = found
-        memory.remember(moved - point, changed - gradient)
-        point, gradient, step = moved, changed, step + 1
-    return Classifier(point.T.contiguous(), step)
+def fit_paths(
+    rows: Rows,
+    labels: Tensor,
+    classes: int,
+    strengths: Sequence[float],
+    fitted: Tensor,
+    *,
+    max_iter: int = 300,
+    tolerance: float = 1e-6,
+) -> Iterator[list[Classifier]]:
+    """Fit a classifier to each of several sets of rows for each strength, all sets at once.
 
-
-class Memory:
-    r"""The inverse Hessian as L-BFGS estimates it, from its last steps and an upper bound :math:`B` of the Hessian.
-
-    With steps :math:`S`, changes of the gradient :math:`Y`, both as columns in the order of time, and
-    :math:`H_0 = \gamma B^{-1}`, it is the compact form of Byrd, Nocedal and Schnabel (1994, equation 3.1),
-
-    .. math::
-        H = H_0 + \begin{pmatrix} S & H_0 Y \end{pmatrix}
-        \begin{pmatrix} R^{-\top} (D + Y^\top H_0 Y) R^{-1} & -R^{-\top} \\ -R^{-1} & 0 \end{pmatrix}
-        \begin{pmatrix} S^\top \\ Y^\top H_0 \end{pmatrix},
-
-    where :math:`R` is the upper triangle of :math:`S^\top Y` and :math:`D` its diagonal: four products with the whole
-    memory in place of four operations for each step in it.
+    Up to rounding they are the classifiers that :func:`fit_path` finds for each set alone.
 
     Args:
-        gram: Twice the bound without the penalty, ``(F + 1, F + 1)``, the same for all classes.
-        penalty: What coefficients other than intercepts are penalised with.
-        classes: ``K``.
-        before: A memory of the same loss under another penalty.
+        rows: float32 or float64 ``(N, F)``, about standardised. All processes that hold rows must call this function.
+        labels: int64 ``(N,)``, on every process.
+        classes: Number of classes, at least 2.
+        strengths: Inverse strengths ``C`` of the regularisation; small ones first is fastest.
+        fitted: bool ``(P, N)``, the rows that count in each set.
+        max_iter: Largest number of steps for each strength.
+        tolerance: Where a fit ends, see :func:`fit_path`.
+
+    Yields:
+        The classifiers of all sets, in the order of the strengths, the same bits on every process.
+
+    Examples:
+        >>> x, fitted = torch.tensor([[-1.0], [1.0], [2.0], [4.0]]), torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]]) > 0
+        >>> (found,) = fit_paths(Rows.of(x), torch.tensor([0, 1, 0, 1]), 2, [1e3], fitted)
+        >>> [own.logits(x).argmax(dim=1).tolist() for own in found]
+        [[0, 1, 1, 1], [0, 0, 0, 1]]
     """
+    return _paths(Problem(rows, labels, classes, fitted), strengths, None, max_iter, tolerance)
 
-    def __init__(self, gram: Tensor, penalty: float, classes: int, before: "Memory | None" = None) -> None:
-        bound = gram / 2
-        diagonal = bound.diagonal()
-        diagonal[:-1] += penalty
-        diagonal += 1e-12 * diagonal.mean()  # The intercepts are not penalised.
-        self.inverse = torch.cholesky_inverse(torch.linalg.cholesky(bound))
-        self.penalty, self.scale = penalty, 1.0
-        size = len(gram) * classes
-        most = min(_MEMORY, max(_LEAST, _MEMORY_BYTES // (16 * size)))
-        # The newest step takes the place of the oldest; `taken` counts all.
-        self.taken = 0
-        self.steps, self.changes = gram.new_zeros(2, most, size)
-        self.cross, self.quadratic = gram.new_zeros(2, most, most)  # S'Y and Y'(1/B)Y
+
+def _paths(
+    problem: Problem, strengths: Sequence[float], start: Classifier | None, max_iter: int, tolerance: float
+) -> Iterator[list[Classifier]]:
+    gram = problem.gram()
+    point = gram.new_zeros(len(gram), problem.classes, gram.shape[1])
+    if start is not None:
+        point += start.coefficients.T
+    before, known = None, list[Pairs]()
+    for c in strengths:
+        # Two classes have one vector of coefficients in scikit-learn, half of whose square two opposite columns have.
+        penalty = (2 if problem.classes == 2 else 1) / (c * problem.count)
         if before is not None:
-            self._take_over(before, classes)
+            known = [pairs.under(more) for pairs, more in zip(known, penalty - before, strict=True)]
+        memory = Memory(gram, penalty, problem.classes, known)
+        found, known = minimise(problem, penalty, point, memory, max_iter, tolerance)
+        point, before = torch.stack([own.coefficients.T for own in found]), penalty
+        yield found
 
-    def _take_over(self, before: "Memory", classes: int) -> None:
-        """Take in the steps of another penalty, whose change of the gradient is known."""
-        order = before.order()
-        steps, changes = (
-            kept[order].view(len(order), classes, len(self.inverse)) for kept in (before.steps, before.changes)
-        )
-        changes[..., :-1] += (self.penalty - before.penalty) * steps[..., :-1]
-        useful = (steps * changes).sum(dim=(1, 2)) > 0
-        steps, changes = steps[useful], changes[useful]
-        held = self.taken = len(steps)
-        if held == 0:
-            return
-        self.steps[:held], self.changes[:held] = steps.flatten(1), changes.flatten(1)
-        self.cross[:held, :held] = self.steps[:held] @ self.changes[:held].T
-        self.quadratic[:held, :held] = self.changes[:held] @ (changes @ self.inverse).flatten(1).T
-        self.scale = float(self.cross[held - 1, held - 1] / self.quadratic[held - 1, held - 1])
 
-    def order(self) -> Tensor:
-        """The places of the steps that are held, from the oldest to the newest."""
-        held = min(self.taken, len(self.steps))
-        return torch.arange(self.taken - held, self.taken, device=self.steps.device) % len(self.steps)
+def minimise(
+    problem: Problem, penalty: Tensor, point: Tensor, memory: Memory, max_iter: int, tolerance: float
+) -> tuple[list[Classifier], list[Pairs]]:
+    """L-BFGS from weights ``(P, K, F + 1)``, with a memory that is filled on the way.
 
-    def remember(self, step: Tensor, change: Tensor) -> None:
-        """Take in a step and the change of the gradient along it."""
-        curvature = float((step * change).sum())
-        if curvature <= 0:  # Rounding may do this near the end.
-            return
-        place = self.taken % len(self.steps)
-        self.taken += 1
-        self.steps[place], self.changes[place] = step.flatten(), change.flatten()
-        # Of the cross products only those of steps with later changes are read.
-        held = min(self.taken, len(self.steps))
-        self.cross[:held, place] = self.steps[:held] @ change.flatten()
-        self.quadratic[:held, place] = self.changes[:held] @ (change @ self.inverse).flatten()
-        self.quadratic[place] = self.quadratic[:, place]
-        self.scale = curvature / float(self.quadratic[place, place])
+    A problem that has come to its end leaves the others and costs nothing more.
 
-    def estimate(self, gradient: Tensor) -> Tensor:
-        """The estimate times a gradient ``(K, F + 1)``."""
-        first = gradient @ self.inverse
-        order = self.order()
-        held, scale = len(order), self.scale
-        if held == 0:
-            return scale * first
-        steps, changes = self.steps[:held], self.changes[:held]
-        pairs = order.unsqueeze(1), order
-        upper = self.cross[pairs].triu()
-        along = (steps @ gradient.flatten())[order].unsqueeze(1)
-        across = (changes @ first.flatten())[order].unsqueeze(1)
-        inner = torch.linalg.solve_triangular(upper, along, upper=True)
-        outer = upper.diagonal().unsqueeze(1) * inner + scale * (self.quadratic[pairs] @ inner - across)
-        outer = torch.linalg.solve_triangular(upper.T, outer, upper=False)
-        shares = torch.empty_like(torch.cat([inner, outer], dim=1))
-        shares[order] = torch.cat([inner, outer], dim=1)
-        corrected = (shares[:, 0] @ changes).view_as(gradient) @ self.inverse
-        found: Tensor = scale * (first - corrected) + (shares[:, 1] @ steps).view_as(gradient)
-        return found
+    Returns:
+        The classifiers, and what the memory held of each problem in the end.
+    """
+    ends: dict[int, tuple[Classifier, Pairs]] = {}
+    which, step = torch.arange(len(point), device=point.device), 0
+    better = torch.ones_like(penalty, dtype=torch.bool)
+    value, gradient = problem.value_and_gradient(point, penalty)
+    memory.see(gradient)
+    while True:
+        direction = -memory.estimate()
+        slope = (direction * gradient).sum(dim=(1, 2))
+        # Where no step is better, the objective changes no more than its rounding error.
+        goes_on = better & ~(-slope <= tolerance * value) & (step < max_iter)
+        if not goes_on.all():
+            for place in (~goes_on).nonzero().flatten().tolist():
+                steps = step if better[place] else step - 1
+                ends[int(which[place])] = Classifier(point[place].T.contiguous(), steps), memory.pairs(place)
+            if not goes_on.any():
+                break
+            problem, memory = problem.only(goes_on), memory.only(goes_on)
+            which, penalty, point, value, gradient, direction, slope = (
+                own[goes_on] for own in (which, penalty, point, value, gradient, direction, slope)
+            )
+        moved, value, gradient, better = search(problem, penalty, point, value, gradient, direction, slope)
+        memory.remember(moved - point, gradient)
+        point, step = moved, step + 1
+    classifiers, pairs = zip(*(ends[place] for place in sorted(ends)), strict=True)
+    return list(classifiers), list(pairs)
 
 
 def search(
     problem: Problem,
+    penalty: Tensor,
     point: Tensor,
-    value: float,
+    value: Tensor,
     gradient: Tensor,
     direction: Tensor,
-    slope: float,
-    penalty: float,
-) -> tuple[Tensor, float, Tensor] | None:
-    """A point along a direction with sufficient decrease and curvature, its value and gradient; bisection from 1.
+    slope: Tensor,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A point along each direction with sufficient decrease and curvature; bisection from a length of 1.
 
-    ``None`` where there is none, because the decrease is lost in rounding.
+    Args:
+        problem: ``P`` problems.
+        penalty: ``(P,)``.
+        point: Weights ``(P, K, F + 1)``.
+        value: The objectives there, ``(P,)``.
+        gradient: Their gradients there.
+        direction: Where each goes from there.
+        slope: Products of gradients and directions, ``(P,)``.
+
+    Returns:
+        The points, their objectives and gradients, and for which problems there is one, bool ``(P,)``. The others stay
+        where they are, because the decrease is lost in rounding.
     """
-    low, high, length = 0.0, float("inf"), 1.0
+    low, high, length = torch.zeros_like(slope), torch.full_like(slope, torch.inf), torch.ones_like(slope)
+    ends = point.clone(), value.clone(), gradient.clone()
+    places = torch.arange(len(slope), device=slope.device)  # of the problems that are still searching
     for _ in range(_TRIALS):
-        moved = point + length * direction
+        moved = point + length.view(-1, 1, 1) * direction
         found, changed = problem.value_and_gradient(moved, penalty)
-        if not found <= value + _DECREASE * length * slope:
-            high = length
-        elif float((changed * direction).sum()) < _CURVATURE * slope:
-            low = length
-        else:
-            return moved, found, changed
-        length = (low + high) / 2 if high < float("inf") else 2 * length
-    return None
+        falls = found <= value + _DECREASE * length * slope
+        steep = (changed * direction).sum(dim=(1, 2)) < _CURVATURE * slope
+        searching = ~falls | steep
+        if not searching.any() and len(places) == len(ends[0]):
+            return moved, found, changed, ~searching
+        for end, own in zip(ends, (moved, found, changed), strict=True):
+            end[places[~searching]] = own[~searching]
+        high, low = torch.where(falls, high, length), torch.where(falls, length, low)
+        length = torch.where(high < torch.inf, (low + high) / 2, 2 * length)
+        problem = problem.only(searching)
+        places, penalty, point, value, direction, slope, low, high, length = (
+            own[searching] for own in (places, penalty, point, value, direction, slope, low, high, length)
+        )
+        if len(places) == 0:
+            break
+    better = torch.ones_like(ends[1], dtype=torch.bool)
+    better[places] = False
+    return *ends, better

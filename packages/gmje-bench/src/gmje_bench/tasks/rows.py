@@ -25,21 +25,25 @@ LEAVES = 32
 _PIECE = 4096
 
 
-def leaf_bounds(count: int) -> list[tuple[int, int]]:
-    """First row and end of every leaf: whole chunks of the protocol, as equal in number as can be.
+def leaf_bounds(count: int, chunk: int | None = None) -> list[tuple[int, int]]:
+    """First row and end of every leaf: whole chunks, as equal in number as can be.
+
+    Args:
+        count: Number of rows.
+        chunk: Rows of a chunk; those of the protocol where missing.
 
     Examples:
         >>> bounds = leaf_bounds(600)
         >>> [bound for bound in bounds if bound[0] < bound[1]], len(bounds)
         ([(0, 250), (250, 500), (500, 600)], 32)
     """
-    return _bounds(count, PROTOCOL.feature_batch)
+    return _bounds(count, chunk or PROTOCOL.feature_batch)
 
 
 @lru_cache
-def _bounds(count: int, batch: int) -> list[tuple[int, int]]:
-    chunks = -(-count // batch)
-    ends = [min(count, chunks * leaf // LEAVES * batch) for leaf in range(LEAVES)] + [count]
+def _bounds(count: int, chunk: int) -> list[tuple[int, int]]:
+    chunks = -(-count // chunk)
+    ends = [min(count, chunks * leaf // LEAVES * chunk) for leaf in range(LEAVES)] + [count]
     return list(itertools.pairwise(ends))
 
 
@@ -122,6 +126,7 @@ class Rows:
         leaves: The rows of every leaf of this process, by its number.
         team: The processes that hold the matrix together.
         empty: No rows ``(0, ...)``, which tell the form of all to a process that has no leaf.
+        chunk: Rows of a chunk, of which leaves are made; those of the protocol where missing.
 
     Examples:
         >>> rows = Rows.of(torch.arange(600.0))
@@ -135,9 +140,15 @@ class Rows:
     leaves: dict[int, Tensor]
     team: Team
     empty: Tensor
+    chunk: int | None = None
+
+    @property
+    def bounds(self) -> list[tuple[int, int]]:
+        """First row and end of every leaf."""
+        return leaf_bounds(self.count, self.chunk)
 
     @classmethod
-    def of(cls, rows: Tensor, count: int | None = None, team: Team | None = None) -> "Rows":
+    def of(cls, rows: Tensor, count: int | None = None, team: Team | None = None, chunk: int | None = None) -> "Rows":
         """The rows of this process.
 
         Args:
@@ -145,34 +156,32 @@ class Rows:
                 one after the other.
             count: Rows of the whole matrix; ``rows`` is the whole where missing.
             team: The processes that hold it together; this one alone where missing.
+            chunk: Rows of a chunk; those of the protocol where missing.
 
         Raises:
             ValueError: the rows are neither the whole nor the leaves of this process.
         """
         team, count = team or Team(), len(rows) if count is None else count
-        bounds = leaf_bounds(count)
+        bounds = leaf_bounds(count, chunk)
         own = {leaf: bounds[leaf][1] - bounds[leaf][0] for leaf in team.leaves}
         if len(rows) == count:
-            return cls(count, {leaf: rows[slice(*bounds[leaf])] for leaf in own}, team, rows[:0])
+            return cls(count, {leaf: rows[slice(*bounds[leaf])] for leaf in own}, team, rows[:0], chunk)
         if len(rows) != sum(own.values()):
             raise ValueError(f"this process holds {sum(own.values())} of {count} rows, but {len(rows)} were given")
         parts = rows.split(list(own.values())) if own else ()
-        return cls(count, dict(zip(own, parts, strict=True)), team, rows[:0])
+        return cls(count, dict(zip(own, parts, strict=True)), team, rows[:0], chunk)
 
     def pieces(self, leaf: int) -> Iterator[tuple[Tensor, slice]]:
         """The rows of a leaf, at most 4,096 at a time, with their place in the whole matrix."""
-        rows = self.leaves[leaf]
-        if len(rows) == 0:
-            return
-        start = leaf_bounds(self.count)[leaf][0]
-        for part in rows.split(_PIECE):
-            yield part, slice(start, start + len(part))
-            start += len(part)
+        first, end = self.bounds[leaf]
+        for start in range(first, end, _PIECE):
+            place = slice(start, min(end, start + _PIECE))
+            yield self.leaves[leaf][start - first : place.stop - first], place
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Rows":
         """The matrix whose leaves are what a function of rows gives."""
         leaves = {leaf: function(part) for leaf, part in self.leaves.items()}
-        return Rows(self.count, leaves, self.team, function(self.empty))
+        return Rows(self.count, leaves, self.team, function(self.empty), self.chunk)
 
     def total(self, function: Callable[[Tensor, slice], Tensor]) -> Tensor:
         """The sum of what a function gives for pieces of rows, the same bits on every number of processes.
@@ -209,11 +218,12 @@ class Rows:
 
         Args:
             places: Numbers of rows.
-            replicated: Whether each process gets all of them, and computes alone what is quicker than a message, with
-                the same result; otherwise the same processes hold them together. All must call this method.
+            replicated: Whether each process gets all of them, as one leaf, and computes alone what is quicker than a
+                message, with the same result; otherwise the same processes hold them together. All must call this
+                method.
         """
         kept: dict[int, Tensor] = {}
-        bounds = leaf_bounds(self.count)
+        bounds = self.bounds
         for leaf, (start, end) in enumerate(leaf_bounds(len(places))):
             found = self.empty.new_zeros(end - start, *self.empty.shape[1:])
             asked = places[start:end]
@@ -228,7 +238,9 @@ class Rows:
                 found = sent.to(found.device)
             if replicated or self.team.owner(leaf) == self.team.rank:
                 kept[leaf] = found
-        return Rows(len(places), kept, Team() if replicated else self.team, self.empty)
+        if replicated:
+            return Rows.of(torch.cat(list(kept.values())), chunk=max(1, len(places)))
+        return Rows(len(places), kept, self.team, self.empty)
 
     def whole(self) -> Tensor:
         """All rows in order; where this process is not alone, only the first of the team gets them.
@@ -242,7 +254,7 @@ class Rows:
                     dist.send(on_wire(part), 0)
             return self.empty
         result = self.empty.new_empty(self.count, *self.empty.shape[1:])
-        for leaf, (start, end) in enumerate(leaf_bounds(self.count)):
+        for leaf, (start, end) in enumerate(self.bounds):
             owner = self.team.owner(leaf)
             if owner == 0:
                 result[start:end] = self.leaves[leaf]
