@@ -5,6 +5,7 @@ under the few factors that matter to them, so that ``M x 4 x A x B`` numbers are
 """
 
 from bisect import bisect_left
+from collections.abc import Callable
 from functools import cache
 
 import torch
@@ -23,7 +24,7 @@ _TABLE_ROUNDS, _TABLE_PRIOR, _LIKELIEST = 30, 5.0, 4
 _CONTEXT_FACTORS = (0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.3, 1.5)
 _CONTEXTS = 1000
 # Factors of the conditional covariances that are tried; held-out pairs and samples of each for it.
-_FACTORS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.3, 1.4, 1.5, 1.7)
+_FACTORS = (0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 1.7)
 _RANKED, _RANKS = 1000, 8
 # Held-out pairs that are scored under all factors at a time.
 _ROWS = 512
@@ -124,7 +125,7 @@ def calibrate_context(density: ScaledJointMixture, context: Tensor, *, seed: int
     """The density with its context covariances multiplied by one factor, so that samples are as likely as embeddings.
 
     Shrinkage makes contexts a little too wide, and so their samples a little less likely than real ones. The factor is
-    the one, of a few between 0.75 and 1.5, for which a sample is likelier than a held-out context in half of all cases.
+    the one between 0.75 and 1.5 for which a sample is likelier than a held-out context in half of all cases.
 
     Args:
         density: The density.
@@ -147,20 +148,17 @@ def calibrate_context(density: ScaledJointMixture, context: Tensor, *, seed: int
         likelier = len(samples) - torch.searchsorted(of_samples.sort().values, of_real, right=True)
         return float(likelier.double().mean()) / len(samples) - 0.5
 
-    # Wider contexts have less likely samples, so that the best factor is where the sign changes.
-    place = bisect_left(_CONTEXT_FACTORS, 0.0, key=lambda factor: -excess(factor))
-    around = _CONTEXT_FACTORS[max(0, place - 1) : place + 1]
-    return density.with_context_factor(min(around, key=lambda factor: abs(excess(factor))))
+    return density.with_context_factor(_balanced(_CONTEXT_FACTORS, excess))
 
 
 @torch.no_grad()
 def calibrate_conditional(
     density: ScaledJointMixture, context: Tensor, target: Tensor, *, seed: int = 0
 ) -> ScaledJointMixture:
-    """The density with its conditional covariances enlarged by one factor, so that it is as sure as it is right.
+    """The density with its conditional covariances multiplied by one factor, so that it is as sure as it is right.
 
     The rank of a target's log-density among those of samples of its conditional is uniform where the conditional is
-    right. The factor is the one, of a few between 1 and 1.7, whose mean rank on held-out pairs is nearest a half.
+    right. The factor is the one between 0.7 and 1.7 whose mean rank on held-out pairs is a half.
 
     Args:
         density: The density.
@@ -169,11 +167,22 @@ def calibrate_conditional(
         seed: Seed of the samples.
     """
     conditionals = Conditionals.of(density, context[:_RANKED], target[:_RANKED])
-    chosen, least = 1.0, float("inf")
-    for factor in _FACTORS:
-        excess = conditionals.mean_rank(factor, _RANKS, seed) - 0.5
-        if abs(excess) < least:
-            chosen, least = factor, abs(excess)
-        if excess < 0:
-            break
-    return density.with_conditional_factor(chosen)
+
+    @cache
+    def excess(factor: float) -> float:
+        return conditionals.mean_rank(factor, _RANKS, seed) - 0.5
+
+    return density.with_conditional_factor(_balanced(_FACTORS, excess))
+
+
+def _balanced(factors: tuple[float, ...], excess: Callable[[float], float]) -> float:
+    """The factor at which what falls with it is zero, linear between the two tried ones around it; or the last one.
+
+    Wider densities have less likely samples, so that the share of samples that are likelier than the data falls.
+    """
+    place = bisect_left(factors, 0.0, key=lambda factor: -excess(factor))
+    if place in (0, len(factors)):
+        return factors[min(place, len(factors) - 1)]
+    low, high = factors[place - 1 : place + 1]
+    above, below = excess(low), excess(high)
+    return low + (high - low) * above / (above - below)
