@@ -179,7 +179,7 @@ def test_no_reader_outlives_the_process_that_trains(tmp_path, number, when):
     """Ctrl-C goes to all processes of a terminal, and the end of a job to all of its; being killed, to one."""
     folder_of(tmp_path / "train", {"ant": 8, "bee": 7}, size=(130, 110))
     folder_of(tmp_path / "val", {"ant": 2, "bee": 2}, size=(130, 110))
-    command = [sys.executable, "-c", STOPPED, str(tmp_path), when]
+    command = [sys.executable, "-W", "ignore", "-c", STOPPED, str(tmp_path), when]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, start_new_session=True, **streams) as run:
         readers = [int(pid) for pid in run.stdout.readline().split()]
