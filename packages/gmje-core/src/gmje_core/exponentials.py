@@ -51,7 +51,10 @@ def logsumexp(x: Tensor, dim: int | tuple[int, ...]) -> Tensor:
     top = x.detach().amax(dim=dim, keepdim=True)
     # Infinity less itself is not a number.
     shift = top.masked_fill(top.isinf(), 0.0)
-    total = (x - shift).clamp_min(_bound(x.dtype)).exp().sum(dim=dim, keepdim=True)
+    shifted, bound = x - shift, _bound(x.dtype)
+    # Without a gradient no more than one tensor of the size of x is made.
+    summands = shifted.clamp_min(bound).exp() if shifted.requires_grad else shifted.clamp_min_(bound).exp_()
+    total = summands.sum(dim=dim, keepdim=True)
     found = torch.where(top == -math.inf, top, total.log() + shift)
     return found.squeeze(dim)
 

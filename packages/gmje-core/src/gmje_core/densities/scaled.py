@@ -395,7 +395,5 @@ class ScaledJointMixture:
 
     def __repr__(self) -> str:
         k, a, b = self._log_weights.shape
-        return (
-            f"{type(self).__name__}(factors={k}, context_scales={a}, target_scales={b}, "
-            f"context_dim={self.context_dim}, target_dim={self.target_dim})"
-        )
+        sizes = f"factors={k}, context_scales={a}, target_scales={b}"
+        return f"{type(self).__name__}({sizes}, context_dim={self.context_dim}, target_dim={self.target_dim})"
