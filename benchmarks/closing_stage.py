@@ -13,7 +13,6 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -81,9 +80,8 @@ def rows(model: str, data: ImageData, components: list[int], seed: int) -> Itera
     pairs = subject.pairs
     assert pairs is not None
     scale = Scale.of(subject.train.context)
-    context, target, *held_out = (scale.apply(z).float() for z in (pairs.context, pairs.target, *pairs.validation))
-    scaled = replace(pairs, context=context, target=target, validation=(held_out[0], held_out[1]))
-    gaussian = figures(PlacedDensity(fit_gaussian(scaled, seed).density, scale), subject)
+    at_unit_variance = pairs.map(lambda z: scale.apply(z).float())
+    gaussian = figures(PlacedDensity(fit_gaussian(at_unit_variance, seed).density, scale), subject)
     for count in components:
         start = time.process_time()
         fit = fit_density(

@@ -3,10 +3,9 @@
     python benchmarks/step_share.py --methods gje,gmje,gmje-gng,gmje-smc,gmje-mdn,simclr
 
 CPU time of one thread, medians over steps in milliseconds, after as many steps as a gas takes to grow and a bank to
-fill.
-The criterion is timed once more on the same embeddings, detached: its value, the gradient of them, and what its density
-learns. The encoder's forward and backward pass is the rest of the step without views and optimiser; a momentum encoder
-is part of it.
+fill. The criterion is timed once more on the same embeddings, detached: its value, the gradient of them, and what its
+density learns. The encoder's forward and backward pass is the rest of the step without views and optimiser; a momentum
+encoder is part of it.
 """
 
 import argparse

@@ -5,7 +5,7 @@ results go.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -83,6 +83,11 @@ class TrainingPairs:
     validation: tuple[Tensor, Tensor]
     passes: int = 1
     exchangeable: bool = False
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "TrainingPairs":
+        """The pairs of what a function gives of embeddings."""
+        context, target, *held_out = map(function, (self.context, self.target, *self.validation))
+        return replace(self, context=context, target=target, validation=(held_out[0], held_out[1]))
 
 
 @dataclass(frozen=True, eq=False)

@@ -85,7 +85,7 @@ class ScaledFit:
         density: The density, in the units of the embeddings.
         log_prob: Mean joint log-density of the training pairs of the last round, in nats, before that round.
         validation_log_prob: That of the validation pairs in the end; :func:`fit_scaled_mixture` takes 2,000 of them.
-        conditional_factor: Factor that the covariances of the conditional were enlarged by to be calibrated; see
+        conditional_factor: Factor that the covariances of the conditional were multiplied by to be calibrated; see
             :func:`calibrate_conditional`.
         components: Factors.
         shrinkage: Pseudo-observations of the pooled covariance, given or chosen on the validation pairs.

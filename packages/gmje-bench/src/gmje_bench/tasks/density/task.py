@@ -66,12 +66,11 @@ def density(subject: Subject) -> TaskResult:
 
 def _fit(pairs: TrainingPairs, scale: Scale, subject: Subject) -> dict[str, Fitted]:
     """Every kind fitted to pairs at unit mean variance, except the scaled one, which knows the sphere by its units."""
-    context, target, *held_out = (scale.apply(z).float() for z in (pairs.context, pairs.target, *pairs.validation))
-    scaled = replace(pairs, context=context, target=target, validation=(held_out[0], held_out[1]))
+    scaled = pairs.map(lambda z: scale.apply(z).float())
     found = {kind: fit(scaled, subject.seed) for kind, fit in FITS.items() if kind != "scaled"}
     if isinstance(subject.density, ScaledJointMixture):
         fit = Fitted(subject.density, mean_log_prob(subject.density, *pairs.validation))
     else:
         fit = FITS["scaled"](pairs, subject.seed)
-    volume = (context.shape[1] + target.shape[1]) * math.log(scale.factor)
+    volume = (pairs.context.shape[1] + pairs.target.shape[1]) * math.log(scale.factor)
     return found | {"scaled": replace(fit, validation_log_prob=fit.validation_log_prob + volume)}
