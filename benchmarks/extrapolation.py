@@ -6,6 +6,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gmje_core.estimation.scaled import default_rounds
+
 __all__ = ["ASSUMED", "GPUS", "Cluster", "Gpu", "Recipe", "Stage", "stages"]
 
 
@@ -238,7 +240,7 @@ def _evaluation(inputs: Mapping[str, float], recipe: Recipe, cluster: Cluster) -
     # A forward pass is a third of a step.
     forward = 3 * gpu.resnet50 * ranks
     decoded = inputs["decode_seconds"] / cluster.cores
-    pairs = recipe.viewed_train * recipe.passes
+    pairs, fitted = recipe.viewed_train * recipe.passes, round(0.9 * recipe.viewed_train)
     link = gpu.link * ASSUMED["share of NVLink"]
     probe = inputs["probe_passes"] * 4 * images * width * recipe.classes
     kinds = 5 * 1000
@@ -278,8 +280,8 @@ def _evaluation(inputs: Mapping[str, float], recipe: Recipe, cluster: Cluster) -
         ),
         Stage(
             "consolidation, one core of the main rank",
-            "passes x viewed_train x 0.9 x fit_seconds",
-            seconds=pairs * 0.9 * inputs["fit_seconds"],
+            "rounds x 0.9 viewed_train x fit_seconds",
+            seconds=default_rounds(fitted) * fitted * inputs["fit_seconds"],
             memory=3 * pairs * 2 * recipe.dim * 4,
         ),
         Stage(

@@ -39,6 +39,7 @@ from gmje_bench.tasks.subject import Embedded, Subject, TrainingPairs
 from gmje_bench.training.module import JointEmbedding
 from gmje_bench.views import TwoViews
 from gmje_core.estimation.consolidation import fit_density
+from gmje_core.estimation.scaled import default_rounds
 from gmje_core.files import write_atomic
 
 SHAPE = DataShape(3, 1000, 224)
@@ -194,7 +195,7 @@ class Seen(NamedTuple):
 
 
 def measure_fits(suite: Suite, seen: Seen) -> Inputs:
-    """CPU seconds of the closing fit a pair, and of every task on views an image that it sees."""
+    """CPU seconds of the closing fit a pair and round, and of every task on views an image that it sees."""
     torch.manual_seed(0)
     data, dim = load_dataset("embedded", limit=seen.train), suite.network.dim
     network = nn.Sequential(nn.Flatten(), nn.Linear(784, 2048), nn.ReLU())
@@ -226,7 +227,7 @@ def measure_fits(suite: Suite, seen: Seen) -> Inputs:
         views=module.views(data),
     )
     _ = subject.probe
-    found = {"fit_seconds": fitted / seen.pairs}
+    found = {"fit_seconds": fitted / seen.pairs / default_rounds(seen.pairs)}
     for task in (task for task in TASKS.values() if task.views):
         found[f"{task.name}_seconds"] = seconds(lambda task=task: task.load()(subject)) / seen.train
     return found
@@ -288,7 +289,7 @@ def main() -> None:
         classes=SHAPE.classes,
         viewed_train=PROTOCOL.viewed_train,
         viewed_test=PROTOCOL.viewed_test,
-        passes=PROTOCOL.consolidation_passes,
+        passes=PROTOCOL.passes(PROTOCOL.viewed_train),
         checkpoint_minutes=suite.training.checkpoint_minutes or 0,
     )
     cluster = Cluster(GPUS[given.gpu], given.gpus, given.cores)

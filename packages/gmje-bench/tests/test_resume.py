@@ -260,7 +260,7 @@ def test_a_failed_method_is_tried_again(whole, tmp_path):
 @pytest.mark.parametrize("victim", ["models/gje-seed0/model.safetensors", "results.json"])
 def test_validate_names_what_is_damaged(victim, whole, tmp_path, capsys):
     assert main(["validate", str(whole)]) == 0
-    assert "is valid: suite smoke, protocol v5" in capsys.readouterr().out
+    assert "is valid: suite smoke, protocol v6" in capsys.readouterr().out
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     (folder / victim).write_bytes((folder / victim).read_bytes()[:-9])

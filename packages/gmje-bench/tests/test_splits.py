@@ -110,6 +110,13 @@ def test_pairs_are_of_the_draw_and_embedded_once(data, capped, monkeypatch):
     assert not calls
 
 
+def test_many_images_give_fewer_pairs_each(data, capped, monkeypatch):
+    monkeypatch.setitem(PROTOCOL.__dict__, "consolidation_pairs", 450)
+    found = PairsOf(build_module("gje", load_suite("smoke"), data.channels, seed=0), data, seed=0, device=CPU).pairs
+    assert found.passes == 3
+    assert len(found.context) == 3 * 135
+
+
 def test_a_run_embeds_its_training_pairs_once_and_an_evaluation_finds_the_same_numbers(tmp_path, monkeypatch, small):
     calls, embed = [], pairs_module.embed_views
     monkeypatch.setattr(pairs_module, "embed_views", lambda *args, **how: calls.append(1) or embed(*args, **how))

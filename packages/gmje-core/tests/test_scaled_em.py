@@ -17,7 +17,7 @@ from gmje_core.estimation.calibration import (
 )
 from gmje_core.estimation.conditionals import Conditionals
 from gmje_core.estimation.matching import match_moments, transport_map
-from gmje_core.estimation.scaled import SCALES, fit_scaled_mixture
+from gmje_core.estimation.scaled import SCALES, SHRINKAGES, fit_scaled_mixture
 from gmje_core.estimation.scaled_em import Components, Expectation, expect, gather, likeliest, maximise, mean_log_prob
 
 
@@ -162,6 +162,15 @@ def test_a_known_density_is_recovered():
     gaussian = torch.distributions.MultivariateNormal(one.mean(dim=0), torch.cov(one.T))
     assert density.log_prob(*held_out).mean() > gaussian.log_prob(torch.cat(held_out, dim=1)).mean() + 1
     assert fit.validation_log_prob == pytest.approx(float(fit.density.log_prob(*heavy_pairs(1000, 1)).mean()), abs=0.01)
+
+
+def test_the_chosen_shrinkage_is_that_of_the_density_though_no_rounds_follow():
+    pairs, held_out = heavy_pairs(240, 0), heavy_pairs(1000, 1)
+    chosen = fit_scaled_mixture(*pairs, held_out, components=8, rounds=8)
+    least = min(SHRINKAGES) * 6
+    assert chosen.shrinkage > least, "so few pairs must want more shrinkage"
+    first = fit_scaled_mixture(*pairs, held_out, components=8, rounds=8, shrinkage=least)
+    assert chosen.validation_log_prob > first.validation_log_prob + 0.01
 
 
 def test_it_is_a_function_of_its_arguments():

@@ -45,7 +45,8 @@ class Protocol:
         neighbours: Number of neighbours that the reach of a point ends at, in precision, recall, density and coverage.
         decoder_steps: Steps of training of the decoder that turns embeddings into pictures.
         classifier_epochs: Epochs of the classifier whose features compare pictures.
-        consolidation_passes: How many pairs of views of each training image a density is fitted to at the end.
+        consolidation_passes: Most pairs of views of each training image that a density is fitted to at the end.
+        consolidation_pairs: Where they are more than so many, there are fewer of each image, two at least.
         consolidation_validation: Share of the training images that are set aside for the scales of that density.
         consolidation_seed: Seed of the views of the first of these passes.
         half_features: Backbone features of larger splits than this are kept in half precision.
@@ -62,7 +63,7 @@ class Protocol:
         feature_batch: Number of images in a chunk of feature extraction, the same for any number of processes.
     """
 
-    version: str = "5"
+    version: str = "6"
     knn_k: int = 20
     knn_temperature: float = 0.1
     probe_c: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2, 1e-1)
@@ -93,6 +94,7 @@ class Protocol:
     decoder_steps: int = 600
     classifier_epochs: int = 3
     consolidation_passes: int = 4
+    consolidation_pairs: int = 60_000
     consolidation_validation: float = 0.1
     consolidation_seed: int = 2**21
     half_features: int = 200_000
@@ -107,6 +109,15 @@ class Protocol:
     completion_images: int = 20_000
     regression_steps: int = 600
     feature_batch: int = 250
+
+    def passes(self, images: int) -> int:
+        """Pairs of views of each of so many training images that a density is fitted to.
+
+        Examples:
+            >>> [PROTOCOL.passes(images) for images in (10_000, 20_000, 60_000)]
+            [4, 3, 2]
+        """
+        return min(self.consolidation_passes, max(2, self.consolidation_pairs // images))
 
     def to_dict(self) -> dict[str, Any]:
         """All constants as plain data, for the results."""

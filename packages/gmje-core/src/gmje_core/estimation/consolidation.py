@@ -37,7 +37,7 @@ def fit_density(
     *,
     components: int = DENSITY_COMPONENTS,
     shrinkage: float | None = None,
-    rounds: int = 24,
+    rounds: int | None = None,
     passes: int = 1,
     exchangeable: bool = False,
     seed: int = 0,
@@ -56,7 +56,8 @@ def fit_density(
         components: Factors of the mixture; fewer where there are less than 20 pairs for each.
         shrinkage: Pseudo-observations of the pooled covariance in each component's; ``None`` to choose them on the
             validation pairs.
-        rounds: Rounds of EM; in each of them every item shows one pair of views.
+        rounds: Rounds of EM, in each of which every item shows one pair of views; ``None`` for 24, and for more than
+            10,000 items fewer.
         passes: The training pairs are so many blocks of the same items in the same order.
         exchangeable: Whether one encoder gives both views and either may be the context.
         seed: Seed of the start.

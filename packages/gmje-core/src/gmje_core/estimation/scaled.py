@@ -31,7 +31,7 @@ from gmje_core.estimation.scaled_em import (
 from gmje_core.estimation.seeding import kmeans_plus_plus, move_to_means, step_generator
 from gmje_core.linalg import safe_cholesky, triangular_inverse
 
-__all__ = ["SCALES", "SHRINKAGES", "ScaledFit", "fit_scaled_mixture"]
+__all__ = ["SCALES", "SHRINKAGES", "ScaledFit", "default_rounds", "fit_scaled_mixture"]
 
 #: Scales that context and conditional may have, about a factor of 1.35 apart.
 SCALES = (0.2, 0.3, 0.42, 0.6, 0.8, 1.0, 1.3, 1.7, 2.3, 3.2, 4.5, 7.0)
@@ -45,7 +45,8 @@ _TRIALS, _SEED_ROWS = 4, 100
 _CANDIDATES, _HELD_OUT, _SEARCH = 3, 5, 6
 # Most rows of one step.
 _ROWS = 16384
-# Rounds after which the shrinkage is chosen, and the held-out pairs for it.
+# Most rounds, and pairs that they see together; rounds after which the shrinkage is chosen, and held-out pairs for it.
+_ROUNDS, _SEEN = 24, 240_000
 _CHOICE, _CHOICE_ROWS = 8, 2000
 # Step t of averaging is (t + 2) ** -_DECAY.
 _DECAY = 0.85
@@ -107,7 +108,7 @@ def fit_scaled_mixture(
     *,
     components: int = 60,
     shrinkage: float | None = None,
-    rounds: int = 24,
+    rounds: int | None = None,
     passes: int = 1,
     exchangeable: bool = False,
     unit_norm: bool = False,
@@ -118,8 +119,8 @@ def fit_scaled_mixture(
     An E-step gives every row responsibilities of the components and the expected inverse scales of its context and of
     its conditional, :math:`E[1/\alpha]` and :math:`E[1/\beta]`, which weigh the row in the M-step as in EM for
     Student's distribution (Peel and McLachlan, 2000). Context covariances and the moments of the pairs are shrunk
-    toward the pooled ones of all components by ``shrinkage`` pseudo-observations (inverse-Wishart). After a third of
-    the rounds, the shrinkage is chosen by the mean log-density of validation pairs. Distances of training pairs are a
+    toward the pooled ones of all components by ``shrinkage`` pseudo-observations (inverse-Wishart). After eight
+    rounds, the shrinkage is chosen by the mean log-density of validation pairs. Distances of training pairs are a
     little small: :func:`~gmje_core.estimation.calibration.refit_scales` puts the table of scales right.
 
     Args:
@@ -129,7 +130,8 @@ def fit_scaled_mixture(
         components: ``K``, the number of factors.
         shrinkage: Pseudo-observations of the pooled covariance; ``None`` to choose one of :data:`SHRINKAGES`
             times the number of dimensions of a pair.
-        rounds: Rounds of EM; in each of them every item shows one pair of views.
+        rounds: Rounds of EM; in each of them every item shows one pair of views. ``None`` for
+            :func:`default_rounds`.
         passes: The pairs are so many blocks of the same items in the same order; each round then pairs a context of
             an item with a target of it, from blocks that are drawn.
         exchangeable: Whether either view may be the context; the views of an item are then drawn from all.
@@ -169,15 +171,26 @@ def fit_scaled_mixture(
     dim = context.shape[1] + target.shape[1]
     tried = tuple(share * dim for share in SHRINKAGES) if shrinkage is None else (shrinkage,)
     fitted = StepwiseEM(views, items, min(components, len(items)), tried[0], seed)
+    rounds = default_rounds(len(views)) if rounds is None else rounds
     fitted.advance(min(_CHOICE, rounds))
     some = held_out[0][:_CHOICE_ROWS], held_out[1][:_CHOICE_ROWS]
     candidates = likeliest(fitted.model, *some, _HELD_OUT)
-    fitted.shrinkage = max(tried, key=lambda value: mean_log_prob(fitted.at(value), *some, candidates))
+    fitted.shrink(max(tried, key=lambda value: mean_log_prob(fitted.at(value), *some, candidates)))
     fitted.advance(max(0, rounds - _CHOICE))
     volume = -float(whiten_context.tril.diagonal().log().sum() + whiten_target.tril.diagonal().log().sum())
     density = _in_units(fitted.model, whiten_context, whiten_target, unit_norm)
     validation_log_prob = volume + mean_log_prob(fitted.model, *some, candidates)
     return ScaledFit(density, fitted.log_prob + volume, validation_log_prob, fitted.components, fitted.shrinkage)
+
+
+def default_rounds(items: int) -> int:
+    """Rounds of EM over so many items where none are asked for: no more than see 240,000 pairs, but 8.
+
+    Examples:
+        >>> [default_rounds(items) for items in (9_000, 20_000, 54_000)]
+        [24, 12, 8]
+    """
+    return max(_CHOICE, min(_ROUNDS, _SEEN // items))
 
 
 class Views:
@@ -255,6 +268,10 @@ class StepwiseEM:
     def at(self, shrinkage: float) -> Components:
         """The parameters that the sums give at another shrinkage."""
         return maximise(self.sums, *self._about, self._scales, shrinkage)
+
+    def shrink(self, shrinkage: float) -> None:
+        """Go over to another shrinkage, with the parameters that the sums give at it."""
+        self.shrinkage, self.model = shrinkage, self.at(shrinkage)
 
     def advance(self, rounds: int) -> None:
         """Go on for so many rounds over the items."""
