@@ -24,9 +24,9 @@ class Stop:
         return 2 if self.left == 0 else 0
 
 
-def trained(data, *, online, checkpoint=None, interrupts=None, method="byol"):
+def trained(data, *, online, checkpoint=None, interrupts=None, method="byol", compiled=False):
     module = build_module(method, load_suite("smoke"), data.channels, 0)
-    training = Training(epochs=2, batch_size=64, warmup_steps=2, online_probe=online)
+    training = Training(epochs=2, batch_size=64, warmup_steps=2, online_probe=online, compile=compiled)
     history = pretrain(
         module,
         data,
@@ -63,19 +63,36 @@ def test_no_other_number_changes_and_a_resumed_run_has_the_same_accuracy(tmp_pat
     assert resumed == history
 
 
+def test_a_compiled_backbone_is_watched_too(monkeypatch):
+    data = load_dataset("fashion_mnist_12k", limit=200)
+    monkeypatch.setattr(torch, "compile", lambda function: lambda images: function(images))
+    module, history, _ = trained(data, online=True, compiled=True)
+    assert history == trained(data, online=True)[1]
+    assert module.watch is None, "nothing is seen after training"
+
+
+def test_only_what_the_encoder_is_trained_on_is_seen():
+    module = build_module("byol", load_suite("smoke"), 1, 0)
+    seen = []
+    module.watch = seen.append
+    views = torch.rand(2, 3, 1, 28, 28)
+    module(*views, torch.zeros(3))
+    with torch.no_grad():
+        module(*views, torch.zeros(3))
+    module.eval()(*views, torch.zeros(3))
+    (features,) = seen
+    assert (len(features), features.requires_grad) == (6, False)
+
+
 def test_it_learns_classes_from_all_views_of_a_batch():
-    backbone = torch.nn.Linear(4, 4)
-    probe = OnlineProbe(backbone, 4, 2)
+    probe = OnlineProbe(4, 2)
     generator = torch.Generator().manual_seed(0)
     for _ in range(2):
         for _ in range(100):
             labels = torch.randint(2, (32,), generator=generator)
             x = torch.randn(32, 4, generator=generator) + 3 * torch.eye(4)[labels]
-            backbone(torch.cat([x, x]))
+            for view in (x, x):
+                probe.look(view)
             probe.step(labels)
         accuracy = probe.end_epoch()
     assert accuracy > 95
-    assert backbone.weight.grad is None
-    probe.close()
-    backbone(x)
-    assert not probe._seen

@@ -82,13 +82,12 @@ def trained(method: str) -> dict[str, Tensor]:
 
 def watched() -> dict[str, Tensor]:
     """What a probe learns that is trained along, each process on its share of the batches."""
-    backbone, generator = nn.Identity(), torch.Generator().manual_seed(0)
-    probe = OnlineProbe(backbone, SIZE, CLASSES)
+    probe, generator = OnlineProbe(SIZE, CLASSES), torch.Generator().manual_seed(0)
     share = BATCH // world_size()
     for _ in range(STEPS):
         x, labels = torch.randn(BATCH, SIZE, generator=generator), torch.arange(BATCH) % CLASSES
         own = slice(rank() * share, (rank() + 1) * share)
-        backbone(torch.cat([x[own], x[own] + 1]))
+        probe.look(torch.cat([x[own], x[own] + 1]))
         probe.step(labels[own])
     return {"online": probe.weights.detach(), "online_accuracy": torch.tensor(probe.end_epoch())}
 

@@ -32,7 +32,13 @@ class JointEmbedding(nn.Module):
         config: The configuration of the :class:`gmje_core.JointEmbeddingModel` that the trained module can be saved as.
         preprocessing: How a model that was trained before wants its images.
         views: What differs from the views that are recommended for the images.
+
+    Attributes:
+        watch: A function that is shown the features ``(n, F)`` of every batch that the encoder is trained on, detached;
+            ``None`` at first.
     """
+
+    watch: Callable[[Tensor], object] | None = None
 
     def __init__(
         self,
@@ -102,6 +108,8 @@ class JointEmbedding(nn.Module):
     def _features(self, images: Tensor) -> Tensor:
         compiled = self._compiled if self.training else None
         features: Tensor = (compiled or self.backbone)(images)
+        if self.watch is not None and self.training and torch.is_grad_enabled():
+            self.watch(features.detach())
         return features
 
     def embed_target(self, images: Tensor) -> Tensor:

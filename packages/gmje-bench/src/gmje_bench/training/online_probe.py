@@ -1,11 +1,9 @@
 """A linear classifier of detached features that is trained along, to watch the encoder; it changes no other number."""
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmje_core.distributed import world_size
 
@@ -15,41 +13,38 @@ _RATE = 1e-3
 
 
 class OnlineProbe:
-    """A linear classifier with an optimiser of its own, which sees what the backbone gives in training.
+    """A linear classifier with an optimiser of its own, which is shown the features that the encoder is trained on.
 
     Features are normalised row by row and detached, the classifier starts at zero, and nothing is drawn, so that the
     encoder and all random states are what they are without it. Its accuracy counts every batch before it learns from
     it. All processes hold the same classifier.
 
     Args:
-        backbone: The network from images to features, on its device; its outputs are looked at in training mode.
-        features: ``F``, the size of its outputs.
+        features: ``F``, the number of features.
         classes: ``K``, the number of classes.
+        device: The device of the features.
 
     Examples:
-        >>> backbone = nn.Identity()
-        >>> probe = OnlineProbe(backbone, 2, 2)
+        >>> probe = OnlineProbe(2, 2)
         >>> for _ in range(3):
-        ...     _ = backbone(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+        ...     probe.look(torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
         ...     probe.step(torch.tensor([1, 0]))
         >>> round(probe.end_epoch(), 1)  # The first batch is a guess, and the others are known.
         83.3
     """
 
-    def __init__(self, backbone: nn.Module, features: int, classes: int) -> None:
-        device = next((parameter.device for parameter in backbone.parameters()), torch.device("cpu"))
+    def __init__(self, features: int, classes: int, device: torch.device | None = None) -> None:
         self.weights = torch.zeros(features + 1, classes, device=device, requires_grad=True)
         self.optimizer = torch.optim.Adam([self.weights], lr=_RATE)
         self.counts = torch.zeros(2, device=device)
         self._seen: list[Tensor] = []
-        self._hook = backbone.register_forward_hook(self._look)
 
-    def _look(self, backbone: nn.Module, inputs: Any, output: Tensor) -> None:
-        if backbone.training and torch.is_grad_enabled():
-            self._seen.append(output.detach())
+    def look(self, features: Tensor) -> None:
+        """Keep detached features ``(n, F)``: those of one or more views of the images whose classes come next."""
+        self._seen.append(features)
 
     def step(self, labels: Tensor) -> None:
-        """Learn from the features that went by since the last step.
+        """Learn from the features that were looked at since the last step.
 
         Args:
             labels: int64 ``(b,)``; the features are those of one or more views of these images, view by view.
@@ -76,10 +71,6 @@ class OnlineProbe:
         right, seen = self.counts.tolist()
         self.counts.zero_()
         return 100.0 * right / seen if seen else 0.0
-
-    def close(self) -> None:
-        """Look at the backbone no more."""
-        self._hook.remove()
 
     def state(self) -> dict[str, Tensor]:
         """Tensors that a checkpoint keeps."""

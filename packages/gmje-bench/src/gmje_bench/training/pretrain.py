@@ -73,7 +73,8 @@ def pretrain(
     views = TwoViews(module.views(data), seed)
     online = None
     if training.online_probe:
-        online = OnlineProbe(module.backbone, int(module.backbone.num_features), len(data.classes))  # type: ignore[arg-type]
+        online = OnlineProbe(int(module.backbone.num_features), len(data.classes), accelerator.device)  # type: ignore[arg-type]
+        module.watch = online.look
     progress = checkpoint.restore(module, optimizer, accelerator.scaler, online) if checkpoint else Progress()
     _check_agreed(progress, accelerator)
     device = accelerator.device
@@ -128,8 +129,7 @@ def pretrain(
         on_epoch(epoch + 1, mean, report)
         if interrupts:
             _stop_where_asked(interrupts, accelerator, lambda: None)
-    if online is not None:
-        online.close()
+    module.watch = None
     accelerator.free_memory()
     return progress.history
 
