@@ -1,11 +1,14 @@
 """What is known of a run before it starts: settings resolved, models built without memory, and the memory they need."""
 
+import dataclasses
+
 import pytest
 import torch
 
+from gmje_bench.datasets import load_dataset
 from gmje_bench.errors import DatasetError, OptionError
 from gmje_bench.methods import METHODS
-from gmje_bench.planning.preview import DataShape, check_builds, memory, precision, resolved, shape_of
+from gmje_bench.planning.preview import FETCHED, DataShape, check_builds, memory, precision, resolved, shape_of
 from gmje_bench.suites import load_suite
 from gmje_bench.training.module import build_module
 from gmje_bench.training.optimizers import build_optimizer
@@ -94,6 +97,18 @@ def test_shapes_of_sets_that_are_not_here(tmp_path):
         shape_of(missing, required=True)
     here = shape_of(load_suite("smoke"), required=True)
     assert (here.channels, here.classes, here.image_size, here.train) == (1, 10, 28, 1000)
+
+
+@pytest.mark.parametrize("limit", [25, 1234, 8000, 9000, 10_000])
+@pytest.mark.parametrize("held_out", [[], ["Bag", "Coat"]])
+def test_the_published_shape_is_what_the_loader_leaves(limit, held_out, monkeypatch):
+    name = "fashion_mnist_12k"
+    loaded = load_dataset(name, limit=limit, held_out_classes=held_out)
+    monkeypatch.setitem(FETCHED, name, (1, 10, 28, 10_000, 2_000))
+    suite = load_suite("smoke").replace(dataset=name, limit=limit, held_out_classes=held_out)
+    found = shape_of(suite, required=True)
+    assert found.note
+    assert dataclasses.replace(found, note="") == DataShape.of(loaded)
 
 
 def test_every_method_is_built_without_memory():

@@ -82,12 +82,12 @@ def shape_of(suite: Suite, *, required: bool) -> DataShape:
     unknown = partial(DataShape, 3, UNKNOWN_CLASSES, suite.image_size or UNKNOWN_SIDE)
     if name in FETCHED:
         channels, classes, side, train, test = FETCHED[name]
-        if suite.limit is not None and suite.limit < train:
-            train, test = suite.limit, round(test * suite.limit / train)
-        # The classes of these sets are of one size.
+        # The classes of these sets are of one size. They are held out before a limit is applied, as by the loader.
         left = classes - len(suite.held_out_classes)
-        train, test, classes = train * left // classes, test * left // classes, left
-        return DataShape(channels, classes, suite.image_size or side, train, test, PUBLISHED)
+        train, test, classes = train * left // classes, test // classes, left
+        if suite.limit is not None and suite.limit < train:
+            train, test = suite.limit, max(1, round(suite.limit / train * test))
+        return DataShape(channels, classes, suite.image_size or side, train, test * classes, PUBLISHED)
     if name.partition(":")[0] in HUB_PREFIXES:
         return unknown(note=f"a dry run fetches nothing; {ASSUMED}")
     try:
