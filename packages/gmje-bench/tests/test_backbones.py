@@ -53,8 +53,8 @@ def test_one_step_and_an_evaluation(name):
     before = [parameter.detach().clone() for parameter in module.backbone.parameters()]
     accelerator = Accelerator(cpu=True)
     training = Training(epochs=1, batch_size=12, warmup_steps=0)
-    (epoch,) = pretrain(module, data, training, seed=0, accelerator=accelerator, on_epoch=lambda *_: None)
-    assert torch.tensor(epoch["loss"]).isfinite()
+    progress = pretrain(module, data, training, seed=0, accelerator=accelerator, on_epoch=lambda *_: None)
+    assert torch.tensor(progress.history[0]["loss"]).isfinite()
     moved = [not torch.equal(old, new) for old, new in zip(before, module.backbone.parameters(), strict=True)]
     assert sum(moved) > len(moved) / 2, "the encoder learns"
     assert module.backbone.num_features == features

@@ -27,7 +27,7 @@ class Stop:
 def trained(data, *, online, checkpoint=None, interrupts=None, method="byol", compiled=False):
     module = build_module(method, load_suite("smoke"), data.channels, 0)
     training = Training(epochs=2, batch_size=64, warmup_steps=2, online_probe=online, compile=compiled)
-    history = pretrain(
+    progress = pretrain(
         module,
         data,
         training,
@@ -37,7 +37,7 @@ def trained(data, *, online, checkpoint=None, interrupts=None, method="byol", co
         checkpoint=checkpoint,
         interrupts=interrupts,
     )
-    return module, history, torch.get_rng_state()
+    return module, progress.history, torch.get_rng_state()
 
 
 def test_no_other_number_changes_and_a_resumed_run_has_the_same_accuracy(tmp_path):

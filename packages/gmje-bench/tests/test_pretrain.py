@@ -39,10 +39,10 @@ def train(data, method="gmje", seed=0, **changes):
     training = Training(epochs=2, batch_size=64, warmup_steps=2).model_copy(update=changes)
     said = []
     accelerator = Accelerator(cpu=True)
-    history = pretrain(
+    progress = pretrain(
         module, data, training, seed=seed, accelerator=accelerator, on_epoch=lambda *values: said.append(values)
     )
-    return module, history, said
+    return module, progress.history, said
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

@@ -3,11 +3,15 @@
 import json
 import shutil
 import signal
+import time
 
 import pytest
 import torch
 from accelerate import Accelerator
 from dataset_factories import folder_of
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch.optim import AdamW
 
 from gmje_bench.cli import main
 from gmje_bench.datasets import load_dataset
@@ -44,7 +48,7 @@ def trained(data, method, path, *, stop_at=None, **changes):
             signal.raise_signal(signal.SIGTERM)
 
     with Interrupts() as interrupts, interrupts.deferred():
-        history = pretrain(
+        progress = pretrain(
             module,
             data,
             TRAINING.model_copy(update=changes),
@@ -55,7 +59,7 @@ def trained(data, method, path, *, stop_at=None, **changes):
             checkpoint=Checkpoint(path, {"method": method}),
             interrupts=interrupts,
         )
-    return module, history, torch.get_rng_state()
+    return module, progress.history, torch.get_rng_state()
 
 
 @pytest.mark.parametrize("stops", [(3,), (4,), (1, 2, 4)], ids=["mid-epoch", "at an epoch's end", "three times"])
@@ -199,6 +203,40 @@ def test_resuming_starts_a_run_where_there_is_none(whole, tmp_path):
     for _ in range(2):
         assert main([*TINY, "--output", str(folder), "--resume"]) == 0
         assert numbers(folder) == numbers(whole)
+
+
+def test_seconds_of_training_are_those_of_all_its_parts(tmp_path, monkeypatch):
+    """A clock that moves by one with each step: every step that is not done again counts once."""
+    now = 0.0
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    step = AdamW.step
+
+    def counted(*arguments, **options):
+        nonlocal now
+        now += 1
+        if now == 5:
+            signal.raise_signal(signal.SIGTERM)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(AdamW, "step", counted)
+    options = ["run", "--suite", "smoke", "--limit", "128", "--batch-size", "32", "--epochs", "2"]
+    options += ["--methods", "simclr", "--tasks", "knn"]
+    assert main([*options, "--output", str(tmp_path / "cut")]) == 143
+    assert main([*options, "--output", str(tmp_path / "cut"), "--resume"]) == 0
+    assert now == 8
+    assert read_results(tmp_path / "cut").records[0].seconds["pretrain"] == 8
+
+
+def test_a_checkpoint_that_says_no_seconds_is_gone_on_with(tmp_path):
+    module, optimizer, file = checkpoint(tmp_path / "checkpoint")
+    file.save(module, optimizer, Progress(1, seconds=7.5))
+    assert file.restore(module, optimizer).seconds == 7.5
+    with safe_open(file.path, "pt") as held:
+        described = held.metadata()
+    del described["seconds"]
+    save_file(load_file(file.path), file.path, described)
+    progress = file.restore(module, optimizer)
+    assert (progress.epoch, progress.seconds) == (1, 0.0)
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "sgd", "lars"])

@@ -58,7 +58,7 @@ def train(dataset: str, folder: Path, environment: dict[str, str], workers: int,
         if done == kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    history = pretrain(
+    progress = pretrain(
         module,
         data,
         training,
@@ -69,7 +69,7 @@ def train(dataset: str, folder: Path, environment: dict[str, str], workers: int,
         checkpoint=Checkpoint(folder / "checkpoint", {"dataset": data.fingerprint}),
     )
     if accelerator.is_main_process:
-        result = {"losses": [values["loss"] for values in history]}
+        result = {"losses": [values["loss"] for values in progress.history]}
         result["weights"] = [float(p.double().sum()) for p in module.parameters()]
         (folder / "result.json").write_text(json.dumps(result))
     accelerator.end_training()

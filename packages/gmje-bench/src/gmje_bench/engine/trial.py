@@ -146,8 +146,8 @@ def train(
             accelerator.log({f"{method}/seed{seed}/{key}": v for key, v in {"loss": loss, **numbers}.items()}, epoch)
 
     trace = state.output / "profile" / f"{method}-seed{seed}.json" if state.launch.profile else None
-    with Clock(record.seconds)("pretrain"), interrupts.deferred(), profiled(trace, accelerator) as on_step:
-        history = pretrain(
+    with interrupts.deferred(), profiled(trace, accelerator) as on_step:
+        progress = pretrain(
             module,
             state.data,
             suite.training,
@@ -158,8 +158,10 @@ def train(
             checkpoint=checkpoint,
             interrupts=interrupts,
         )
-    record.history = [finite(values) for values in history]
-    record.verdict, record.advice = str(history[-1]["verdict"]), str(history[-1]["advice"])
+    last = progress.history[-1]
+    record.seconds["pretrain"] = round(progress.seconds, 3)
+    record.history = [finite(values) for values in progress.history]
+    record.verdict, record.advice = str(last["verdict"]), str(last["advice"])
 
 
 def summary_line(record: Record) -> str:

@@ -32,12 +32,14 @@ class Progress:
         step: Number of steps of the next epoch that are over.
         losses: Losses of these steps.
         history: Loss and diagnostics of every epoch that is over.
+        seconds: Wall-clock seconds that this took, those before an interruption included.
     """
 
     epoch: int = 0
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
     history: History = field(default_factory=list)
+    seconds: float = 0.0
 
 
 class Checkpoint:
@@ -84,6 +86,7 @@ class Checkpoint:
             "identity": self._identity,
             "epoch": str(progress.epoch),
             "step": str(progress.step),
+            "seconds": str(progress.seconds),
             "history": json.dumps(progress.history),  # The history may hold infinities, which Python's JSON can write.
             "scaler": json.dumps(scaler.state_dict() if scaler is not None else {}),
         }
@@ -117,6 +120,7 @@ class Checkpoint:
                 int(described["step"]),
                 list(tensors["losses"]) if "losses" in tensors else [],
                 json.loads(described["history"]),
+                float(described.get("seconds", 0.0)),  # Files of earlier versions have none.
             )
             unsaved = dict(module.named_buffers()).keys() - module.state_dict().keys()
             with torch.no_grad():

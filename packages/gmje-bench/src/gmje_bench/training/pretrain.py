@@ -14,7 +14,7 @@ from gmje_bench.datasets.order import EpochOrder
 from gmje_bench.datasets.prefetch import on_device
 from gmje_bench.errors import RunFolderError
 from gmje_bench.suites import Training
-from gmje_bench.training.checkpoint import Checkpoint, History, Progress
+from gmje_bench.training.checkpoint import Checkpoint, Progress
 from gmje_bench.training.interrupts import Interrupted, Interrupts
 from gmje_bench.training.module import JointEmbedding
 from gmje_bench.training.online_probe import OnlineProbe
@@ -43,7 +43,7 @@ def pretrain(
     on_step: Callable[[], None] = lambda: None,
     checkpoint: Checkpoint | None = None,
     interrupts: Interrupts | None = None,
-) -> History:
+) -> Progress:
     """Train the module in place.
 
     Args:
@@ -58,7 +58,8 @@ def pretrain(
         interrupts: An object that is asked after every step whether to stop.
 
     Returns:
-        Diagnostics at the end of every epoch, with ``epoch`` and ``loss``.
+        Where training stands in the end: the diagnostics of every epoch, with ``epoch`` and ``loss``, and the seconds
+        that it took.
 
     Raises:
         OptionError: the batch is larger than the data or not divisible by the processes, or gradients are accumulated.
@@ -66,6 +67,7 @@ def pretrain(
         DivergedError: the loss is NaN or infinite.
         Interrupted: a signal came; the checkpoint is written.
     """
+    start = time.perf_counter()
     schedule = plan(len(data.train), training, accelerator)
     warmup = training.warmup(schedule.steps_per_epoch)
     module = _on_device(module, training, accelerator)
@@ -77,11 +79,13 @@ def pretrain(
         module.watch = online.look
     progress = checkpoint.restore(module, optimizer, accelerator.scaler, online) if checkpoint else Progress()
     _check_agreed(progress, accelerator)
+    start -= progress.seconds
     device = accelerator.device
     form = torch.channels_last if training.channels_last else torch.contiguous_format
     due = _Timer(training.checkpoint_minutes)
 
     def save() -> None:
+        progress.seconds = time.perf_counter() - start
         if checkpoint and accelerator.is_main_process:
             checkpoint.save(module, optimizer, progress, accelerator.scaler, online)
         due.restart()
@@ -131,7 +135,8 @@ def pretrain(
             _stop_where_asked(interrupts, accelerator, lambda: None)
     module.watch = None
     accelerator.free_memory()
-    return progress.history
+    progress.seconds = time.perf_counter() - start
+    return progress
 
 
 class _Timer:
