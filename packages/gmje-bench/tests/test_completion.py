@@ -15,10 +15,11 @@ from gmje_bench.runs import METRICS
 from gmje_bench.tasks.completion import completion
 from gmje_bench.tasks.completion.measures import answers_in_like_contexts, errors, mean_pairwise_distance, roughness
 from gmje_bench.tasks.completion.views import shown
-from gmje_bench.tasks.densities import CollapsedError, Scale
+from gmje_bench.tasks.densities import Scale
 from gmje_bench.tasks.subject import Embedded, Subject, TrainingPairs
 from gmje_bench.views import TwoViews, ViewConfig, configured
 from gmje_core import JointGaussianMixture
+from gmje_core.errors import CollapsedError
 
 SIDE, NOISE, STEP = 8, 0.05, 60.0
 PLAIN = {"crop_scale": [1.0, 1.0], "crop_ratio": [1.0, 1.0], "flip": 0.0, "jitter_probability": 0.0}

@@ -10,10 +10,11 @@ from gmje_bench.cli import main
 from gmje_bench.datasets import load_dataset
 from gmje_bench.engine import trial
 from gmje_bench.evaluation.pairs import PairsOf
+from gmje_bench.runs import read_results
 from gmje_bench.suites import load_suite
 from gmje_bench.training.consolidation import consolidate, needs_consolidation
 from gmje_bench.training.interrupts import Interrupted
-from gmje_bench.training.module import build_module
+from gmje_bench.training.module import JointEmbedding, build_module
 from gmje_core.densities.scaled import ScaledJointMixture
 
 CPU = torch.device("cpu")
@@ -73,3 +74,28 @@ def test_a_run_that_is_stopped_while_it_consolidates_goes_on_to_the_last_bit(tmp
     assert {"consolidated_components", "consolidated_shrinkage"} <= choices[0].keys()
     for key, value in whole.items():
         assert torch.equal(cut[key], value), key
+
+
+@pytest.mark.parametrize("always", [True, False], ids=["in training too", "when evaluated"])
+def test_embeddings_that_are_all_the_same_leave_a_method_without_a_density(always, tmp_path, monkeypatch, capsys):
+    embed = JointEmbedding.embed
+
+    def constant(module, images):
+        z = embed(module, images)
+        return 0 * z + 0.25 if always or not module.training else z
+
+    monkeypatch.setattr(JointEmbedding, "embed", constant)
+    options = ["--suite", "smoke", "--limit", "256", "--methods", "gmje,simclr", "--epochs", "1"]
+    options += ["--tasks", "linear_probe,uncertainty,knn"]
+    assert main(["run", *options, "--output", str(tmp_path)]) == 0
+    for record in read_results(tmp_path).records:
+        assert (record.status, record.verdict) == ("ok", "complete collapse"), record.error
+        assert record.advice.count("There is no density") == 1
+        assert "the same" in record.advice
+        assert {"linear_probe", "knn", "effective_rank"} <= record.metrics.keys()
+        assert not {"aurc", "aurc_fitted", "aurc_softmax"} & record.metrics.keys()
+        assert {"pretrain", "linear_probe", "knn"} <= record.seconds.keys()
+        saved = sorted(path.name for path in (tmp_path / "models" / f"{record.method}-seed0").iterdir())
+        assert saved == ["model.safetensors"], "a model that says it has a density has one"
+    assert main(["report", str(tmp_path)]) == 0
+    assert "There is no density" in (tmp_path / "report.html").read_text()

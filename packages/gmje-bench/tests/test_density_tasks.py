@@ -11,13 +11,14 @@ from torch import Tensor
 
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.runs import METRICS, SOURCES
-from gmje_bench.tasks.densities import CollapsedError, Scale, conditional_log_prob, embedding_log_prob, fit_joint
+from gmje_bench.tasks.densities import Scale, conditional_log_prob, embedding_log_prob, fit_joint
 from gmje_bench.tasks.latent import latent_map, neighbours
 from gmje_bench.tasks.sampling import sampling
 from gmje_bench.tasks.sampling.measures import frechet_distance, manifold_measures, maximum_mean_discrepancy
 from gmje_bench.tasks.sampling.sources import fit_gaussian, fit_kernel, fit_mixture
 from gmje_bench.tasks.subject import Embedded
 from gmje_bench.tasks.uncertainty import area_under_risk_coverage, risk_coverage, uncertainty
+from gmje_core.errors import CollapsedError
 
 # Measures
 

@@ -13,11 +13,11 @@ from sklearn.neighbors import NearestNeighbors
 from subject_factories import collapse, embedded, generator, make_subject, parts, randn, true_density
 
 from gmje_bench.runs import METRICS, OUTLIER_KINDS, OUTLIER_SCORES
-from gmje_bench.tasks.densities import CollapsedError
 from gmje_bench.tasks.outliers import outliers
 from gmje_bench.tasks.outliers.joint import JointScore, fit_kernels, fit_pairs
 from gmje_bench.tasks.outliers.measures import auroc, false_positive_rate
 from gmje_bench.tasks.outliers.scores import knn_score, mahalanobis_score
+from gmje_core.errors import CollapsedError
 
 
 def test_perfect_separation_and_its_opposite():

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 import torch
@@ -18,11 +19,11 @@ WORKER = Path(__file__).with_name("two_process_worker.py")
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
-def start(*arguments: str) -> subprocess.CompletedProcess[str]:
+def start(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=900, env=environment, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     return done
 
 
@@ -103,3 +104,58 @@ def test_a_run_gives_the_scores_of_one_process(tmp_path):
         "gje-seed0",
         "random-seed0",
     ]
+
+
+def method_file(folder: Path, name: str, consolidate: str, after: str = "") -> str:
+    """A method with a closing stage of its own."""
+    text = f'''
+        """A closing stage that does not end well."""
+        import torch
+        from gmje_bench.methods import Objective
+        from gmje_bench.training.module import JointEmbedding
+        from gmje_core import GJE, BatchSizeError
+
+        class Criterion(GJE):
+            def consolidate(self, *pairs, **options):
+                {consolidate}
+
+        def options():
+            return {{}}
+
+        def build(setting):
+            return Objective(Criterion(setting.dim, density_components=8))
+        {after}
+        '''
+    path = folder / f"{name}.py"
+    path.write_text(dedent(text).lstrip())
+    return str(path)
+
+
+def test_a_closing_stage_that_fails_on_the_main_process_fails_on_all(tmp_path):
+    constant = method_file(
+        tmp_path,
+        "constant",
+        "return super().consolidate(*pairs, **options)",
+        """
+        embed = JointEmbedding.embed
+        def constant(self, images):
+            z = embed(self, images)
+            return 0 * z + 1 if self.name == "constant" else z
+        JointEmbedding.embed = constant
+        """,
+    )
+    few = method_file(tmp_path, "few", 'raise BatchSizeError("two pairs are too few")')
+    broken = method_file(tmp_path, "broken", 'raise RuntimeError("a defect")')
+    options = ["run", "--suite", "smoke", "--limit", "256", "--tasks", "knn,uncertainty", "--epochs", "1"]
+    options += ["--methods", "constant,few,broken,gje", "--output", str(tmp_path / "run")]
+    for path in (constant, few, broken):
+        options += ["--method-file", path]
+    start(*TWO, "-m", "gmje_bench", *options, status=1)
+    records = {record.method: record for record in read_results(tmp_path / "run").records}
+    assert [record.status for record in records.values()] == ["ok", "failed", "failed", "ok"]
+    assert records["constant"].verdict == "complete collapse"
+    assert "There is no density" in records["constant"].advice
+    assert {"knn", "effective_rank"} <= records["constant"].metrics.keys()
+    assert records["few"].error == "BatchSizeError: two pairs are too few"
+    assert records["broken"].error == "MainProcessError: RuntimeError: a defect"
+    assert "conditional_ece" in records["gje"].metrics

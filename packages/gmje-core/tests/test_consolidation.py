@@ -5,7 +5,7 @@ import torch
 from criterion_cases import pairs
 
 from gmje_core.criteria import GMJE
-from gmje_core.errors import BatchSizeError, NonFiniteError, ShapeError
+from gmje_core.errors import BatchSizeError, CollapsedError, NonFiniteError, ShapeError
 from gmje_core.estimation.consolidation import fit_density
 
 
@@ -52,3 +52,32 @@ def test_a_target_that_its_context_decides_is_fitted():
 def test_bad_pairs_are_named(change, error, words):
     with pytest.raises(error, match=words):
         fit_density(*change(*pairs(40), pairs(20)))
+
+
+@pytest.mark.parametrize("exchangeable", [True, False])
+@pytest.mark.parametrize(
+    ("change", "view"),
+    [
+        (lambda c, t: (torch.zeros_like(c), torch.zeros_like(t)), "context"),
+        (lambda c, t: (0.5 + 1e-8 * c, 0.5 + 1e-8 * t), "context"),
+        (lambda c, t: (c, torch.ones_like(t)), "target"),
+    ],
+    ids=["zero", "up to rounding", "one view"],
+)
+def test_embeddings_that_are_all_the_same_have_no_density(change, view, exchangeable):
+    """Whoever fits may catch it, and goes on without a density."""
+    criterion = GMJE(3, 6, density_components=4)
+    with pytest.raises(CollapsedError, match=f"the embeddings of the {view} are all the same up to rounding"):
+        criterion.consolidate(*change(*pairs(400)), change(*pairs(100)), exchangeable=exchangeable)
+    assert not criterion.consolidated.fitted
+
+
+@pytest.mark.parametrize("distinct", [2, 3, 5])
+def test_pairs_of_few_points_are_no_density_of_more_components(distinct):
+    generator = torch.Generator().manual_seed(0)
+    rows = torch.randn(distinct, 6, generator=generator)[torch.randint(distinct, (500,), generator=generator)]
+    context, target = rows.split(3, dim=1)
+    with pytest.raises(CollapsedError, match=f"only {distinct} distinct pairs: no density of 20 components"):
+        fit_density(context[:400], target[:400], (context[400:], target[400:]))
+    fit = fit_density(context[:400], target[:400], (context[400:], target[400:]), components=1)
+    assert fit.density.log_prob(context[400:], target[400:]).isfinite().all()

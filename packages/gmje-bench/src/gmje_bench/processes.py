@@ -4,17 +4,26 @@ import os
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast
 
 from gmje_bench.errors import BenchError, OptionError, RunFolderError
+from gmje_core import GMJEError
+from gmje_core.errors import CollapsedError
 
-__all__ = ["agreed_folder", "on_main", "set_tf32", "start_accelerator"]
+__all__ = ["MainProcessError", "agreed_folder", "made_on_main", "on_main", "set_tf32", "start_accelerator"]
+
+Made = TypeVar("Made")
 
 #: Longest path in bytes that Linux takes.
 LONGEST_PATH = 4096
+
+
+class MainProcessError(RuntimeError):
+    """What the main process made for all failed there; every process knows, so that none waits for it."""
 
 
 def start_accelerator(mixed_precision: str, *, tracker: str | None, folder: Path, processes: int | None) -> Accelerator:
@@ -133,3 +142,35 @@ def on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:
         raise problem
     if failed:
         raise BenchError("the main process stopped")
+
+
+def made_on_main(accelerator: Accelerator, make: Callable[[], Made | None]) -> Made | None:
+    """What a function makes on the main process, ``None`` on the others; where it fails, every process raises.
+
+    Args:
+        accelerator: Knows the processes, all of which must call this function.
+        make: What the main process does; it takes no part in collectives.
+
+    Raises:
+        CollapsedError: it was raised on the main process; every process raises it.
+        GMJEError: another error of the core, on the main process alone.
+        MainProcessError: any other error on the main process; on the other processes, any error.
+    """
+    if accelerator.num_processes == 1:
+        return make()
+    made, problem = None, None
+    if accelerator.is_main_process:
+        try:
+            made = make()
+        except Exception as error:
+            problem = error
+    kind = 0 if problem is None else 1 if isinstance(problem, CollapsedError) else 2
+    # The others add zero to the kind of the main process's error.
+    kind = int(torch.as_tensor(accelerator.reduce(torch.tensor([kind], device=accelerator.device), reduction="sum")))
+    if isinstance(problem, GMJEError):
+        raise problem
+    if problem is not None:
+        raise MainProcessError(f"{type(problem).__name__}: {problem}") from problem
+    if kind:
+        raise (CollapsedError if kind == 1 else MainProcessError)("the main process has the reason")
+    return made

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gmje_core.errors import NonFiniteError, ShapeError
+from gmje_core.errors import CollapsedError, NonFiniteError, ShapeError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = [
     "HEALTHY",
     "Verdict",
+    "check_spread",
     "component_usage",
     "effective_rank",
     "embedding_diagnostics",
@@ -34,6 +35,8 @@ SPREAD_FLOOR = 1e-3
 RANK_FRACTION_FLOOR = 0.1
 USAGE_FLOOR = 0.05
 TRAP_TOLERANCE = 0.05
+# A share of the energy that float32 cannot tell from none.
+_ROUNDING = 1e-12
 
 
 class Verdict(NamedTuple):
@@ -132,6 +135,27 @@ def relative_spread(z: "Tensor") -> "Tensor":
         tensor(0., dtype=torch.float64)
     """
     return _scalar(_relative_spread(_checked(z)))
+
+
+def check_spread(z: "Tensor", name: str = "the embeddings") -> None:
+    """Check that embeddings differ, so that a density can be fitted to them.
+
+    Args:
+        z: ``(B, d)``, any floating dtype.
+        name: What an error calls them.
+
+    Raises:
+        CollapsedError: all rows are the same up to the rounding of float32.
+
+    Examples:
+        >>> import torch
+        >>> check_spread(torch.ones(4, 2))
+        Traceback (most recent call last):
+        ...
+        gmje_core.errors.CollapsedError: the embeddings are all the same up to rounding: they have no density
+    """
+    if _relative_spread(_checked(z)) <= _ROUNDING:
+        raise CollapsedError(f"{name} are all the same up to rounding: they have no density")
 
 
 def trace_ratio(squared_mahalanobis: "Tensor", dim: int) -> "Tensor":

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 __all__ = [
     "BatchSizeError",
     "CollapseWarning",
+    "CollapsedError",
     "ConfigError",
     "ConvergenceWarning",
     "DensityFileError",
@@ -43,6 +44,10 @@ class NotPositiveDefiniteError(GMJEError, ValueError):
 
 class BatchSizeError(GMJEError, ValueError):
     """A batch too small for its objective, or of different sizes on different ranks."""
+
+
+class CollapsedError(GMJEError, ValueError):
+    """Embeddings that are all the same: no density can be fitted to them."""
 
 
 class ConfigError(GMJEError, ValueError):

@@ -16,7 +16,7 @@ from gmje_bench.evaluation.measure import Clock, autocast_type, measure
 from gmje_bench.evaluation.pairs import PairsOf
 from gmje_bench.methods import METHODS
 from gmje_bench.planning.preview import DataShape, build
-from gmje_bench.processes import on_main
+from gmje_bench.processes import MainProcessError, made_on_main, on_main
 from gmje_bench.runs import PRETRAINED, Record, finite
 from gmje_bench.training.checkpoint import Checkpoint
 from gmje_bench.training.consolidation import consolidate, needs_consolidation
@@ -24,14 +24,18 @@ from gmje_bench.training.interrupts import Interrupts
 from gmje_bench.training.module import JointEmbedding
 from gmje_bench.training.pretrain import Diagnostics, DivergedError, pretrain
 from gmje_bench.training.profiling import profiled
-from gmje_core import GMJEError
+from gmje_core import GMJEError, diagnostics
+from gmje_core.errors import CollapsedError
 
 __all__ = ["run_trial"]
 
 logger = logging.getLogger(__name__)
 
 # These errors come from numbers that all processes hold, so that all processes raise them.
-RAISED_BY_ALL = (DivergedError, GMJEError, OptionError)
+RAISED_BY_ALL = (DivergedError, GMJEError, MainProcessError, OptionError)
+
+#: What the advice says of a method whose embeddings are all the same.
+NO_DENSITY = "There is no density, and tasks on views have no numbers"
 
 
 def run_trial(state: RunState, method: str, seed: int, reporter: Reporter, interrupts: Interrupts) -> None:
@@ -96,23 +100,18 @@ def train_and_evaluate(
         train(state, module, record, checkpoint, reporter, interrupts)
         if needs_consolidation(module):
             reporter.stage(f"{method} seed {seed}: consolidating the density")
-            with Clock(record.seconds)("consolidate"):
-                pairs = views.pairs
-                fit = None if pairs is None else consolidate(module, pairs, seed=seed)
-            if fit is not None:
-                record.choices |= {
-                    "consolidated_components": float(fit.components),
-                    "consolidated_shrinkage": fit.shrinkage,
-                    "consolidated_validation_log_prob": fit.validation_log_prob,
-                    "conditional_factor": fit.conditional_factor,
-                }
+            close_training(state, module, views, record)
     elif METHODS[method].pretrained:
         record.verdict = PRETRAINED
     reporter.stage(f"{method} seed {seed}: evaluating")
     precision = autocast_type(accelerator.mixed_precision) if suite.training.mixed_evaluation else None
-    artifacts = measure(
-        record, module, data, suite.tasks, accelerator, workers=workers, precision=precision, pairs=views
-    )
+    artifacts = {}
+    try:
+        artifacts = measure(
+            record, module, data, suite.tasks, accelerator, workers=workers, precision=precision, pairs=views
+        )
+    except CollapsedError as error:  # The main process has it alone, after the last collective.
+        say_collapsed(record, error)
     if not accelerator.is_main_process:
         return
     if artifacts:
@@ -125,6 +124,35 @@ def train_and_evaluate(
     if module.config is not None:
         write_text(folder / "preprocessor_config.json", module.views(data).preprocessing.to_json())
         write_text(folder / "config.json", module.config.to_json())
+
+
+def close_training(state: RunState, module: JointEmbedding, views: PairsOf, record: Record) -> None:
+    """Fit the density of a trained module; the record gets what was chosen, or why there is no density."""
+    with Clock(record.seconds)("consolidate"):
+        pairs = views.pairs
+        try:
+            fit = made_on_main(
+                state.accelerator, lambda: None if pairs is None else consolidate(module, pairs, seed=record.seed)
+            )
+        except CollapsedError as error:
+            module.forgo_density()
+            say_collapsed(record, error)
+            return
+    if fit is not None:
+        record.choices |= {
+            "consolidated_components": float(fit.components),
+            "consolidated_shrinkage": fit.shrinkage,
+            "consolidated_validation_log_prob": fit.validation_log_prob,
+            "conditional_factor": fit.conditional_factor,
+        }
+
+
+def say_collapsed(record: Record, error: CollapsedError) -> None:
+    """Let the verdict and the advice of a record say that its embeddings have no density."""
+    if record.verdict == diagnostics.HEALTHY.name:  # Training mode may hide what evaluation shows.
+        record.verdict, record.advice = diagnostics.COMPLETE_COLLAPSE
+    advice = (record.advice or "").partition(NO_DENSITY)[0].strip()
+    record.advice = f"{advice} {NO_DENSITY}: {error}.".strip()
 
 
 def train(

@@ -37,6 +37,7 @@ from gmje_bench.tasks.subject import (
 )
 from gmje_bench.training.module import JointEmbedding
 from gmje_core import diagnostics
+from gmje_core.errors import CollapsedError
 
 __all__ = ["Clock", "autocast_type", "measure"]
 
@@ -96,6 +97,8 @@ def measure(
 
     Raises:
         NonFiniteError: the features hold NaN or infinity.
+        CollapsedError: the embeddings are all the same, which a task cannot take. The main process raises it last, when
+            the record has the numbers of all other tasks.
     """
     clock = Clock(record.seconds)
     chosen = [TASKS[name] for name in tasks]
@@ -150,15 +153,22 @@ def measure(
         if on_views is not None:
             of_test = viewed(data, "test").of(together.probe.log_prob)
             vars(on_views)["probe"] = together.probe._replace(log_prob=of_test)
+    collapsed: CollapsedError | None = None
     for task in chosen:
         if not task.everywhere:
-            with clock(task.name):
-                results[task.name] = task.load()(on_views if task.views else alone)
+            try:
+                with clock(task.name):
+                    results[task.name] = task.load()(on_views if task.views else alone)
+            except CollapsedError as error:
+                collapsed = error
+                continue
         result = results[task.name]
         record.metrics |= result.metrics
         record.choices |= result.choices
         artifacts |= result.artifacts
     record.metrics["effective_rank"] = float(diagnostics.effective_rank(whole["test"].features.float()))
+    if collapsed is not None:
+        raise collapsed
     return artifacts
 
 

@@ -10,18 +10,15 @@ import torch
 from torch import Tensor
 
 from gmje_bench.protocol import PROTOCOL
-from gmje_core import GMJEError, JointEmbeddingMixture
+from gmje_core import JointEmbeddingMixture
 from gmje_core.densities.joint import JointDensity
+from gmje_core.diagnostics import check_spread
 from gmje_core.errors import ConvergenceWarning
 
-__all__ = ["CollapsedError", "Scale", "conditional_log_prob", "embedding_log_prob", "fit_joint"]
+__all__ = ["Scale", "conditional_log_prob", "embedding_log_prob", "fit_joint"]
 
 # So many rows are evaluated at once, because a conditional holds the means of all components for each row.
 _ROWS = 100
-
-
-class CollapsedError(GMJEError, ValueError):
-    """Embeddings that are all the same: no density can be fitted to them."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +44,9 @@ class Scale:
             >>> Scale.of(torch.tensor([[0.0], [4.0]])).factor
             2.0
         """
+        check_spread(z)
         z = z.double()
-        factor = float(z.var(dim=0, correction=0).mean().sqrt())
-        if factor <= 1e-6 * float(z.square().mean().sqrt()) or factor == 0:
-            raise CollapsedError("the embeddings are all the same up to rounding: no density can be fitted to them")
-        return cls(z.mean(dim=0), factor)
+        return cls(z.mean(dim=0), float(z.var(dim=0, correction=0).mean().sqrt()))
 
     def apply(self, z: Tensor) -> Tensor:
         """Scale embeddings to mean zero and mean variance one, in float64."""

@@ -54,6 +54,7 @@ class JointEmbedding(nn.Module):
         self.name, self.config, self._preprocessing = name, config, preprocessing
         self._views = (views or Views()).model_dump()
         self._compiled: Callable[[Tensor], Tensor] | None = None
+        self._has_density = True
         self.backbone, self.projector, self.criterion = backbone, projector, objective.criterion
         self.trains, self._labels, self._symmetric = objective.trains, objective.labels, objective.symmetric
         momentum = objective.momentum
@@ -134,7 +135,11 @@ class JointEmbedding(nn.Module):
 
     def density(self) -> JointDensity | None:
         """The joint density that was learned in training; ``None`` for a method without one."""
-        return self.criterion.density() if isinstance(self.criterion, Criterion) else None
+        return self.criterion.density() if isinstance(self.criterion, Criterion) and self._has_density else None
+
+    def forgo_density(self) -> None:
+        """Be a method without a density from now on: there is none of embeddings that are all the same."""
+        self.config, self._has_density = None, False
 
     def critic_density(self) -> JointDensity | None:
         """The density that the encoder was trained by, where a closing stage fitted the one that answers."""

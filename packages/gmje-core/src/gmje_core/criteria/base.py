@@ -187,6 +187,7 @@ class Criterion(CountingModule, ABC):
         Raises:
             ShapeError, NonFiniteError: pairs that do not fit.
             BatchSizeError: fewer than two pairs for training or for validation.
+            CollapsedError: the embeddings are all the same; what answered before still answers.
         """
         for pair in ((context, target), validation):
             self._check_shapes(*pair)

@@ -70,6 +70,7 @@ def fit_density(
         ShapeError: the pairs differ in their numbers of rows, or the validation pairs in their sizes.
         NonFiniteError: the embeddings hold NaN or infinity.
         BatchSizeError: fewer than two pairs for training or for validation, or passes that do not divide the pairs.
+        CollapsedError: the embeddings of a view are all the same, or there are fewer distinct pairs than components.
 
     Examples:
         >>> _ = torch.manual_seed(0)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from gmje_core.densities.scaled import ScaledJointMixture
-from gmje_core.errors import BatchSizeError
+from gmje_core.diagnostics import check_spread
+from gmje_core.errors import BatchSizeError, CollapsedError
 from gmje_core.estimation.scaled_em import (
     Components,
     Expectation,
@@ -144,6 +145,7 @@ def fit_scaled_mixture(
     Raises:
         BatchSizeError: fewer than two pairs for a component, too few validation pairs, or passes that do not divide
             the pairs.
+        CollapsedError: the embeddings of a view are all the same, or there are fewer distinct pairs than components.
 
     Examples:
         >>> _ = torch.manual_seed(0)
@@ -160,6 +162,8 @@ def fit_scaled_mixture(
         )
     if len(context) % passes:
         raise BatchSizeError(f"{passes} passes over the same items do not make {len(context)} pairs")
+    for name, z in (("context", context), ("target", target)):
+        check_spread(z, f"the embeddings of the {name}")
     if exchangeable:
         whiten_context = whiten_target = Whitening.of(torch.cat([context, target]))
     else:
@@ -245,6 +249,11 @@ class StepwiseEM:
         starting = step_generator(seed, 0)
         some = items[torch.randperm(len(items), generator=starting)[: _SEED_ROWS * components]]
         index, _ = kmeans_plus_plus(some, components, generator=starting, trials=_TRIALS)
+        if len(index) < components:
+            raise CollapsedError(
+                f"the embeddings hold only {len(index)} distinct pairs: no density of {components} components can be "
+                "fitted to them"
+            )
         centres = move_to_means(some, some[index])
         near = torch.cdist(items, centres).topk(min(_CANDIDATES, components), dim=1, largest=False)
         self._candidates = near.indices
