@@ -124,6 +124,8 @@ class Criterion(CountingModule, ABC):
                 rare = self.critic.rare_work(seen, responsibilities) if self.training else None
                 finite, rare_work = self._read(torch.isfinite(loss.detach() + pairs.sum(dtype=torch.float64)), rare)
             except (NonFiniteError, NotPositiveDefiniteError):
+                if new:
+                    self.critic.forget()
                 self._check_values(z_context, z_target)
                 raise
             if not finite:
