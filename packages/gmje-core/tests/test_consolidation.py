@@ -14,6 +14,7 @@ from gmje_core.errors import (
     ShapeError,
 )
 from gmje_core.estimation.consolidation import fit_density
+from gmje_core.estimation.scaled import fit_scaled_mixture
 
 
 def test_a_criterion_holds_what_it_gives():
@@ -137,7 +138,8 @@ def test_pairs_of_few_points_are_no_density_of_more_components(distinct):
     generator = torch.Generator().manual_seed(0)
     rows = torch.randn(distinct, 6, generator=generator)[torch.randint(distinct, (500,), generator=generator)]
     context, target = rows.split(3, dim=1)
+    held_out = context[400:], target[400:]
     with pytest.raises(CollapsedError, match=f"only {distinct} distinct pairs: no density of 20 components"):
-        fit_density(context[:400], target[:400], (context[400:], target[400:]))
-    fit = fit_density(context[:400], target[:400], (context[400:], target[400:]), components=1)
-    assert fit.density.log_prob(context[400:], target[400:]).isfinite().all()
+        fit_scaled_mixture(context[:400], target[:400], held_out, components=20)
+    fit = fit_scaled_mixture(context[:400], target[:400], held_out, components=1)
+    assert fit.density.log_prob(*held_out).isfinite().all()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gmje_core.checks import check_at_least, check_counts
+from gmje_core.diagnostics import check_spread
 from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, ScaleWarning, ShapeError
 from gmje_core.estimation.calibration import (
     calibrate_conditional,
@@ -81,7 +82,7 @@ def fit_density(
         NonFiniteError: the embeddings hold NaN or infinity.
         BatchSizeError: fewer than two pairs for training or for validation, or passes that do not divide the pairs.
 <<<<<<< HEAD
-        CollapsedError: the embeddings of a view are all the same, or there are fewer distinct pairs than components.
+        CollapsedError: the embeddings of a view are all the same.
 =======
         ConfigError: ``components``, ``rounds`` or ``passes`` below one, a negative shrinkage, or exchangeable views of
             different sizes.
@@ -166,3 +167,5 @@ def _check(context: Tensor, target: Tensor, validation: tuple[Tensor, Tensor]) -
             raise NonFiniteError(f"{name} holds NaN or infinity, first in row {int((~finite).nonzero()[0])}")
         if count < 2:
             raise BatchSizeError(f"{name} must hold at least 2 pairs, but holds {count}")
+    for name, z in (("context", context), ("target", target)):
+        check_spread(z, f"the embeddings of the {name}")

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor
 
 from gmje_core.densities.scaled import ScaledJointMixture
-from gmje_core.diagnostics import check_spread
 from gmje_core.errors import BatchSizeError, CollapsedError
 from gmje_core.estimation.scaled_em import (
     Components,
@@ -145,7 +144,7 @@ def fit_scaled_mixture(
     Raises:
         BatchSizeError: fewer than two pairs for a component, too few validation pairs, or passes that do not divide
             the pairs.
-        CollapsedError: the embeddings of a view are all the same, or there are fewer distinct pairs than components.
+        CollapsedError: there are fewer distinct pairs than components.
 
     Examples:
         >>> _ = torch.manual_seed(0)
@@ -162,8 +161,6 @@ def fit_scaled_mixture(
         )
     if len(context) % passes:
         raise BatchSizeError(f"{passes} passes over the same items do not make {len(context)} pairs")
-    for name, z in (("context", context), ("target", target)):
-        check_spread(z, f"the embeddings of the {name}")
     if exchangeable:
         whiten_context = whiten_target = Whitening.of(torch.cat([context, target]))
     else:
