@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from gmje_bench.cli import main
 from gmje_bench.report.page import render
-from gmje_bench.report.significance import holm, paired_tests
 from gmje_bench.runs import AlignmentRecord, Record, write_results
 from gmje_bench.runs.reading import read_run
 
@@ -305,14 +304,3 @@ def test_mistakes_about_reports(folder, capsys):
     assert "simclr" in capsys.readouterr().err
     assert main(["report", str(folder), "--output", str(folder / "no" / "page.html")]) == 2
     assert "there is no folder" in capsys.readouterr().err
-
-
-def test_paired_tests_are_scipys_with_holm():
-    values = {m: {s: b + 0.3 * s + n * (s % 2) for s in range(4)} for m, b, n in
-              (("a", 5.0, 0.0), ("b", 4.0, 0.1), ("c", 4.7, 0.3))}  # fmt: skip
-    tests = paired_tests(values, higher_is_better=True)
-    assert tests.reference == "a"
-    assert tests.differs("b")
-    assert not tests.differs("c")
-    assert holm([0.01, 0.02, 0.5]) == pytest.approx([0.03, 0.04, 0.5])
-    assert paired_tests({"a": {0: 1.0}, "b": {0: 2.0}}, higher_is_better=True).p == {}
