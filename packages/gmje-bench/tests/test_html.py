@@ -297,6 +297,15 @@ def test_damaged_folders_are_one_line_and_nothing_is_written(folder, change, wor
     assert (folder / "report.html").read_bytes() == before
 
 
+def test_every_section_tests_against_the_reference_that_was_asked_for(folder):
+    parts = dict.fromkeys(("leaderboard", "sampling", "outliers", "density", "completion"), "")
+    text = render(read_run(folder), reference="simclr").text
+    for name in parts:
+        parts[name] = text.partition(f'<section id="{name}"')[2].partition("</section>")[0]
+    assert [name for name, part in parts.items() if "★" in part or "◆" not in part] == []
+    assert "against gmje" not in text
+
+
 def test_mistakes_about_reports(folder, capsys):
     assert main(["report", str(folder) + "x"]) == 2
     assert str(folder) in capsys.readouterr().err.partition("did you mean")[2]

@@ -16,7 +16,7 @@ _MEASURES = ("joint_nll", "conditional_nll", "calibration", "frechet_over_floor"
 
 def density(run: Run, drawer: Drawer) -> Content:
     """Measures of densities by method and kind, and the paired differences of each method's own to the best fitted."""
-    board = boards.kind_board(run.results, "density", KINDS.__getitem__)
+    board = boards.kind_board(run.results, "density", KINDS.__getitem__, run.reference)
     if board is None:
         return None
     words = (
