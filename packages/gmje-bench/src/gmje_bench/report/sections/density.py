@@ -28,9 +28,9 @@ def density(run: Run, drawer: Drawer) -> Content:
     if gains is not None:
         words = (
             "Each method's own densities minus the best of the usual families on the same embeddings, paired over "
-            "seeds. Below zero the own density is better, except in precision and coverage. * told apart from zero (paired "
-            "t-tests over seeds, 5 %, Holm's correction over a column). A method with a failed or unfinished seed has no "
-            "row."
+            "seeds. Below zero the own density is better, except in precision and coverage. * told apart from zero "
+            "(paired t-tests over seeds, 5 %, Holm's correction over a column). A method with a failed or unfinished "
+            "seed has no row."
         )
         blocks += [Words(words), Table(gains)]
     return blocks
