@@ -11,7 +11,7 @@ import torch
 from gmje_core.checks import as_integer, check_counts
 from gmje_core.densities.covariance import CovarianceType
 from gmje_core.errors import ConfigError
-from gmje_core.estimation.em import total_moments
+from gmje_core.estimation.em import CovarianceForm, total_moments
 from gmje_core.estimation.pairs import Embeddings, Pairs, to_kind
 from gmje_core.estimation.seeding import step_generator
 from gmje_core.estimation.shrinkage import TargetKind
@@ -190,7 +190,8 @@ class JointEmbeddingMixture(DensityQuestions):
             The estimator.
 
         Raises:
-            ConfigError: the options have changed since the estimator was fitted.
+            ConfigError: an option is unknown or out of range, or ``n_components`` or the form of the covariances (type,
+                ``tied``, rank of ``"low_rank"``) has changed since the estimator was fitted.
             BatchSizeError: the first batch has fewer rows than components.
             InputTypeError, ShapeError, NonFiniteError: as in :meth:`fit`; also where the sizes are other than before.
         """
@@ -259,13 +260,15 @@ class JointEmbeddingMixture(DensityQuestions):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted estimator to one safetensors file with a JSON header.
 
-        The file appears whole or not at all. All options are kept but ``device``.
+        The file appears whole or not at all. All options are kept but ``device``, as they are now; the density is that
+        of the last fit, whatever they were then.
 
         Args:
             path: The file; an old one is replaced.
 
         Raises:
             NotFittedError: the estimator has not been fitted.
+            ConfigError: an option was set to a value that is out of range.
             OSError: the file cannot be written there.
 
         Examples:
@@ -313,11 +316,16 @@ class JointEmbeddingMixture(DensityQuestions):
         """Run from which :meth:`partial_fit` goes on, if the options and the sizes are still those of the density."""
         density, form = self._fitted_density(), settings.form
         self._require_fitted_sizes(pairs)
-        fitted = (density.components, density.covariance.covariance_type, self._fit.tied)
-        if fitted != (settings.n_components, form.covariance_type, form.tied):
+        fitted = fitting.fitted_form(density.covariance, self._fit.tied, form)
+        if (density.components, fitted) != (settings.n_components, form):
             raise ConfigError(
-                f"partial_fit goes on from {density}, but the options now ask for n_components="
-                f"{settings.n_components}, covariance_type={form.covariance_type!r} and tied={form.tied}: call fit to "
-                "begin anew"
+                f"partial_fit goes on from {_asked(density.components, fitted)}, but the options now ask for "
+                f"{_asked(settings.n_components, form)}: call fit to begin anew"
             )
         return fitting.continue_online(density.joint.to(pairs.device), self._fit.online, form, self.n_samples_seen_)
+
+
+def _asked(components: int, form: CovarianceForm) -> str:
+    """The options that ask for a number of components with covariances of a form."""
+    rank = f", rank={form.rank}" if form.covariance_type == "low_rank" else ""
+    return f"n_components={components}, covariance_type={form.covariance_type!r}{rank}, tied={form.tied}"

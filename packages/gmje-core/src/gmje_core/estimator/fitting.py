@@ -34,6 +34,7 @@ __all__ = [
     "fit_best",
     "fit_online",
     "fit_whole",
+    "fitted_form",
     "online_step",
     "require_directions",
     "require_rank",
@@ -267,6 +268,12 @@ def online_step(run: Run, rows: Tensor, settings: Settings, generator: torch.Gen
         run.online.reseed(rows, generator)
     mixture = _mixture_of_statistics(run.online, settings, run.mixture.covariance)
     return Run(mixture, [bound], False, run.online, run.seen + len(rows))
+
+
+def fitted_form(covariance: Covariance, tied: bool, options: CovarianceForm) -> CovarianceForm:
+    """Form of fitted covariances; what these do not show (``reg_covar``, a rank of other forms) is the options'."""
+    rank = covariance.rank if isinstance(covariance, LowRankCovariance) else options.rank
+    return replace(options, covariance_type=covariance.covariance_type, tied=tied, rank=rank)
 
 
 def require_rows(pairs: Pairs, components: int) -> None:

@@ -12,11 +12,12 @@ from gmje_core.densities.covariance import CovarianceType, covariance_class
 from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ConfigError, DensityFileError, GMJEError, ShapeError, unknown_name
+from gmje_core.estimation.em import CovarianceForm
 from gmje_core.estimation.online import OnlineMixture
 from gmje_core.estimation.pairs import Kind
 from gmje_core.estimator.density_file import read_density, write_density
-from gmje_core.estimator.fitting import Fit, continue_online
-from gmje_core.estimator.options import DTYPES, Settings, check_options
+from gmje_core.estimator.fitting import Fit, continue_online, fitted_form
+from gmje_core.estimator.options import DTYPES, check_options
 from gmje_core.linalg import require_finite
 
 __all__ = ["read_fit", "write_fit"]
@@ -87,7 +88,7 @@ def read_fit(
     tensors, header = read_density(path)
     try:
         options = _read_options(tensors, header["params"], defaults)
-        return options, _read_fit(tensors, header, check_options(options), device)
+        return options, _read_fit(tensors, header, check_options(options).form, device)
     except (GMJEError, KeyError, TypeError, AttributeError, RuntimeError, ValueError) as error:
         detail = f"{error.args[0]!r} is missing" if isinstance(error, KeyError) else str(error)
         raise DensityFileError(f"{path} holds no density that can be rebuilt: {detail}") from error
@@ -102,8 +103,11 @@ def _read_options(tensors: dict[str, Tensor], stored: dict[str, Any], defaults: 
     return defaults | stored | {name: None if array is None else array.numpy() for name, array in arrays.items()}
 
 
-def _read_fit(tensors: dict[str, Tensor], header: dict[str, Any], settings: Settings, device: torch.device) -> Fit:
-    """Fit of the tensors and the header of a file; an error means that they do not fit each other."""
+def _read_fit(tensors: dict[str, Tensor], header: dict[str, Any], form: CovarianceForm, device: torch.device) -> Fit:
+    """Fit of the tensors and the header of a file; an error means that they do not fit each other.
+
+    The form of the covariances is that of the fit: ``form``, that of the options, may have changed since.
+    """
     fitted, kind, tied = header["fitted"], header["kind"], header["tied"]
     online = {name.removeprefix("online."): tensors.pop(name) for name in list(tensors) if name.startswith("online.")}
     mixture = _read_mixture(tensors, header["covariance_type"])
@@ -112,6 +116,7 @@ def _read_fit(tensors: dict[str, Tensor], header: dict[str, Any], settings: Sett
     check_choice("kind", kind, Kind)
     if density.covariance.tied != (tied or density.components == 1):
         raise ConfigError(f"the header says tied={tied}, but the covariance is {density.covariance}")
+    form = fitted_form(mixture.covariance, bool(tied), form)
     counts = {name: as_integer(name, fitted[name]) for name in ("n_iter_", "n_samples_seen_")}
     check_counts(**counts)
     bounds = [as_real("lower_bounds_", bound) for bound in fitted["lower_bounds_"]]
@@ -121,7 +126,7 @@ def _read_fit(tensors: dict[str, Tensor], header: dict[str, Any], settings: Sett
         density=density,
         kind=kind,
         tied=tied,
-        online=_read_statistics(online, mixture, settings).to(device) if online else None,
+        online=_read_statistics(online, mixture, form).to(device) if online else None,
         converged=bool(fitted["converged_"]),
         n_iter=counts["n_iter_"],
         lower_bounds=bounds,
@@ -154,9 +159,9 @@ def _read_mixture(tensors: dict[str, Tensor], covariance_type: str) -> GaussianM
     return GaussianMixture._trusted(log_weights, means, covariance, checked._validate_args)
 
 
-def _read_statistics(stored: dict[str, Tensor], mixture: GaussianMixture, settings: Settings) -> OnlineMixture:
-    """Running statistics of online EM."""
-    statistics = continue_online(mixture, None, settings.form, seen=1).online
+def _read_statistics(stored: dict[str, Tensor], mixture: GaussianMixture, form: CovarianceForm) -> OnlineMixture:
+    """Running statistics of online EM of covariances of a form."""
+    statistics = continue_online(mixture, None, form, seen=1).online
     assert statistics is not None
     for name, tensor in stored.items():
         require_finite(name, tensor)
