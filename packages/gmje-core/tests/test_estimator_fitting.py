@@ -242,6 +242,19 @@ class TestStreams:
         with pytest.raises(BatchSizeError, match="2 pairs for n_components=3"):
             estimator().partial_fit(z[0][:2], z[1][:2])
 
+    @pytest.mark.parametrize(("kind", "tied"), FORMS)
+    @pytest.mark.parametrize("dims", [(2, 3), (40, 40)])
+    def test_an_earlier_density_does_not_change(self, kind, tied, dims):
+        z = clusters(200, dims)
+        one = estimator(kind, tied).partial_fit(*z)
+        density, values = one.density_, [one.weights_, one.means_, one.covariances_]
+        rows = torch.from_numpy(np.hstack(z))
+        before, copies = density.joint.log_prob(rows), [value.copy() for value in values]
+        one.partial_fit(z[0] + 1, z[1] - 1)
+        assert torch.equal(density.joint.log_prob(rows), before)
+        for value, copy in zip(values, copies, strict=True):
+            np.testing.assert_array_equal(value, copy)
+
     @pytest.mark.parametrize("dims", [(2, 3), (40, 40)])
     @pytest.mark.parametrize("batch_size", [None, 100])
     def test_partial_fit_keeps_the_rank(self, dims, batch_size):

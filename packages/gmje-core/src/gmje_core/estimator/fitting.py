@@ -366,17 +366,19 @@ def _running_statistics(mixture: GaussianMixture, form: CovarianceForm, rows: in
 def _mixture_of_statistics(online: OnlineMixture, settings: Settings, previous: Covariance) -> GaussianMixture:
     """Maximum a posteriori mixture of running statistics, whose prior has a target that runs along."""
     form, counts = settings.form, online.counts
+    # The statistics change in place with the next batch, and a density that a caller holds must not.
+    means = online.means.clone()
     pooled = pooled_covariance(counts, online.second)
     if online.rank:
         missing = (2 * (online.rank + 1) - counts).clamp_min(0) + settings.covariance_prior
         covariance = online.factors_shrunk(missing, pooled.mean()).add_diagonal(pooled.new_tensor(form.reg_covar))
-        return GaussianMixture(online.log_weights(), online.means, covariance)
+        return GaussianMixture(online.log_weights(), means, covariance)
     second = fill_up_rows(counts, online.second)
     if settings.covariance_prior > 0:
         isotropic = settings.covariance_target == "isotropic"
         target = isotropic_target(pooled, diagonal=online.diagonal) if isotropic else pooled
         second = shrink_covariances(second, counts, target, settings.covariance_prior)
-    return maximization((online.log_weights().exp(), online.means, second), form, previous)
+    return maximization((online.log_weights().exp(), means, second), form, previous)
 
 
 def _warn_caller(text: str, category: type[Warning]) -> None:
