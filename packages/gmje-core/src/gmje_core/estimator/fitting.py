@@ -21,6 +21,7 @@ from gmje_core.estimation.online import OnlineMixture
 from gmje_core.estimation.pairs import Kind, Pairs
 from gmje_core.estimation.seeding import dead_components, step_generator
 from gmje_core.estimation.shrinkage import CovariancePrior, isotropic_target, shrink_covariances
+from gmje_core.estimator.growing import GrownGraph
 from gmje_core.estimator.options import Settings
 from gmje_core.estimator.starts import covariance_about_nearest, fill_up_rows, starting_mixture, subsample
 from gmje_core.estimator.subspace import fit_in_subspace
@@ -84,6 +85,7 @@ class Fit:
         lower_bounds: Mean log-density of a row in each round, before its update.
         n_samples_seen: Number of rows, counted as often as they were seen.
         subspace: Number of directions in which the components differ, where they differ in few; else ``None``.
+        graph: Graph that proposed the components; ``None`` where none was grown.
     """
 
     density: JointGaussianMixture
@@ -95,6 +97,7 @@ class Fit:
     lower_bounds: list[float]
     n_samples_seen: int
     subspace: int | None = None
+    graph: GrownGraph | None = None
 
     @classmethod
     def of_run(cls, run: Run, pairs: Pairs, settings: Settings, n_iter: int) -> Self:

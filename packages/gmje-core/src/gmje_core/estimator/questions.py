@@ -156,6 +156,10 @@ class DensityQuestions(EstimatorOptions):
         self.lower_bound_ = fit.lower_bounds[-1]
         self.n_samples_seen_ = fit.n_samples_seen
         self.subspace_ = fit.subspace
+        graph: list[Array | None] = [None, None, None]
+        if fit.graph is not None:
+            graph = [to_kind(part, kind, density.device) for part in fit.graph]
+        self.units_, self.edges_, self.unit_clusters_ = graph
         return self
 
     def _fitted_density(self) -> JointGaussianMixture:

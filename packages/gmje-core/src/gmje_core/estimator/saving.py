@@ -17,6 +17,7 @@ from gmje_core.estimation.online import OnlineMixture
 from gmje_core.estimation.pairs import Kind
 from gmje_core.estimator.density_file import read_density, write_density
 from gmje_core.estimator.fitting import Fit, continue_online, fitted_form
+from gmje_core.estimator.growing import GrownGraph
 from gmje_core.estimator.options import DTYPES, check_options
 from gmje_core.linalg import require_finite
 
@@ -43,6 +44,8 @@ def write_fit(path: str | os.PathLike[str], options: dict[str, Any], fit: Fit) -
     tensors |= {f"covariance.{i}": tensor for i, tensor in enumerate(density.covariance.parameters)}
     if fit.online is not None:
         tensors |= {f"online.{name}": tensor for name, tensor in fit.online.state_dict().items()}
+    if fit.graph is not None:
+        tensors |= {f"graph.{name}": tensor for name, tensor in fit.graph._asdict().items()}
     for name in _ARRAY_OPTIONS:
         value = options.pop(name)
         if value is not None:
@@ -109,7 +112,7 @@ def _read_fit(tensors: dict[str, Tensor], header: dict[str, Any], form: Covarian
     The form of the covariances is that of the fit: ``form``, that of the options, may have changed since.
     """
     fitted, kind, tied = header["fitted"], header["kind"], header["tied"]
-    online = {name.removeprefix("online."): tensors.pop(name) for name in list(tensors) if name.startswith("online.")}
+    online, graph = _take_group(tensors, "online."), _take_group(tensors, "graph.")
     mixture = _read_mixture(tensors, header["covariance_type"])
     context_dim = as_integer("context_dim_", fitted["context_dim_"])
     density = JointGaussianMixture.from_mixture(mixture.to(device), context_dim)
@@ -132,7 +135,13 @@ def _read_fit(tensors: dict[str, Tensor], header: dict[str, Any], form: Covarian
         lower_bounds=bounds,
         n_samples_seen=counts["n_samples_seen_"],
         subspace=_read_size(fitted.get("subspace_"), density.joint.dim),
+        graph=_read_graph(graph, density.joint.dim, device) if graph else None,
     )
+
+
+def _take_group(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Tensors whose names begin with a prefix, by the rest of their names; they are taken out of the others."""
+    return {name.removeprefix(prefix): tensors.pop(name) for name in list(tensors) if name.startswith(prefix)}
 
 
 def _read_size(value: Any, dim: int) -> int | None:
@@ -167,6 +176,28 @@ def _read_statistics(stored: dict[str, Tensor], mixture: GaussianMixture, form: 
         require_finite(name, tensor)
     statistics.load_state_dict(stored)
     return statistics
+
+
+def _read_graph(stored: dict[str, Tensor], dim: int, device: torch.device) -> GrownGraph:
+    """Graph that proposed the components, on units in ``dim`` dimensions."""
+    for name in stored:
+        if name not in GrownGraph._fields:
+            raise ConfigError(unknown_name("tensor of a graph", name, GrownGraph._fields))
+    graph = GrownGraph(**{name: stored[name] for name in GrownGraph._fields})
+    count = len(graph.units)
+    _require_tensor("units", graph.units, torch.float64, (count, dim), f"(n, {dim})")
+    _require_tensor("edges", graph.edges, torch.int64, (len(graph.edges), 2), "(E, 2)")
+    _require_tensor("clusters", graph.clusters, torch.int64, (count,), f"({count},)")
+    require_finite("units", graph.units)
+    for name, numbers in (("edges", graph.edges), ("clusters", graph.clusters)):
+        if bool(((numbers < 0) | (numbers >= count)).any()):
+            raise ConfigError(f"{name} must lie between 0 and {count - 1}, the number of units less one")
+    return GrownGraph(*(tensor.to(device) for tensor in graph))
+
+
+def _require_tensor(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple[int, ...], wanted: str) -> None:
+    if tensor.dtype != dtype or tensor.shape != shape:
+        raise ShapeError(f"{name} must have shape {wanted} and dtype {dtype}, got {tensor.dtype} {tuple(tensor.shape)}")
 
 
 def _json_value(value: Any) -> Any:
