@@ -208,8 +208,8 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         mismatch = mismatch_of(state, self.config) or not_finite(state)
         if mismatch:
             raise UnsavableModelError(
-                f"{place} was not written, as it could not be loaded: {mismatch} (half(), bfloat16() and double() change "
-                "what a configuration builds; use torch.autocast instead)"
+                f"{place} was not written, as it could not be loaded: {mismatch} (half(), bfloat16() and double() "
+                "change what a configuration builds; use torch.autocast instead)"
             )
         files = {WEIGHTS: save(state), CONFIG: self.config.to_json().encode()}
         if self.preprocessing is not None:
