@@ -12,7 +12,6 @@ from gmje_core.estimation.calibration import (
     calibrate_conditional,
     calibrate_context,
     calibrate_gain,
-    held_out_log_prob,
     refit_scales,
 )
 from gmje_core.estimation.conditionals import Conditionals
@@ -226,6 +225,14 @@ class TestMatching:
         torch.testing.assert_close(t @ a @ t.T, b)
         torch.testing.assert_close(t, t.T)
 
+    @pytest.mark.parametrize("variance", [1e-4, 1e-6])
+    def test_transport_of_views_that_are_nearly_flat(self, variance):
+        turn, _ = torch.linalg.qr(torch.randn(5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64))
+        a = turn @ torch.tensor([1.0, 0.5, 0.1, variance, 4 * variance], dtype=torch.float64).diag() @ turn.T
+        torch.testing.assert_close(transport_map(a, a), torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-3)
+        t = transport_map(a, 4 * a)
+        torch.testing.assert_close(t, 2 * torch.eye(5, dtype=torch.float64), rtol=0, atol=1e-3)
+
     def test_samples_get_the_moments_of_the_embeddings(self):
         context, target = heavy_pairs(3000, 0)
         fit = fit_scaled_mixture(context, target, (context[:300], target[:300]), components=3, shrinkage=400.0)
@@ -289,13 +296,6 @@ def test_the_factor_of_the_gain_is_one_of_most_likelihood():
     assert factor != 1
     for aside in (0.9 * factor, 1.1 * factor):
         assert known.with_gain_factor(aside).log_prob(*pairs).mean() < best
-
-
-def test_held_out_pairs_are_scored_under_the_factors_that_matter():
-    torch.manual_seed(0)
-    known = density(model(k=9))
-    pairs = known.sample((1100,))
-    assert held_out_log_prob(known, *pairs) == pytest.approx(float(known.log_prob(*pairs).mean()), abs=1e-4)
 
 
 def test_conditionals_of_the_likely_factors_are_the_conditional_mixture():

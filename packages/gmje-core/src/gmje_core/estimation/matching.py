@@ -11,8 +11,8 @@ from gmje_core.densities.scaled import ScaledJointMixture
 
 __all__ = ["match_moments", "transport_map", "view_moments"]
 
-# Least eigenvalue of a covariance, in units of the largest.
-_LEAST = 1e-9
+# Least eigenvalue in units of the largest, of products of two covariances too; variance below which a direction is left.
+_LEAST, _LEFT = 1e-15, 1e-6
 
 Moments = tuple[Tensor, Tensor]
 
@@ -22,7 +22,8 @@ def transport_map(source: Tensor, target: Tensor) -> Tensor:
 
     .. math:: T = A^{-1/2} (A^{1/2} B A^{1/2})^{1/2} A^{-1/2}, \qquad T A T^\top = B
 
-    (Peyré and Cuturi, 2019, "Computational optimal transport", remark 2.31).
+    (Peyré and Cuturi, 2019, "Computational optimal transport", remark 2.31). Its root is of squares of variances, so
+    that these should be no more than six orders of magnitude apart.
 
     Args:
         source: :math:`A`, ``(d, d)`` float64.
@@ -45,7 +46,8 @@ def match_moments(density: ScaledJointMixture, context: Tensor, target: Tensor |
     """The density mapped so that each of its views has the mean and covariance of the embeddings.
 
     Where the density has ``unit_norm`` these are the moments before samples are brought to the sphere. Aiming at those
-    after it inflates the radial direction, of which the sphere keeps nothing, and costs tens of nats.
+    after it inflates the radial direction, of which the sphere keeps nothing, and costs tens of nats. Directions with
+    less than a millionth of the largest variance are left as they are.
 
     Args:
         density: The density.
@@ -64,7 +66,8 @@ def match_moments(density: ScaledJointMixture, context: Tensor, target: Tensor |
     maps = []
     for z, (mean, covariance) in zip((context, target), view_moments(density), strict=True):
         aim_mean, aim_covariance = (mean, covariance) if z is None else _moments(z)
-        matrix = transport_map(covariance, aim_covariance)
+        ridge = _LEFT * torch.linalg.eigvalsh(aim_covariance)[-1] * torch.eye(len(mean)).to(covariance)
+        matrix = transport_map(covariance + ridge, aim_covariance + ridge)
         maps.append((matrix, aim_mean - matrix @ mean))
     return density.mapped(maps[0], maps[1])
 
