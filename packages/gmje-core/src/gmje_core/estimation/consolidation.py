@@ -81,12 +81,9 @@ def fit_density(
         ShapeError: the pairs differ in their numbers of rows, or the validation pairs in their sizes.
         NonFiniteError: the embeddings hold NaN or infinity.
         BatchSizeError: fewer than two pairs for training or for validation, or passes that do not divide the pairs.
-<<<<<<< HEAD
         CollapsedError: the embeddings of a view are all the same.
-=======
         ConfigError: ``components``, ``rounds`` or ``passes`` below one, a negative shrinkage, or exchangeable views of
             different sizes.
->>>>>>> main
 
     Examples:
         >>> _ = torch.manual_seed(0)
