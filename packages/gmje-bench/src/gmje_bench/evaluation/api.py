@@ -27,7 +27,7 @@ class Evaluation:
 
     Attributes:
         model: A short name.
-        source: ``sha256:`` over the weights; empty for a function.
+        source: ``sha256:`` over architecture and weights; empty for a module or a function.
         dataset: The name of the dataset.
         metrics: Values by the names of :data:`gmje_bench.runs.METRICS`.
         choices: What was chosen on validation data.
@@ -60,8 +60,9 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model by tasks; nothing is trained.
 
-    Embeddings are kept on disk under a hash of the weights, the images and the protocol, so that a second call with
-    other tasks starts at once. Those of a function are not, because nothing tells one function from another.
+    Embeddings are kept on disk under a hash of the model, the images and the protocol, so that a second call with
+    other tasks starts at once. Those of a module or a function are not, because nothing tells what it computes: modules
+    of the same weights may pool or scale otherwise.
 
     Args:
         model: What :func:`~gmje_bench.evaluation.models.open_model` takes: ``timm:NAME``, ``torchvision:NAME``, the
