@@ -181,6 +181,79 @@ def test_one_model_that_fails_does_not_stop_the_others(trained, tmp_path, capsys
     assert "no model 'no_such'" in shown.err
 
 
+def changed(trained, folder, number):
+    """A copy of a run's model whose weights are all the same number."""
+    model = folder / "models" / "simclr-seed0"
+    shutil.copytree(trained / "models" / "simclr-seed0", model)
+    shutil.copy(trained / "results.json", folder)
+    weights = load_file(model / "model.safetensors")
+    same = {name: torch.full_like(x, number) if x.is_floating_point() else x for name, x in weights.items()}
+    save_file(same, model / "model.safetensors")
+    return str(model)
+
+
+@pytest.mark.parametrize(("number", "task", "words"), [(0, "uncertainty", "all the same"), (torch.nan, "knn", "NaN")])
+def test_a_model_that_cannot_be_measured_does_not_stop_the_others(trained, tmp_path, capsys, number, task, words):
+    bad, good, output = changed(trained, tmp_path, number), trained / "models" / "random-seed0", tmp_path / "a.json"
+    options = ["--limit", "200", "--tasks", task, "--no-cache", "--output", str(output)]
+    assert main(["evaluate", bad, str(good), *options]) == 2
+    shown = capsys.readouterr()
+    assert words in shown.err
+    assert bad in shown.err.splitlines()[-1], "the message names the model"
+    assert [row["model"] for row in json.loads(output.read_text())["models"]] == ["random-seed0"]
+
+
+OWN = """
+from gmje_bench.runs import Metric
+from gmje_bench.tasks.subject import TaskResult
+METRICS = {"rows": Metric(title="rows", higher_is_better=True, task="own")}
+def measure(subject):
+    right = TaskResult({"rows": float(len(subject.test.features))})
+    return WRONG if subject.method.startswith("simclr") else right
+"""
+
+
+@pytest.fixture
+def own_file(tmp_path):
+    """Writes the file of a task that gives something wrong for one method."""
+
+    def write(wrong):
+        (tmp_path / "own.py").write_text(OWN.replace("WRONG", wrong))
+        return tmp_path / "own.py"
+
+    yield write
+    TASKS.pop("own", None)
+    METRICS.pop("rows", None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ("TaskResult({'rows': float('nan')})", "task own: rows is nan, not a finite number"),
+        ("TaskResult({'rows': subject.test.features})", "task own: rows is a Tensor, not a finite number"),
+        ("TaskResult({'row': 1.0})", "task own: METRICS does not declare 'row'"),
+        ("TaskResult({}, choices={'best': float('inf')})", "task own: best is inf, not a finite number"),
+        ("{'rows': 1.0}", "task own: measure must give a TaskResult, got dict"),
+    ],
+)
+def test_what_a_task_must_not_give_fails_that_model_alone(trained, own_file, tmp_path, capsys, wrong, words):
+    models = [str(trained / "models" / f"{method}-seed0") for method in ("simclr", "random")]
+    options = ["--limit", "200", "--tasks", "own", "--no-cache", "--task-file", str(own_file(wrong))]
+    assert main(["evaluate", *models, *options, "--output", str(tmp_path / "a.json")]) == 2
+    assert words in capsys.readouterr().err
+    (row,) = json.loads((tmp_path / "a.json").read_text())["models"]
+    assert (row["model"], row["metrics"]["rows"]) == ("random-seed0", 40)
+
+
+def test_a_task_with_a_defect_keeps_its_traceback_and_the_numbers_of_before(trained, own_file, tmp_path, capsys):
+    models = [str(trained / "models" / f"{method}-seed0") for method in ("random", "simclr")]
+    options = ["--limit", "200", "--tasks", "own", "--no-cache", "--task-file", str(own_file("1 / 0"))]
+    with pytest.raises(ZeroDivisionError):
+        main(["evaluate", *models, *options, "--output", str(tmp_path / "a.json")])
+    assert "random-seed0" in capsys.readouterr().out
+    assert len(json.loads((tmp_path / "a.json").read_text())["models"]) == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

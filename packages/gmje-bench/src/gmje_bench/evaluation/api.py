@@ -82,6 +82,8 @@ def evaluate(
         OptionError: a task or a model is unknown, or the model does not take these images.
         DatasetError: the dataset is unknown or unreadable.
         RunFolderError: the cache cannot be written.
+        GMJEError: the model cannot be measured, such as one whose embeddings are all the same or hold NaN; or a task
+            gives what it must not.
 
     Examples:
         >>> import tempfile

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gmje_bench.errors import OptionError, RunFolderError
+from gmje_core import GMJEError
 
 if TYPE_CHECKING:
     from gmje_bench.evaluation.api import Evaluation
@@ -56,29 +57,33 @@ def evaluate(
 
     data = load_dataset(dataset, image_size=image_size, limit=limit)
     found, failed = [], []
-    for model in models:
-        typer.echo(f"evaluating {model}", err=True)
-        try:
-            found.append(
-                api.evaluate(
-                    model,
-                    data,
-                    chosen,
-                    seed=seed,
-                    pretrained=not random_weights,
-                    workers=workers,
-                    cache=cache,
-                    keep=not no_cache,
-                    mixed_precision=mixed_precision,
+    try:
+        for model in models:
+            typer.echo(f"evaluating {model}", err=True)
+            try:
+                found.append(
+                    api.evaluate(
+                        model,
+                        data,
+                        chosen,
+                        seed=seed,
+                        pretrained=not random_weights,
+                        workers=workers,
+                        cache=cache,
+                        keep=not no_cache,
+                        mixed_precision=mixed_precision,
+                    )
                 )
-            )
-        except OptionError as error:  # The other models can still be evaluated.
-            failed.append(error)
-    if found:
-        show(found)
-    if found and output is not None:
-        write(found, output)
-        typer.echo(f"numbers in {output}")
+            except OptionError as error:  # The other models can still be evaluated.
+                failed.append(error)
+            except GMJEError as error:  # So they can where this one has collapsed.
+                failed.append(OptionError(f"{model}: {error}"))
+    finally:  # Whatever stops a model, the numbers of those before it stay.
+        if found:
+            show(found)
+        if found and output is not None:
+            write(found, output)
+            typer.echo(f"numbers in {output}")
     for reason in failed[:-1]:
         typer.echo(f"error: {reason}", err=True)
     if failed:
