@@ -13,6 +13,7 @@ from gmje_bench.errors import OptionError, did_you_mean
 from gmje_bench.evaluation.cache import CachedSplits, EmbeddingCache, default_cache
 from gmje_bench.evaluation.measure import autocast_type, measure
 from gmje_bench.evaluation.models import Model, open_model
+from gmje_bench.plugins import register_plugins
 from gmje_bench.processes import start_accelerator
 from gmje_bench.runs import Record
 from gmje_bench.suites.sections import MixedPrecision
@@ -68,7 +69,7 @@ def evaluate(
         model: What :func:`~gmje_bench.evaluation.models.open_model` takes: ``timm:NAME``, ``torchvision:NAME``, the
             folder of a saved model, ``org/name``, a module, or a function from images in [0, 1] to features.
         dataset: A dataset by name, or one that is loaded.
-        tasks: Names in :data:`gmje_bench.tasks.TASKS`.
+        tasks: Names in :data:`gmje_bench.tasks.TASKS`, to which installed packages are added here.
         image_size: Side in pixels that the model sees, of a dataset by name.
         limit: At most so many training images, of a dataset by name.
         seed: Seed of what tasks draw.
@@ -92,6 +93,7 @@ def evaluate(
         >>> found.model, sorted(found.metrics)
         ('function', ['effective_rank', 'knn'])
     """
+    register_plugins()
     for name in tasks:
         if name not in TASKS:
             raise OptionError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")

@@ -24,6 +24,9 @@ def evaluate(
     task_file: Annotated[
         list[Path] | None, typer.Option(help="A Python file with a task of your own, which is run too; repeatable.")
     ] = None,
+    method_file: Annotated[
+        list[Path] | None, typer.Option(help="The Python file of a method that a model was trained by; repeatable.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that the models see.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many training images.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of what tasks draw.")] = 0,
@@ -40,11 +43,10 @@ def evaluate(
 ) -> None:
     """Evaluate models by tasks, without training; embeddings are kept for the next time."""
     from gmje_bench.datasets import check_name, load_dataset
+    from gmje_bench.plugins import register_plugins
     from gmje_bench.tasks import TASKS
-    from gmje_bench.tasks.plugins import register_task_entry_points, register_task_file
 
-    register_task_entry_points()
-    own = [register_task_file(path).name for path in task_file or []]
+    own = register_plugins(method_file, task_file)
     chosen = list(TASKS) if tasks == "all" else [name.strip() for name in tasks.split(",") if name.strip()]
     chosen += [name for name in own if name not in chosen]
     check_name(dataset)

@@ -203,7 +203,10 @@ def of_run(folder: Path, data: ImageData) -> OpenedModel:
     dataset = results.dataset
     if dataset is None:
         raise OptionError(f"the run of {folder} has no images")
-    suite = Suite.model_validate(results.options)
+    if method not in METHODS:
+        raise OptionError(f"{folder}: unknown method {method!r}; a method of your own needs its --method-file here too")
+    # Tasks play no part here, and those of files need not be registered.
+    suite = Suite.model_validate(results.options | {"tasks": []})
     module = build_module(
         method, suite, data.channels, int(seed), classes=dataset.classes, image_size=dataset.image_size
     )
