@@ -6,15 +6,7 @@ import pytest
 
 from gmje_bench.errors import RunFolderError
 from gmje_bench.report import Estimate, markdown, summarise
-from gmje_bench.runs import (
-    METRICS,
-    Record,
-    Results,
-    check_run_folder,
-    create_run_folder,
-    read_results,
-    write_results,
-)
+from gmje_bench.runs import METRICS, Record, Results, read_results, write_results
 
 
 def record(seed: int = 0, value: float = 80.0, **changes: object) -> Record:
@@ -61,42 +53,6 @@ def test_unknown_keys_are_refused(tmp_path, make_results):
     (tmp_path / "results.json").write_text(json.dumps(values))
     with pytest.raises(RunFolderError, match="extra"):
         read_results(tmp_path)
-
-
-def test_overwrite_replaces_a_run_only(tmp_path, make_results):
-    folder = tmp_path / "run"
-    create_run_folder(folder, overwrite=False)
-    write_results(folder, make_results(record()))
-    (folder / "notes.txt").write_text("mine")
-    with pytest.raises(RunFolderError, match="--overwrite"):
-        create_run_folder(folder, overwrite=False)
-    create_run_folder(folder, overwrite=True)
-    assert [path.name for path in folder.iterdir()] == ["notes.txt"]
-
-
-def test_a_file_in_the_way(tmp_path):
-    (tmp_path / "run").write_text("")
-    with pytest.raises(RunFolderError, match="is a file"):
-        create_run_folder(tmp_path / "run", overwrite=True)
-
-
-def test_a_run_that_was_killed_before_its_first_result_can_be_replaced(tmp_path):
-    (tmp_path / "models" / "gmje-seed0").mkdir(parents=True)
-    for name in ("models/gmje-seed0/model.safetensors", ".results.json.ab12"):
-        (tmp_path / name).write_text("half")
-    with pytest.raises(RunFolderError, match="not empty"):
-        check_run_folder(tmp_path, overwrite=False)
-    create_run_folder(tmp_path, overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["models"]
-    assert not [path for path in (tmp_path / "models").rglob("*") if path.is_file()]
-
-
-def test_checking_changes_nothing(tmp_path, make_results):
-    write_results(tmp_path, make_results(record()))
-    check_run_folder(tmp_path, overwrite=True)
-    assert read_results(tmp_path).records
-    check_run_folder(tmp_path / "new", overwrite=False)
-    assert not (tmp_path / "new").exists()
 
 
 def test_an_error_with_a_bar_stays_one_cell(make_results):

@@ -5,7 +5,7 @@ import torch
 from criterion_cases import pairs
 
 from gmje_core.criteria import GMJE
-from gmje_core.errors import BatchSizeError, NonFiniteError, ShapeError
+from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, ScaleWarning, ShapeError
 from gmje_core.estimation.consolidation import fit_density
 
 
@@ -38,6 +38,59 @@ def test_a_target_that_its_context_decides_is_fitted():
     posterior = fit.density.condition(z[1000:1010])
     torch.testing.assert_close(posterior.mean, z[1000:1010], rtol=0, atol=0.02)
     assert posterior.variance.sqrt().max() < 0.02
+
+
+@pytest.mark.parametrize("exchangeable", [True, False])
+def test_embeddings_in_a_subspace_keep_their_prediction_and_their_spread(exchangeable):
+    g = torch.Generator().manual_seed(0)
+    head, z = torch.randn(8, 16, generator=g), torch.randn(2000, 8, generator=g)
+    context, target = ((z + 0.1 * torch.randn(2000, 8, generator=g)) @ head for _ in range(2))
+    held_out = context[1600:], target[1600:]
+    fit = fit_density(context[:1600], target[:1600], held_out, components=2, exchangeable=exchangeable)
+    missed = (fit.density.condition(held_out[0]).mean - held_out[1]).square().mean() / held_out[1].var()
+    assert missed < 0.03, "two per cent is noise of the views"
+    sample, _ = fit.density.sample((4000,))
+    torch.testing.assert_close(sample.std(dim=0), context.std(dim=0), rtol=0.1, atol=0)
+
+
+@pytest.mark.parametrize("deviation", [1e-2, 1e-3])
+def test_a_nearly_flat_dimension_is_fitted(deviation):
+    g = torch.Generator().manual_seed(0)
+    size = torch.ones(8).index_fill_(0, torch.tensor(7), deviation)
+    z = torch.randn(1000, 8, generator=g)
+    context, target = (size * (z + 0.3 * torch.randn(1000, 8, generator=g)) for _ in range(2))
+    pairs = context[:500], target[:500], (context[500:], target[500:])
+    fit, plain = (
+        fit_density(part[0] / by, part[1] / by, tuple(view / by for view in part[2]), components=1)
+        for part, by in ((pairs, 1.0), (pairs, size))
+    )
+    assert fit.validation_log_prob + 2 * size.log().sum() == pytest.approx(plain.validation_log_prob, abs=0.3)
+    ratio = fit.density.sample((4000,))[0].std(dim=0)[7] / context.std(dim=0)[7]
+    assert 0.9 < ratio < 1.1
+
+
+def test_fewer_pairs_than_dimensions_are_warned_of():
+    z = torch.randn(90, 30, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(ScaleWarning, match="40 pairs do not fill their 60 dimensions"):
+        fit = fit_density(z[:40], z[:40].flip(1), (z[40:], z[40:].flip(1)), components=1)
+    assert torch.isfinite(torch.tensor(fit.validation_log_prob))
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"components": 0}, "components must be an integer of at least 1, got 0"),
+        ({"passes": 0}, "passes must be an integer of at least 1, got 0"),
+        ({"rounds": 0}, "rounds must be an integer of at least 1, got 0"),
+        ({"shrinkage": -5.0}, "shrinkage must be finite and at least 0, got -5.0"),
+        ({"exchangeable": True}, "exchangeable views have one size, but these have 3 and 2"),
+    ],
+)
+def test_bad_options_are_named(options, words):
+    context, target = pairs(40)
+    target = target[:, :2]
+    with pytest.raises(ConfigError, match=words):
+        fit_density(context, target, (context[:9], target[:9]), **options)
 
 
 @pytest.mark.parametrize(

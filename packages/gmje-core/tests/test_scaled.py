@@ -116,6 +116,12 @@ class TestOfTargets:
         product = q.target.log_prob(z_target) + q.condition_on_target(z_target).log_prob(z_context)
         torch.testing.assert_close(product, joint, rtol=1e-10, atol=1e-10)
 
+    def test_pmi_is_that_of_the_expanded_mixture(self, dims):
+        q, (z_context, z_target) = density(dims=dims), pairs(dims=dims)
+        torch.testing.assert_close(
+            q.pmi(z_context, z_target), q.expanded().pmi(z_context, z_target), rtol=1e-9, atol=1e-9
+        )
+
     def test_float32_agrees_with_float64(self, dims):
         q, (z_context, z_target) = density(dims=dims), pairs(dims=dims)
         single = q.to(torch.float32)

@@ -269,7 +269,9 @@ def main(arguments: list[str] | None = None) -> int:
         warnings.formatwarning = before
 
 
-def _warning_line(message: Warning | str, *_: object) -> str:
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
     return f"warning: {message}\n" if _is_main() else ""
 
 

@@ -11,7 +11,7 @@ __all__ = ["PROTOCOL", "Protocol"]
 
 @dataclass(frozen=True)
 class Protocol:
-    """Version 5 measures frozen backbone features after the last epoch; no choice is made on the test split.
+    """Frozen backbone features after the last epoch are measured; no choice is made on the test split.
 
     Attributes:
         version: The version of the whole protocol.

@@ -96,9 +96,9 @@ def open_folder(state: RunState) -> None:
     launch = state.launch
     if launch.mode == "resume" and (launch.output / "results.json").exists():
         take_up(state.results, launch.output)
+        write_results(launch.output, state.results)
     else:
-        create_run_folder(launch.output, overwrite=launch.mode != "new")
-    write_results(launch.output, state.results)
+        create_run_folder(launch.output, state.results, overwrite=launch.mode == "overwrite")
 
 
 def run_trials(state: RunState, reporter: Reporter, interrupts: Interrupts) -> None:

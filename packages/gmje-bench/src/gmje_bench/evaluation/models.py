@@ -215,7 +215,7 @@ def of_run(folder: Path, data: ImageData) -> OpenedModel:
     except (RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"{weights} does not fit {method} on images of {data.channels} channels: {reason}") from error
-    built = {"network": suite.network.model_dump(), "method": method, "source": METHODS[method].source}
+    built: dict[str, Any] = {"network": suite.network.model_dump(), "method": method, "source": METHODS[method].source}
     built |= {"options": suite.method.get(method, {}), "image_size": dataset.image_size}
     return OpenedModel(folder.resolve().name, module.eval(), hash_of(json.dumps(built, sort_keys=True), module))
 

@@ -46,6 +46,8 @@ class Criterion(CountingModule, ABC):
     Args:
         dim: Embedding size of both views, or the pair ``(d_c, d_t)``.
         check_every: Steps between automatic collapse checks, which warn at most once; 0 to make none.
+        density_components: Components of the density that :meth:`consolidate` fits, whose place in the state is made
+            now; 0 for 60 of them, and no place before.
 
     Raises:
         ConfigError: an argument is out of range.

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.estimation.moments import MIN_VARIANCE
+from gmje_core.exponentials import logsumexp
 from gmje_core.objectives.view_scores import axis_aligned_log_densities
 
 __all__ = ["NoiseChannel"]
@@ -79,7 +80,7 @@ class NoiseChannel(nn.Module):
             views = _noisy(density.context, noise_context), _noisy(density.target, noise_target)
             return axis_aligned_log_densities(*views, z_context, z_target)
         context, target, pair = (
-            scores.logsumexp(dim=1) for scores in self.view_log_probs(density, z_context, z_target)
+            logsumexp(scores, dim=1) for scores in self.view_log_probs(density, z_context, z_target)
         )
         return context, target, pair
 

@@ -60,6 +60,7 @@ class GJE(Criterion):
         variance_floor: Added to the diagonal of every covariance, in units of the mean variance of an embedding
             dimension.
         check_every: Steps between automatic collapse checks; 0 to make none.
+        density_components: Components of the density that :meth:`consolidate` fits; 0 for 60, held only from then on.
 
     Raises:
         ConfigError: an argument is out of range.

@@ -87,6 +87,7 @@ class GMJE(PrototypeCriterion):
         variance_floor: Least variance of a component, in units of the mean variance of an embedding dimension.
         seed: Seed of the k-means++ start and of re-seeding; it must be the same on every rank.
         check_every: Steps between automatic collapse checks; 0 to make none.
+        density_components: Components of the density that :meth:`consolidate` fits; 0 for 60, held only from then on.
 
     Raises:
         ConfigError: an argument is out of range.

@@ -21,6 +21,7 @@ from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import component_usage
 from gmje_core.estimation.network import MixtureDensityNetwork
 from gmje_core.estimation.online import OnlineMixture
+from gmje_core.exponentials import logsumexp
 from gmje_core.objectives import mean_conditional_pmi
 
 __all__ = ["GMJEMDN", "ConditionalObjective"]
@@ -58,6 +59,7 @@ class GMJEMDN(Criterion):
         variance_floor: Least variance of a component, in units of the variance of a target dimension.
         seed: Seed of the start of network and marginal; it must be the same on every rank.
         check_every: Steps between automatic collapse checks; 0 to make none.
+        density_components: Components of the density that :meth:`consolidate` fits; 0 for 60, held only from then on.
 
     Raises:
         ConfigError: an argument is out of range.
@@ -166,7 +168,7 @@ class GMJEMDN(Criterion):
     def _negative_log_likelihood(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         posterior: GaussianMixture = self.network(z_context, validate_args=False)
         log_joint = posterior.component_log_prob(z_target)
-        nll = -log_joint.logsumexp(dim=1).mean()
+        nll = -logsumexp(log_joint, dim=1).mean()
         with torch.no_grad():
             responsibilities = self._gauge(posterior.detach(), log_joint.detach())
             self._gauges |= {

@@ -64,6 +64,7 @@ class GMJESMC(PrototypeCriterion):
             embedding dimension.
         seed: Seed of resampling and jitter; it must be the same on every rank.
         check_every: Steps between automatic collapse checks; 0 to make none.
+        density_components: Components of the density that :meth:`consolidate` fits; 0 for 60, held only from then on.
 
     Raises:
         ConfigError: an argument is out of range, or the views differ in size.

@@ -235,6 +235,22 @@ class ScaledJointMixture:
             means = shift.add_(self._context_means.repeat_interleave(self._log_weights[0].numel(), dim=0))
             return GaussianMixture(weights, means, axes.context_covariance(*self.scales))
 
+    def pmi(self, z_context: Tensor, z_target: Tensor) -> Tensor:
+        r"""Pointwise mutual information :math:`\log q(z_c, z_t) - \log q(z_c) - \log q(z_t)`, nats.
+
+        Args:
+            z_context: ``(B, d_c)``.
+            z_target: ``(B, d_t)``.
+
+        Returns:
+            ``(B,)``. Each call finds what :attr:`target` needs.
+
+        Raises:
+            ShapeError, NonFiniteError: views that do not fit the density or each other.
+        """
+        joint = self.log_prob(z_context, z_target)
+        return joint - self.context.log_prob(z_context.to(joint)) - self.target.log_prob(z_target.to(joint))
+
     @torch.no_grad()
     def sample(self, sample_shape: Sequence[int] = ()) -> tuple[Tensor, Tensor]:
         """Draw pairs.
@@ -272,27 +288,6 @@ class ScaledJointMixture:
         means = torch.cat([self._context_means, self._target_means], dim=1).repeat_interleave(a * b, dim=0)
         covariance = FullCovariance(factors, validate=False)
         return JointGaussianMixture(self._log_weights.flatten(), means, covariance, self.context_dim)
-
-    def view_moments(self) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Mean ``(d,)`` and covariance ``(d, d)`` of each view, context first, in float64."""
-        weights = self._log_weights.double().exp()
-        share = weights.sum(dim=(1, 2))
-        # Mean scales of each component, times its weight.
-        scale_a = weights.sum(dim=2) @ self._context_covariance.scales.double()
-        scale_b = weights.sum(dim=1) @ self._target_covariance.scales.double()
-        context = self._context_covariance.factors.to(torch.float64).dense()
-        gain = self._gain.double()
-        predicted = gain @ context @ gain.mT
-        target = self._target_covariance.factors.to(torch.float64).dense()
-        within_context = (scale_a[:, None, None] * context).sum(dim=0)
-        within_target = (scale_a[:, None, None] * predicted + scale_b[:, None, None] * target).sum(dim=0)
-        parts = ((self._context_means, within_context), (self._target_means, within_target))
-        moments = []
-        for means, within in parts:
-            mean = share @ means.double()
-            centred = means.double() - mean
-            moments.append((mean, within + (share[:, None] * centred).T @ centred))
-        return moments[0], moments[1]
 
     def mapped(self, context: tuple[Tensor, Tensor], target: tuple[Tensor, Tensor]) -> "ScaledJointMixture":
         r"""The density of :math:`T_c z_c + b_c` and :math:`T_t z_t + b_t`.

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.estimation.conditionals import Conditionals
-from gmje_core.exponentials import exp_, logsumexp
+from gmje_core.exponentials import exp_
 from gmje_core.linalg import triangular_inverse
 
-__all__ = ["calibrate_conditional", "calibrate_context", "calibrate_gain", "held_out_log_prob", "refit_scales"]
+__all__ = ["calibrate_conditional", "calibrate_context", "calibrate_gain", "refit_scales"]
 
 # Rounds and pseudo-counts of the table's fit to the validation pairs, and the factors that a pair is scored under.
 _TABLE_ROUNDS, _TABLE_PRIOR, _LIKELIEST = 30, 5.0, 4
@@ -88,16 +88,6 @@ def calibrate_gain(density: ScaledJointMixture, context: Tensor, target: Tensor)
             agreement += float(weights[rows, slots] @ (predicted * residual).sum(dim=1))
             size += float(weights[rows, slots] @ predicted.square().sum(dim=1))
     return density.with_gain_factor(max(0.0, agreement / size)) if size > 0 else density
-
-
-def held_out_log_prob(density: ScaledJointMixture, context: Tensor, target: Tensor) -> float:
-    """Mean joint log-density in nats of held-out pairs, each under the four factors that are likeliest for it."""
-    total = 0.0
-    for block in zip(context.split(_ROWS), target.split(_ROWS), strict=True):
-        most, scores_context, scores_target = _likeliest_scores(density, *block)
-        both = scores_context.unsqueeze(3) + scores_target.unsqueeze(2) + density.log_weights[most]
-        total += float(logsumexp(both, dim=(1, 2, 3)).double().sum())
-    return total / len(context)
 
 
 def _likeliest(density: ScaledJointMixture, context: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,21 +3,23 @@
 A criterion uses it in its closing stage; it serves the embeddings of any other encoder as well.
 """
 
+import warnings
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from gmje_core.errors import BatchSizeError, NonFiniteError, ShapeError
+from gmje_core.checks import check_at_least, check_counts
+from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, ScaleWarning, ShapeError
 from gmje_core.estimation.calibration import (
     calibrate_conditional,
     calibrate_context,
     calibrate_gain,
-    held_out_log_prob,
     refit_scales,
 )
 from gmje_core.estimation.matching import match_moments
 from gmje_core.estimation.scaled import ScaledFit, fit_scaled_mixture
+from gmje_core.estimation.seeding import step_generator
 
 __all__ = ["DENSITY_COMPONENTS", "fit_density"]
 
@@ -27,6 +29,10 @@ DENSITY_COMPONENTS = 60
 _PAIRS_A_COMPONENT = 20
 # How far norms may be from one on the unit sphere.
 _UNIT_TOLERANCE = 1e-3
+# Least variance of pairs in any direction, in units of their mean variance; float32 can tell it from nothing.
+_LEAST_VARIANCE = 1e-8
+# Pairs by which it is judged, at most.
+_JUDGED = 4096
 
 
 @torch.no_grad()
@@ -49,6 +55,10 @@ def fit_density(
     its scales and the spreads of its contexts and of its conditional are fitted to the validation pairs. Embeddings of
     unit norm give a density whose samples have unit norm.
 
+    Pairs that do not fill their space, because embeddings lie in a subspace or one view is a function of the other,
+    have no density there. They get noise of a ten-thousandth of their mean deviation in every coordinate, and the
+    density is that of the noisy pairs.
+
     Args:
         context: ``(N, d_c)`` embeddings of the training items, as many pairs of views as you like of each.
         target: ``(N, d_t)``.
@@ -70,6 +80,8 @@ def fit_density(
         ShapeError: the pairs differ in their numbers of rows, or the validation pairs in their sizes.
         NonFiniteError: the embeddings hold NaN or infinity.
         BatchSizeError: fewer than two pairs for training or for validation, or passes that do not divide the pairs.
+        ConfigError: ``components``, ``rounds`` or ``passes`` below one, a negative shrinkage, or exchangeable views of
+            different sizes.
 
     Examples:
         >>> _ = torch.manual_seed(0)
@@ -80,7 +92,12 @@ def fit_density(
         >>> torch.allclose(sample.norm(dim=1), torch.ones(3))
         True
     """
+    check_counts(components=components, passes=passes, rounds=1 if rounds is None else rounds)
+    check_at_least(0, shrinkage=0.0 if shrinkage is None else shrinkage)
     _check(context, target, validation)
+    if exchangeable and context.shape[1] != target.shape[1]:
+        raise ConfigError(f"exchangeable views have one size, but these have {context.shape[1]} and {target.shape[1]}")
+    context, target, validation = _filled(context, target, validation, seed)
     norms = torch.cat([context.float().norm(dim=1), target.float().norm(dim=1)])
     fit = fit_scaled_mixture(
         context,
@@ -102,9 +119,34 @@ def fit_density(
     return replace(
         fit,
         density=density,
-        validation_log_prob=held_out_log_prob(density, *validation),
+        validation_log_prob=float(density.log_prob(*validation).double().mean()),
         conditional_factor=round((roots[0] / roots[1]) ** 2, 4),
     )
+
+
+def _filled(
+    context: Tensor, target: Tensor, validation: tuple[Tensor, Tensor], seed: int
+) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """The pairs as they are, or with a little noise where they do not fill their space."""
+    step = max(1, len(context) // _JUDGED)
+    pairs = torch.cat([context[::step], target[::step]], dim=1).double()
+    covariance = torch.cov(pairs.T, correction=0)
+    least = _LEAST_VARIANCE * float(covariance.diagonal().mean())
+    if float(torch.linalg.eigvalsh(covariance)[0]) >= least:
+        return context, target, validation
+    if len(context) <= len(covariance):
+        warnings.warn(
+            f"{len(context)} pairs do not fill their {len(covariance)} dimensions: their density says little of others",
+            ScaleWarning,
+            stacklevel=4,
+        )
+    generator = step_generator(seed, 2)
+
+    def noisy(z: Tensor) -> Tensor:
+        noise: Tensor = least**0.5 * torch.randn(z.shape, generator=generator, dtype=torch.float64).to(z)
+        return z + noise
+
+    return noisy(context), noisy(target), (noisy(validation[0]), noisy(validation[1]))
 
 
 def _check(context: Tensor, target: Tensor, validation: tuple[Tensor, Tensor]) -> None:

@@ -24,7 +24,7 @@ from gmje_core.estimation.shrinkage import CovariancePrior, isotropic_target, sh
 from gmje_core.estimator.options import Settings
 from gmje_core.estimator.starts import covariance_about_nearest, fill_up_rows, starting_mixture, subsample
 from gmje_core.estimator.subspace import fit_in_subspace
-from gmje_core.exponentials import exp_
+from gmje_core.exponentials import exp_, logsumexp
 from gmje_core.linalg import full_precision
 
 __all__ = [
@@ -257,7 +257,7 @@ def online_step(run: Run, rows: Tensor, settings: Settings, generator: torch.Gen
     assert run.online is not None
     steps = run.seen / len(rows)
     joint = run.mixture.to(rows.dtype).component_log_prob(rows)
-    evidence = joint.logsumexp(dim=1, keepdim=True)
+    evidence = logsumexp(joint, dim=1).unsqueeze(1)
     bound = float(evidence.double().mean())
     if not torch.isfinite(evidence).all():
         raise NonFiniteError(f"the mean log-density became {bound}: the embeddings' scale is beyond {rows.dtype}")
