@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 import torch
 
-from gmje_core import GMJEError, build_criterion
+from gmje_core import GMJEError, NotFittedError, build_criterion
 
 CASES = 400
 DIM = 3
@@ -105,3 +105,28 @@ def test_a_bad_batch_leaves_the_state_as_it_was(name):
         criterion(*bad)
     for key, value in criterion.state_dict().items():
         assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("name", [*OPTIONS, "gje learned", "gje batch"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_bad_first_batch_leaves_no_trace(name):
+    name, *moments = name.split()
+    options = OPTIONS[name] | ({"moments": moments[0]} if moments else {})
+    g = torch.Generator().manual_seed(0)
+    good, bad = torch.randn(3, 2, 16, DIM, generator=g), torch.randn(2, 16, DIM, generator=g)
+    bad[0, 3, 1] = torch.nan
+    losses, states = [], []
+    for spoiled in (False, True):
+        torch.manual_seed(0)
+        criterion = build_criterion(name, DIM, **options)
+        if spoiled:
+            with pytest.raises(GMJEError, match="row 3"):
+                criterion(*bad)
+            with pytest.raises(NotFittedError):
+                criterion.density()
+        losses.append([criterion(*pairs).item() for pairs in good])
+        states.append(criterion.state_dict())
+        assert criterion.density().log_prob(*good[0]).isfinite().all()
+    assert losses[0] == losses[1]
+    for key, value in states[0].items():
+        assert torch.equal(value, states[1][key]), key

@@ -311,3 +311,30 @@ def test_more_components_than_samples_start_on_later_batches():
     for seed in range(40):
         criterion(*pairs(64, seed=seed))
     assert (criterion.critic.mass > 0).sum() == 300
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        pytest.param(
+            lambda t=t, tied=tied: GMJE(4, 64, covariance_type=t, tied=tied, rank=2, covariance_prior=0),
+            id=f"gmje-{t}-{tied}",
+        )
+        for t in ("full", "low_rank", "diag", "spherical")
+        for tied in (False, True)
+    ]
+    + [
+        pytest.param(lambda t=t: GMJEGNG(4, 16, covariance_type=t, covariance_prior=0), id=f"gng-{t}")
+        for t in ("full", "diag", "spherical")
+    ],
+)
+def test_components_without_samples_need_no_prior(make):
+    criterion, g = make(), torch.Generator().manual_seed(0)
+    for _ in range(12):
+        context, target = torch.randn(2, 32, 4, generator=g)
+        loss = criterion(context.requires_grad_(), target)
+        loss.backward()
+        assert loss.isfinite()
+        assert context.grad.isfinite().all()
+    assert all(value.isfinite().all() for value in criterion.state_dict().values())
+    assert criterion.density().log_prob(context.detach(), target).isfinite().all()

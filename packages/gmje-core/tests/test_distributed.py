@@ -86,11 +86,23 @@ def test_two_processes_give_one_process_value_gradient_and_state(runs, name):
     assert_same(second[name], one[name], name)
 
 
-def test_batches_of_different_sizes_are_refused_on_every_rank(runs):
-    _, first, second = runs
-    for run in (first, second):
-        assert "[5, 6]" in run["unequal"]["error"]
-        assert "drop_last" in run["unequal"]["error"]
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ((5, 6), "the batch sizes by rank are [5, 6]; drop the last incomplete batch (drop_last=True)"),
+        ((5, 0), "the batch sizes by rank are [5, 0]"),
+        ((0, 1), "the batch sizes by rank are [0, 1]"),
+        ((0, 0), "at least 2 pairs, but holds 0"),
+    ],
+)
+def test_batches_of_a_wrong_size_are_refused_on_every_rank(runs, sizes, words):
+    for run in runs[1:]:
+        assert words in run["errors"][str(sizes)]
+
+
+def test_one_pair_on_each_of_two_processes_is_a_batch(runs):
+    for run in runs[1:]:
+        assert run["errors"]["(1, 1)"] == ""
 
 
 def test_one_process_gathers_itself():

@@ -95,6 +95,24 @@ def test_low_rank_statistics_of_a_small_component_are_shrunk_toward_the_isotropi
     torch.testing.assert_close(online.covariance().dense(), wanted)
 
 
+@pytest.mark.parametrize("kind", ["full", "low_rank", "diag", "spherical"])
+def test_without_a_prior_an_empty_component_gets_the_isotropic_covariance(kind):
+    online, with_prior = (
+        OnlineMixture(
+            3, 4, covariance_type=kind, tied=False, weight_prior=1.0, covariance_prior=p, variance_floor=1e-6, rank=1
+        )
+        for p in (0.0, 1e-12)
+    )
+    for mixture in (online, with_prior):
+        z = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
+        mixture.start_at(z[:2], torch.tensor(2.0), z)
+        for step in (0.5, 0.3):
+            mixture.observe(z, torch.tensor([1.0, 0.0, 0.0]).expand(64, 3), step)
+    assert online.counts[2] == 0
+    assert online.covariance().dense()[2].allclose(with_prior.covariance().dense()[2], rtol=1e-6)
+    torch.testing.assert_close(online.covariance().dense()[:2], with_prior.covariance().dense()[:2])
+
+
 @pytest.mark.parametrize("rank", [None, 0, 5])
 def test_a_rank_that_no_factor_has_is_named(rank):
     with pytest.raises(ConfigError, match=f"rank must lie between 1 and D = 4 .* got {rank}"):

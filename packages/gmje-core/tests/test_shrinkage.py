@@ -43,6 +43,8 @@ def test_limits_and_each_component_on_its_own(diagonal):
     torch.testing.assert_close(shrunk[2], 0.25 * second[2] + 0.75 * target)
     same = shrink_covariances(second, counts, target, 3.0)
     torch.testing.assert_close(same[1], 0.625 * second[1] + 0.375 * target)
+    without_prior = shrink_covariances(second, counts, target, 0.0)
+    assert torch.equal(without_prior, torch.stack([target, second[1], second[2]]))
 
 
 def test_isotropic_target_keeps_the_trace():

@@ -15,7 +15,7 @@ from gmje_core.criteria.channel import NoiseChannel
 from gmje_core.densities.joint import JointDensity, JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.diagnostics import HEALTHY, component_usage, embedding_diagnostics, judge, trace_ratio
-from gmje_core.distributed import gather_pairs, world_size
+from gmje_core.distributed import gather_pairs
 from gmje_core.errors import (
     BatchSizeError,
     CollapseWarning,
@@ -100,13 +100,17 @@ class Criterion(CountingModule, ABC):
 
         Raises:
             ShapeError: the sizes differ from ``dim`` or from each other.
-            BatchSizeError: there are fewer than 2 pairs, or ranks have batches of different sizes.
+            BatchSizeError: there are fewer than 2 pairs, or ranks have batches of different sizes; on every rank.
             NonFiniteError: the embeddings or the loss hold NaN or infinity.
         """
         self._check_shapes(z_context, z_target)
         with full_precision(z_context.device.type):
             dtype = torch.promote_types(torch.promote_types(z_context.dtype, z_target.dtype), torch.float32)
             z_context, z_target = gather_pairs(z_context.to(dtype), z_target.to(dtype))
+            if len(z_context) < 2:
+                raise BatchSizeError(
+                    f"a batch must hold at least 2 pairs, but holds {len(z_context)}: the objective compares pairs"
+                )
             self._last = (z_context.detach(), z_target.detach())
             pairs = torch.cat(self._last, dim=1)
             seen = self._seen_by_critic(pairs)
@@ -120,6 +124,8 @@ class Criterion(CountingModule, ABC):
                 rare = self.critic.rare_work(seen, responsibilities) if self.training else None
                 finite, rare_work = self._read(torch.isfinite(loss.detach() + pairs.sum(dtype=torch.float64)), rare)
             except (NonFiniteError, NotPositiveDefiniteError):
+                if new:
+                    self.critic.forget()
                 self._check_values(z_context, z_target)
                 raise
             if not finite:
@@ -369,10 +375,6 @@ class Criterion(CountingModule, ABC):
             raise ShapeError(
                 "context and target must hold the same number of rows, but have "
                 f"{z_context.shape[0]} and {z_target.shape[0]}"
-            )
-        if z_context.shape[0] * world_size() < 2:
-            raise BatchSizeError(
-                f"a batch must hold at least 2 pairs, but holds {z_context.shape[0]}: the objective compares pairs"
             )
 
     def _check_values(self, z_context: Tensor, z_target: Tensor) -> None:

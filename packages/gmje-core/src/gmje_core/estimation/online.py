@@ -42,7 +42,8 @@ class OnlineMixture(TrainableDensity):
         tied: Whether all components share one covariance.
         weight_prior: Pseudo-observations of each component in the Dirichlet prior of the weights.
         covariance_prior: Pseudo-observations of each component in the inverse-Wishart prior of the covariances;
-            ``None`` for 2, ``rank`` more where the covariances are low-rank, and ``D`` where they are full.
+            ``None`` for 2, ``rank`` more where the covariances are low-rank, and ``D`` where they are full. A component
+            without observations has the isotropic covariance, with 0 as well.
         variance_floor: Number added to the variances, in units of the pooled variance of an embedding dimension.
         step: :math:`\gamma` in ``(0, 1]``; ``None`` for ``(t + 2)^-0.6``, which converges where embeddings are fixed.
         rank: Number of columns of the factor of ``"low_rank"``, which needs it.
@@ -152,7 +153,7 @@ class OnlineMixture(TrainableDensity):
         if self.tied:
             second, counts = pooled_covariance(counts, second)[None], counts.sum()[None]
         noise = torch.maximum(second - self.factor.square().sum(dim=-1), RELATIVE_FLOOR * second)
-        share = (counts / (counts + prior_count)).sqrt()
+        share = torch.where(counts > 0, counts / (counts + prior_count), 0.0).sqrt()
         noise = shrink_covariances(noise, counts, variance, prior_count)
         return LowRankCovariance(share[:, None, None] * self.factor, noise, validate=False)
 

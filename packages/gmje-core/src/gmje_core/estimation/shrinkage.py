@@ -60,7 +60,8 @@ def shrink_covariances(second: Tensor, counts: Tensor, target: Tensor, prior_cou
     This is the mode of the posterior under an inverse-Wishart prior of scale :math:`\nu_k T` with
     :math:`\nu_k - D - 1` degrees of freedom, whose own mode is :math:`T` (the prior of Fraley and Raftery, 2007,
     "Bayesian regularization for normal mixture estimation and model-based clustering", with its degrees of freedom
-    counted as observations). With :math:`\nu_k = 0` nothing changes; with :math:`n_k = 0` the target is the result.
+    counted as observations). With :math:`n_k = 0` the target is the result, whatever :math:`\nu_k`; otherwise with
+    :math:`\nu_k = 0` nothing changes.
 
     Args:
         second: Covariances ``(K, D, D)``, or their diagonals ``(K, D)``.
@@ -69,7 +70,7 @@ def shrink_covariances(second: Tensor, counts: Tensor, target: Tensor, prior_cou
         prior_count: Observations :math:`\nu_k` that the target counts as: one number, or ``(K,)``.
 
     Returns:
-        Tensor of the shape of ``second``. A component with neither observations nor prior observations is NaN.
+        Tensor of the shape of ``second``.
 
     Examples:
         >>> second = torch.tensor([[4.0, 0.0], [0.0, 0.0]])
@@ -81,7 +82,7 @@ def shrink_covariances(second: Tensor, counts: Tensor, target: Tensor, prior_cou
     counts = counts.view(shape)
     if isinstance(prior_count, Tensor):
         prior_count = prior_count.view(shape)
-    share = prior_count / (counts + prior_count)
+    share = torch.where(counts > 0, prior_count / (counts + prior_count), 1.0)
     return (1 - share) * second + share * target
 
 
