@@ -9,7 +9,7 @@ from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.errors import BatchSizeError, ConfigError, NonFiniteError, NotFittedError, ShapeError
 from gmje_core.estimation import consolidation
 from gmje_core.estimation.consolidated import ConsolidatedDensity
-from gmje_core.estimation.scaled import SHRINKAGES
+from gmje_core.estimation.scaled import SCALES, SHRINKAGES
 
 MAKERS = [
     pytest.param(lambda **o: GJE(3, **o), id="gje"),
@@ -84,6 +84,97 @@ def test_none_is_held_at_first():
     assert [name for name in GMJE(3, 6).state_dict() if "consolidated" in name] == ["consolidated._extra_state"]
     with pytest.raises(NotFittedError, match="call consolidate"):
         ConsolidatedDensity((3, 3))()
+
+
+def scaled(components=2, dims=(2, 2), seed=0, scales=SCALES):
+    """A density to hold, with the scales that the closing stage gives it."""
+    g = torch.Generator().manual_seed(seed)
+    (c, t), grid = dims, torch.tensor(scales)
+    context_tril, target_tril = (torch.eye(d).repeat(components, 1, 1) for d in dims)
+    weights = torch.randn(components, len(grid), len(SCALES), generator=g)
+    means, gain = torch.randn(components, c + t, generator=g), torch.randn(components, t, c, generator=g)
+    return ScaledJointMixture(
+        weights, *means.split(dims, dim=1), context_tril, gain, target_tril, grid, torch.tensor(SCALES)
+    )
+
+
+@pytest.mark.parametrize("room", [0, 4])
+def test_room_is_made_where_the_module_is(room):
+    """The meta device stands for any other one."""
+    first = ConsolidatedDensity((2, 2))
+    first.hold(scaled())
+    held, loaded = (ConsolidatedDensity((2, 2), room).to("meta") for _ in range(2))
+    held.hold(scaled())
+    with pytest.warns(UserWarning, match="non-meta parameter"):
+        loaded.load_state_dict(first.state_dict())
+    with torch.device("meta"):
+        built = ConsolidatedDensity((2, 2), room)
+    built.hold(scaled())
+    for module, places in ((held, max(2, room)), (loaded, 2), (built, max(2, room))):
+        assert {name: buffer.device.type for name, buffer in module.named_buffers()} == dict.fromkeys(
+            ("log_weights", "context_means", "target_means", "context_tril", "gain", "target_tril"), "meta"
+        )
+        assert module.get_buffer("gain").shape == (places, 2, 2)
+
+
+@pytest.mark.parametrize("room", [0, 1, 3, 60])
+def test_any_state_of_a_density_is_loaded(room):
+    first, other = ConsolidatedDensity((2, 2), 3), ConsolidatedDensity((2, 2), room)
+    first.hold(scaled(2))
+    z = pairs(5, dims=(2, 2))
+    for _ in range(2):  # into an empty holder, and into one that holds a density
+        other.load_state_dict(first.state_dict())
+        assert torch.equal(other().log_prob(*z), first().log_prob(*z))
+        other.hold(scaled(5, seed=1))
+        assert other.get_buffer("gain").shape[0] == max(5, room)
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_a_state_without_a_density_empties_the_holder(room):
+    before, holder = ConsolidatedDensity((2, 2)), ConsolidatedDensity((2, 2), room)
+    keys = holder.state_dict().keys()
+    holder.hold(scaled(5))
+    holder.load_state_dict(before.state_dict())
+    assert not holder.fitted
+    assert holder.state_dict().keys() == keys
+    with pytest.raises(NotFittedError, match="call consolidate"):
+        holder()
+    holder.hold(scaled(2))
+    assert len(holder.get_buffer("gain")) == max(2, room)
+
+
+def test_a_state_of_other_modules_changes_nothing():
+    criterion = settle(GMJE(2, 6), dims=(2, 2), steps=2)
+    criterion.consolidated.hold(scaled())
+    own = criterion.critic.state_dict(prefix="critic.")
+    assert "consolidated._extra_state" in criterion.load_state_dict(own, strict=False).missing_keys
+    assert criterion.density().log_weights.shape[0] == 2
+
+
+def test_states_that_do_not_fit_are_named():
+    holder, other = ConsolidatedDensity((2, 2)), ConsolidatedDensity((2, 3))
+    other.hold(scaled(2, (2, 3)))
+    with pytest.raises(RuntimeError, match="size mismatch for target_means"):
+        holder.load_state_dict(other.state_dict())
+    state = {**other.state_dict(), "log_weights": torch.zeros(())}
+    with pytest.raises(RuntimeError, match="size mismatch for log_weights"):
+        other.load_state_dict(state)
+    del state["log_weights"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*log_weights"):
+        other.load_state_dict(state)
+
+
+def test_only_what_can_be_held_is():
+    holder = ConsolidatedDensity((2, 2))
+    with pytest.raises(ConfigError, match=r"scales .* must be \(0\.2, 0\.3.*but are \[2\.0, 3\.0"):
+        holder.hold(scaled(scales=[10 * scale for scale in SCALES]))
+    with pytest.raises(ConfigError, match=r"but are \[1\.0\]"):
+        holder.hold(scaled(scales=[1.0]))
+    with pytest.raises(ShapeError, match=r"dimensions \(2, 2\), but has \(2, 3\)"):
+        holder.hold(scaled(dims=(2, 3)))
+    assert not holder.fitted
+    holder.hold(scaled().to(torch.float64))
+    assert holder.fitted
 
 
 def test_embeddings_on_the_sphere_give_samples_there():

@@ -238,8 +238,33 @@ class TestStreams:
         for change in ({"n_components": 4}, {"covariance_type": "diag"}, {"tied": True}):
             with pytest.raises(ConfigError, match="call fit to begin anew"):
                 clone(fitted).fit(*z).set_params(**change).partial_fit(*z)
+        assert fitted.set_params(rank=4).partial_fit(*z).n_iter_ > 1, "the rank of full covariances does not matter"
         with pytest.raises(BatchSizeError, match="2 pairs for n_components=3"):
             estimator().partial_fit(z[0][:2], z[1][:2])
+
+    @pytest.mark.parametrize(("kind", "tied"), FORMS)
+    @pytest.mark.parametrize("dims", [(2, 3), (40, 40)])
+    def test_an_earlier_density_does_not_change(self, kind, tied, dims):
+        z = clusters(200, dims)
+        one = estimator(kind, tied).partial_fit(*z)
+        density, values = one.density_, [one.weights_, one.means_, one.covariances_]
+        rows = torch.from_numpy(np.hstack(z))
+        before, copies = density.joint.log_prob(rows), [value.copy() for value in values]
+        one.partial_fit(z[0] + 1, z[1] - 1)
+        assert torch.equal(density.joint.log_prob(rows), before)
+        for value, copy in zip(values, copies, strict=True):
+            np.testing.assert_array_equal(value, copy)
+
+    @pytest.mark.parametrize("dims", [(2, 3), (40, 40)])
+    @pytest.mark.parametrize("batch_size", [None, 100])
+    def test_partial_fit_keeps_the_rank(self, dims, batch_size):
+        z = clusters(200, dims)
+        fitted = estimator("low_rank", max_iter=2, tol=1e9, batch_size=batch_size).fit(*z).set_params(rank=4)
+        means = fitted.means_
+        with pytest.raises(ConfigError, match=r"rank=2.*rank=4.*call fit to begin anew"):
+            fitted.partial_fit(*z)
+        assert fitted.means_ is means
+        assert fitted.set_params(rank=2).partial_fit(*z).density_.covariance.rank == 2
 
     @pytest.mark.parametrize(("kind", "tied"), FORMS)
     def test_a_saved_stream_goes_on_bit_equal(self, kind, tied, tmp_path):

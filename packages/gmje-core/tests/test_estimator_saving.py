@@ -34,6 +34,36 @@ class TestFiles:
         assert mine == theirs
         np.testing.assert_array_equal(other.fit(*z).means_, one.means_)
 
+    @pytest.mark.parametrize(
+        ("options", "dims", "change"),
+        [
+            ({"kind": "full"}, (2, 3), {"covariance_type": "diag"}),
+            ({"kind": "full"}, (2, 3), {"covariance_type": "low_rank", "n_components": 7, "dtype": "float32"}),
+            ({"kind": "diag"}, (2, 3), {"covariance_type": "full"}),
+            ({"kind": "spherical"}, (2, 3), {"tied": True}),
+            ({"kind": "low_rank"}, (2, 3), {"rank": 3}),
+            # More than 64 dimensions: statistics hold the factors, unless there are many of them.
+            ({"kind": "low_rank"}, (40, 40), {"rank": 4}),
+            ({"kind": "low_rank"}, (40, 40), {"rank": 40}),
+            ({"kind": "low_rank", "rank": 40}, (40, 40), {"rank": 2}),
+            ({"kind": "low_rank"}, (40, 40), {"tied": True}),
+        ],
+    )
+    def test_options_that_changed_after_the_fit(self, options, dims, change, tmp_path):
+        z = clusters(200, dims)
+        one = estimator(**options, batch_size=100, max_iter=2, tol=1e9).fit(*z)
+        before = one.get_params()
+        one.set_params(**change).save(tmp_path / "density")
+        other = JointEmbeddingMixture.load(tmp_path / "density")
+        assert other.get_params() == one.get_params()
+        for a, b in zip(values_of(one, *z), values_of(other, *z), strict=True):
+            np.testing.assert_array_equal(a, b)
+        # With the options of the fit again, the one that was read goes on from the same statistics.
+        for fitted in (one, other):
+            fitted.set_params(**before).partial_fit(*z)
+        np.testing.assert_array_equal(other.means_, one.means_)
+        np.testing.assert_array_equal(other.covariances_, one.covariances_)
+
     def test_torch_stays_torch(self, tmp_path):
         z = [torch.from_numpy(view) for view in clusters()]
         estimator().fit(*z).save(tmp_path / "density")

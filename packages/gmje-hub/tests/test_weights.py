@@ -40,7 +40,7 @@ def test_weights_that_do_not_fit_are_named(folder, change, words):
     ("change", "words"),
     [
         (lambda model: model.half(), r"torch\.float16"),
-        (lambda model: model.double().float(), r"criterion\.\S+ is torch\.float32 \S* instead of torch\.float64"),
+        (lambda model: model.double(), r"is torch\.float64 \S* instead of torch\.float32"),
         (lambda model: model.projector.register_buffer("extra", torch.ones(1)), r"unexpected projector\.extra"),
         (lambda model: model.projector.layers[-1].bias.data.fill_(float("nan")), "holds NaN"),
     ],
@@ -50,3 +50,10 @@ def test_what_could_not_be_loaded_is_not_saved(model, tmp_path, change, words):
     with pytest.raises(UnsavableModelError, match=words):
         model.save_pretrained(tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_a_cast_that_lost_nothing_is_saved(model, tmp_path):
+    kept = {key: value.clone() for key, value in model.state_dict().items()}
+    model.float().double().float().save_pretrained(tmp_path / "model")
+    for key, value in GMJEModel.from_pretrained(tmp_path / "model").state_dict().items():
+        assert torch.equal(value, kept[key]), key

@@ -1,15 +1,16 @@
 """Modules that count: the counters are Python numbers, so that no device is asked for them, and belong to the state."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmje_core.errors import ShapeError
+from gmje_core.precise import PreciseModule
 
 __all__ = ["CountingModule"]
 
 
-class CountingModule(nn.Module):
-    """A module with named counters, which ``state_dict`` holds as one integer tensor.
+class CountingModule(PreciseModule):
+    """A module with named counters, which ``state_dict`` holds as one integer tensor; casts leave its state exact.
 
     Args:
         **counters: Names and first values.

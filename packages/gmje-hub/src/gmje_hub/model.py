@@ -123,8 +123,8 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
             local_files_only: Make no request.
             revision: Branch, tag or full commit hash; a folder has none.
             device: Where the model goes once it is loaded; the CPU where missing.
-            dtype: Type that the encoder computes in, such as ``torch.bfloat16``. Embeddings and the density stay in
-                float32, because covariances need the digits. Such a model cannot be saved.
+            dtype: Type that the encoder computes in, such as ``torch.bfloat16``. Embeddings and the density are in
+                float32 at least, because covariances need the digits. Such a model cannot be saved.
 
         Raises:
             ValueError: a ``dtype`` that is not floating point.
@@ -148,10 +148,7 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         )
         model = cls._from_files(files)
         model.revision = commit
-        for module in (model.backbone, model.projector, model.target_encoder):
-            if module is not None:
-                module.to(dtype=dtype)
-        return model.to(device)
+        return model.to(device=device, dtype=dtype)
 
     def push_to_hub(
         self,
@@ -211,8 +208,8 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
         mismatch = mismatch_of(state, self.config) or not_finite(state)
         if mismatch:
             raise UnsavableModelError(
-                f"{place} was not written, as it could not be loaded: {mismatch} (half(), float() and double() change "
-                "what a configuration builds; use torch.autocast instead)"
+                f"{place} was not written, as it could not be loaded: {mismatch} (half(), bfloat16() and double() "
+                "change what a configuration builds; use torch.autocast instead)"
             )
         files = {WEIGHTS: save(state), CONFIG: self.config.to_json().encode()}
         if self.preprocessing is not None:

@@ -1,18 +1,19 @@
 """The noise channel that an encoder's loss is taken behind: it bounds the information and anchors the scale."""
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gmje_core.densities.joint import JointGaussianMixture
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.estimation.moments import MIN_VARIANCE
 from gmje_core.exponentials import logsumexp
 from gmje_core.objectives.view_scores import axis_aligned_log_densities
+from gmje_core.precise import PreciseModule
 
 __all__ = ["NoiseChannel"]
 
 
-class NoiseChannel(nn.Module):
+class NoiseChannel(PreciseModule):
     r"""Isotropic Gaussian noise on each view, relative to the running energy :math:`\mathbb{E}|z|^2` of its embeddings.
 
     The noise is relative to the energy and not to the variance about the mean, because embeddings could then drift to

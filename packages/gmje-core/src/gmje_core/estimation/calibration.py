@@ -15,6 +15,7 @@ from gmje_core.densities.scaled import ScaledJointMixture
 from gmje_core.estimation.conditionals import Conditionals
 from gmje_core.exponentials import exp_
 from gmje_core.linalg import triangular_inverse
+from gmje_core.seeds import seeded
 
 __all__ = ["calibrate_conditional", "calibrate_context", "calibrate_gain", "refit_scales"]
 
@@ -127,8 +128,7 @@ def calibrate_context(density: ScaledJointMixture, context: Tensor, *, seed: int
     @cache
     def excess(factor: float) -> float:
         tried = density.with_context_factor(factor)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # PyTorch's distributions take no generator.
+        with seeded(seed, density.device):  # PyTorch's distributions take no generator.
             samples, _ = tried.sample((len(real),))
         marginal = tried.context
         of_samples, of_real = (

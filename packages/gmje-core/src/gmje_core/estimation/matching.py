@@ -11,7 +11,7 @@ from gmje_core.densities.scaled import ScaledJointMixture
 
 __all__ = ["match_moments", "transport_map", "view_moments"]
 
-# Least eigenvalue in units of the largest, of products of two covariances too; variance below which a direction is left.
+# Least eigenvalue, relative to the largest, of products of covariances too; variance below which a direction is left.
 _LEAST, _LEFT = 1e-15, 1e-6
 
 Moments = tuple[Tensor, Tensor]

@@ -12,6 +12,7 @@ from gmje_core.densities.covariance import Covariance, CovarianceType, covarianc
 from gmje_core.densities.mixture import GaussianMixture
 from gmje_core.errors import ShapeError
 from gmje_core.linalg import full_precision
+from gmje_core.seeds import seeded
 
 __all__ = ["MixtureDensityNetwork"]
 
@@ -71,8 +72,7 @@ class MixtureDensityNetwork(nn.Module):
         sizes = {"logits": components, "means": components * target_dim}
         sizes |= {name: components * size for name, size in self.form.unconstrained_sizes(target_dim, rank).items()}
         self.sizes = sizes
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed, torch.get_default_device()):
             body: list[nn.Module] = []
             for index in range(hidden_layers):
                 body += [nn.Linear(hidden if index else context_dim, hidden), nn.SiLU()]

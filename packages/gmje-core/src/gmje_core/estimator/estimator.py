@@ -4,6 +4,7 @@ The encoders stay frozen: embeddings of both views go in as arrays; densities, p
 """
 
 import os
+from dataclasses import replace
 from typing import Literal, Self
 
 import torch
@@ -11,8 +12,8 @@ import torch
 from gmje_core.checks import as_integer, check_counts
 from gmje_core.densities.covariance import CovarianceType
 from gmje_core.errors import ConfigError
-from gmje_core.estimation.em import total_moments
-from gmje_core.estimation.pairs import Embeddings, Pairs, to_kind
+from gmje_core.estimation.em import CovarianceForm, total_moments
+from gmje_core.estimation.pairs import Embeddings, Pairs
 from gmje_core.estimation.seeding import step_generator
 from gmje_core.estimation.shrinkage import TargetKind
 from gmje_core.estimator import fitting
@@ -80,6 +81,10 @@ class JointEmbeddingMixture(DensityQuestions):
         converged_: Whether the last round changed the lower bound by less than ``tol``.
         n_iter_: Rounds of EM, or calls of :meth:`partial_fit`.
         subspace_: Number of directions in which the components differ; ``None`` without the option ``subspace``.
+        units_: ``(n, D)`` units of the graph that :meth:`fit_gng` grew, in float64; this and the next two are ``None``
+            after any other fit.
+        edges_: ``(E, 2)`` indices of the two units of each edge.
+        unit_clusters_: ``(n,)`` label from 0 of the connected component of each unit.
         lower_bound_: Mean log-density of a row in nats in the last round, before its update; in EM over all rows with
             the log-density of ``covariance_prior`` divided by ``N``.
         lower_bounds_: The lower bounds of all rounds; after :meth:`partial_fit` of the last batch alone.
@@ -190,13 +195,12 @@ class JointEmbeddingMixture(DensityQuestions):
             The estimator.
 
         Raises:
-            ConfigError: the options have changed since the estimator was fitted.
+            ConfigError: an option is unknown or out of range, or ``n_components`` or the form of the covariances (type,
+                ``tied``, rank of ``"low_rank"``) has changed since the estimator was fitted.
             BatchSizeError: the first batch has fewer rows than components.
             InputTypeError, ShapeError, NonFiniteError: as in :meth:`fit`; also where the sizes are other than before.
         """
-        settings, seed = check_options(self.get_params()), self._seed()
-        if settings.subspace is not None:
-            raise ConfigError(f"partial_fit knows no subspace, but subspace={settings.subspace!r}: set it to None")
+        settings, seed = self._settings_without_subspace("partial_fit"), self._seed()
         pairs = self._pairs_to_fit(Z_context, Z_target, settings)
         with full_precision(pairs.device.type):
             if not hasattr(self, "density_"):
@@ -223,10 +227,10 @@ class JointEmbeddingMixture(DensityQuestions):
             steps: Number of batches of up to 256 pairs that the gas sees.
 
         Returns:
-            The estimator, also with ``units_`` (n, D), ``edges_`` (E, 2) and ``unit_clusters_`` (n,).
+            The estimator, also with the graph: ``units_``, ``edges_`` and ``unit_clusters_``.
 
         Raises:
-            ConfigError: an option is out of range.
+            ConfigError: an option is out of range, or ``subspace`` is set.
             BatchSizeError, InputTypeError, ShapeError, NonFiniteError: as in :meth:`fit`.
 
         Examples:
@@ -241,7 +245,7 @@ class JointEmbeddingMixture(DensityQuestions):
         check_counts(steps=as_integer("steps", steps), capacity=as_integer("capacity", capacity))
         if capacity < 2:
             raise ConfigError(f"capacity must be at least 2, the units that a gas starts with, got {capacity!r}")
-        settings, seed = check_options(self.get_params()), self._seed()
+        settings, seed = self._settings_without_subspace("fit_gng"), self._seed()
         pairs = self._pairs_to_fit(Z_context, Z_target, settings)
         fitting.require_rows(pairs, 2)
         graph = grow_graph(pairs, min(capacity, len(pairs)), steps, step_generator(seed, 0))
@@ -250,22 +254,21 @@ class JointEmbeddingMixture(DensityQuestions):
             given = {"weights_init": None, "means_init": centres, "precisions_init": None}
             options = self.get_params() | given | {"n_components": len(centres), "random_state": seed}
             candidates.append(type(self)(**options).fit(Z_context, Z_target))
-        self._keep(min(candidates, key=lambda fitted: fitted.bic(Z_context, Z_target))._fit)
-        self.units_ = to_kind(graph.units, pairs.kind, pairs.device)
-        self.edges_ = to_kind(graph.edges, pairs.kind, pairs.device)
-        self.unit_clusters_ = to_kind(graph.clusters, pairs.kind, pairs.device)
-        return self
+        best = min(candidates, key=lambda fitted: fitted.bic(Z_context, Z_target))
+        return self._keep(replace(best._fit, graph=graph))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the fitted estimator to one safetensors file with a JSON header.
 
-        The file appears whole or not at all. All options are kept but ``device``.
+        The file appears whole or not at all. All options are kept but ``device``, as they are now; the density is that
+        of the last fit, whatever they were then.
 
         Args:
             path: The file; an old one is replaced.
 
         Raises:
             NotFittedError: the estimator has not been fitted.
+            ConfigError: an option was set to a value that is out of range.
             OSError: the file cannot be written there.
 
         Examples:
@@ -303,6 +306,13 @@ class JointEmbeddingMixture(DensityQuestions):
         seed = read_seed(self.random_state)
         return int(torch.randint(2**31, ())) if seed is None else seed
 
+    def _settings_without_subspace(self, method: str) -> Settings:
+        """Checked options for a method that fits components which differ in all directions."""
+        settings = check_options(self.get_params())
+        if settings.subspace is not None:
+            raise ConfigError(f"{method} knows no subspace, but subspace={settings.subspace!r}: set it to None")
+        return settings
+
     def _pairs_to_fit(self, Z_context: Embeddings, Z_target: Embeddings, settings: Settings) -> Pairs:
         pairs = Pairs({"Z_context": Z_context, "Z_target": Z_target}, settings.dtype, settings.device)
         fitting.require_rank(pairs, settings.form)
@@ -313,11 +323,16 @@ class JointEmbeddingMixture(DensityQuestions):
         """Run from which :meth:`partial_fit` goes on, if the options and the sizes are still those of the density."""
         density, form = self._fitted_density(), settings.form
         self._require_fitted_sizes(pairs)
-        fitted = (density.components, density.covariance.covariance_type, self._fit.tied)
-        if fitted != (settings.n_components, form.covariance_type, form.tied):
+        fitted = fitting.fitted_form(density.covariance, self._fit.tied, form)
+        if (density.components, fitted) != (settings.n_components, form):
             raise ConfigError(
-                f"partial_fit goes on from {density}, but the options now ask for n_components="
-                f"{settings.n_components}, covariance_type={form.covariance_type!r} and tied={form.tied}: call fit to "
-                "begin anew"
+                f"partial_fit goes on from {_asked(density.components, fitted)}, but the options now ask for "
+                f"{_asked(settings.n_components, form)}: call fit to begin anew"
             )
         return fitting.continue_online(density.joint.to(pairs.device), self._fit.online, form, self.n_samples_seen_)
+
+
+def _asked(components: int, form: CovarianceForm) -> str:
+    """The options that ask for a number of components with covariances of a form."""
+    rank = f", rank={form.rank}" if form.covariance_type == "low_rank" else ""
+    return f"n_components={components}, covariance_type={form.covariance_type!r}{rank}, tied={form.tied}"

@@ -21,6 +21,7 @@ from gmje_core.estimation.online import OnlineMixture
 from gmje_core.estimation.pairs import Kind, Pairs
 from gmje_core.estimation.seeding import dead_components, step_generator
 from gmje_core.estimation.shrinkage import CovariancePrior, isotropic_target, shrink_covariances
+from gmje_core.estimator.growing import GrownGraph
 from gmje_core.estimator.options import Settings
 from gmje_core.estimator.starts import covariance_about_nearest, fill_up_rows, starting_mixture, subsample
 from gmje_core.estimator.subspace import fit_in_subspace
@@ -34,6 +35,7 @@ __all__ = [
     "fit_best",
     "fit_online",
     "fit_whole",
+    "fitted_form",
     "online_step",
     "require_directions",
     "require_rank",
@@ -83,6 +85,7 @@ class Fit:
         lower_bounds: Mean log-density of a row in each round, before its update.
         n_samples_seen: Number of rows, counted as often as they were seen.
         subspace: Number of directions in which the components differ, where they differ in few; else ``None``.
+        graph: Graph that proposed the components; ``None`` where none was grown.
     """
 
     density: JointGaussianMixture
@@ -94,6 +97,7 @@ class Fit:
     lower_bounds: list[float]
     n_samples_seen: int
     subspace: int | None = None
+    graph: GrownGraph | None = None
 
     @classmethod
     def of_run(cls, run: Run, pairs: Pairs, settings: Settings, n_iter: int) -> Self:
@@ -269,6 +273,12 @@ def online_step(run: Run, rows: Tensor, settings: Settings, generator: torch.Gen
     return Run(mixture, [bound], False, run.online, run.seen + len(rows))
 
 
+def fitted_form(covariance: Covariance, tied: bool, options: CovarianceForm) -> CovarianceForm:
+    """Form of fitted covariances; what these do not show (``reg_covar``, a rank of other forms) is the options'."""
+    rank = covariance.rank if isinstance(covariance, LowRankCovariance) else options.rank
+    return replace(options, covariance_type=covariance.covariance_type, tied=tied, rank=rank)
+
+
 def require_rows(pairs: Pairs, components: int) -> None:
     """Raise :class:`BatchSizeError` unless there are as many pairs as components, and at least two."""
     if len(pairs) < max(2, components):
@@ -359,17 +369,19 @@ def _running_statistics(mixture: GaussianMixture, form: CovarianceForm, rows: in
 def _mixture_of_statistics(online: OnlineMixture, settings: Settings, previous: Covariance) -> GaussianMixture:
     """Maximum a posteriori mixture of running statistics, whose prior has a target that runs along."""
     form, counts = settings.form, online.counts
+    # The statistics change in place with the next batch, and a density that a caller holds must not.
+    means = online.means.clone()
     pooled = pooled_covariance(counts, online.second)
     if online.rank:
         missing = (2 * (online.rank + 1) - counts).clamp_min(0) + settings.covariance_prior
         covariance = online.factors_shrunk(missing, pooled.mean()).add_diagonal(pooled.new_tensor(form.reg_covar))
-        return GaussianMixture(online.log_weights(), online.means, covariance)
+        return GaussianMixture(online.log_weights(), means, covariance)
     second = fill_up_rows(counts, online.second)
     if settings.covariance_prior > 0:
         isotropic = settings.covariance_target == "isotropic"
         target = isotropic_target(pooled, diagonal=online.diagonal) if isotropic else pooled
         second = shrink_covariances(second, counts, target, settings.covariance_prior)
-    return maximization((online.log_weights().exp(), online.means, second), form, previous)
+    return maximization((online.log_weights().exp(), means, second), form, previous)
 
 
 def _warn_caller(text: str, category: type[Warning]) -> None:

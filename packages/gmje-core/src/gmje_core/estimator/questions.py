@@ -2,6 +2,7 @@ r"""Questions to a fitted density of pairs: log-densities, predictions, samples 
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Self
 
 import torch
@@ -18,6 +19,7 @@ from gmje_core.estimation.subspace import subspace_parameter_count
 from gmje_core.estimator.arrays import covariances_array
 from gmje_core.estimator.fitting import Fit
 from gmje_core.estimator.options import EstimatorOptions, read_seed
+from gmje_core.seeds import seeded
 
 __all__ = ["DensityQuestions"]
 
@@ -113,10 +115,7 @@ class DensityQuestions(EstimatorOptions):
         n_samples = as_integer("n_samples", n_samples)
         check_counts(n_samples=n_samples)
         seed = read_seed(self.random_state if random_state is None else random_state)
-        devices = [density.device] if density.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=devices, enabled=seed is not None):
-            if seed is not None:
-                torch.manual_seed(seed)
+        with nullcontext() if seed is None else seeded(seed, density.device):
             views = density.sample((n_samples,))
         context, target = (to_kind(view.contiguous(), self._fit.kind, density.device) for view in views)
         return context, target
@@ -156,6 +155,10 @@ class DensityQuestions(EstimatorOptions):
         self.lower_bound_ = fit.lower_bounds[-1]
         self.n_samples_seen_ = fit.n_samples_seen
         self.subspace_ = fit.subspace
+        graph: list[Array | None] = [None, None, None]
+        if fit.graph is not None:
+            graph = [to_kind(part, kind, density.device) for part in fit.graph]
+        self.units_, self.edges_, self.unit_clusters_ = graph
         return self
 
     def _fitted_density(self) -> JointGaussianMixture:
