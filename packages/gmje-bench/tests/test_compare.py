@@ -11,11 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
+from scipy import stats
 
 from gmje_bench.cli import main
 from gmje_bench.compare import compare_methods, compare_runs
 from gmje_bench.doctor import diagnose
 from gmje_bench.errors import OptionError, RunFolderError
+from gmje_bench.report.leaderboard import boards
+from gmje_bench.report.significance import holm
 from gmje_bench.runs import Record, write_results
 
 
@@ -29,18 +32,55 @@ def test_differences_are_paired_over_common_seeds(make_results):
     (found,) = compare_runs(first, second)
     assert (found.method, found.metric, found.seeds, found.better) == ("gmje", "linear_probe", 3, True)
     assert found.mean == pytest.approx((1 + 1.5 + 1.2) / 3)
-    assert 1.0 <= found.low <= found.mean <= found.high <= 1.5
-    assert compare_runs(first, second) == [found], "the bootstrap has a fixed seed"
+    assert (found.low, found.high) == pytest.approx(stats.t.interval(0.95, 2, found.mean, stats.sem([1, 1.5, 1.2])))
+    assert found.p == pytest.approx(stats.ttest_1samp([1, 1.5, 1.2], 0).pvalue)
+    assert found.told_apart
     back = compare_runs(second, first)[0]
     assert back.mean == pytest.approx(-found.mean)
     assert not back.better
 
 
-def test_one_seed_has_no_interval_and_a_constant_is_its_own(make_results):
+def test_one_seed_has_neither_interval_nor_test(make_results):
     one = compare_runs(make_results(*records("a", 1.0)), make_results(*records("a", 2.0)))[0]
-    assert (one.low, one.high, one.mean) == (None, None, 1.0)
+    assert (one.low, one.high, one.p, one.mean, one.told_apart) == (None, None, None, 1.0, False)
+
+
+def test_equal_numbers_are_equal(make_results):
     same = compare_runs(make_results(*records("a", 1.0, 2.0)), make_results(*records("a", 1.0, 2.0)))[0]
-    assert (same.low, same.high, same.better) == (0.0, 0.0, None)
+    assert (same.mean, same.low, same.high, same.better, same.p) == (0.0, None, None, None, 1.0)
+
+
+@pytest.mark.parametrize(("seeds", "p"), [(2, 0.5), (3, 0.25), (5, 0.0625), (6, 0.03125)])
+def test_differences_that_agree_by_chance_are_no_certainty(make_results, seeds, p):
+    first = make_results(*records("a", *(79.1 + 1.1 * seed for seed in range(seeds))))
+    second = make_results(*records("a", *(79.6 + 1.1 * seed for seed in range(seeds))))
+    (found,) = compare_runs(first, second)
+    assert (found.low, found.high, found.p) == (None, None, p)
+    assert found.told_apart == (p < 0.05)
+
+
+def test_several_methods_are_corrected_together(make_results):
+    shifts = {"a": (1.0, 1.5, 1.2), "b": (0.1, 0.4, 0.3), "c": (0.5, -0.2, 0.1)}
+    base = (80.0, 81.0, 82.5)
+    first = make_results(*(r for name in shifts for r in records(name, *base)))
+    moved = {name: [b + d for b, d in zip(base, by, strict=True)] for name, by in shifts.items()}
+    second = make_results(*(r for name, values in moved.items() for r in records(name, *values)))
+    raw = [stats.ttest_1samp(by, 0).pvalue for by in shifts.values()]
+    found = compare_runs(first, second)
+    assert [d.p for d in found] == pytest.approx(holm(raw))
+    assert raw[0] < 0.05 / 3 < raw[1]
+    assert [d.told_apart for d in found] == [True, False, False]
+    against = compare_methods(make_results(*records("z", *base), *second.records), "z")
+    assert [(d.method, d.p) for d in against] == [(d.method, pytest.approx(d.p)) for d in found]
+
+
+def test_the_marks_are_those_of_the_report(make_results):
+    drawn = np.random.default_rng(3).normal(80.0, 1.0, size=(4, 5)) + np.array([[0.0], [0.5], [3.0], [-3.0]])
+    results = make_results(*(r for name, row in zip("abcd", drawn.tolist(), strict=True) for r in records(name, *row)))
+    (board,) = boards(results, "a")
+    tied = {line.labels[0]: line.cells[0].mark == "tied" for line in board.lines if line.labels[0] != "a"}
+    assert {d.method: not d.told_apart for d in compare_methods(results, "a")} == tied
+    assert set(tied.values()) == {True, False}
 
 
 def test_lower_can_be_better(make_results):
@@ -83,11 +123,14 @@ def test_nothing_in_common(make_results):
 def test_the_command_prints_and_writes(make_results, tmp_path, capsys):
     for name, shift in (("one", 0.0), ("two", 2.0)):
         (tmp_path / name).mkdir()
-        write_results(tmp_path / name, make_results(*records("gmje", 80 + shift, 81 + shift, 82.5 + shift)))
+        values = (80 + shift, 81 + 1.1 * shift, 82.5 + 0.9 * shift)
+        write_results(tmp_path / name, make_results(*records("gmje", *values)))
     one, two = str(tmp_path / "one"), str(tmp_path / "two")
     assert main(["compare", one, two, "--json", str(tmp_path / "d.json")]) == 0
     assert "+2 % *" in capsys.readouterr().out
-    assert json.loads((tmp_path / "d.json").read_text())[0]["low"] == 2.0
+    written = json.loads((tmp_path / "d.json").read_text())[0]
+    assert 1.4 < written["low"] < 1.6
+    assert written["p"] < 0.05
     for wrong in ([one], [one, two, "--reference", "gmje"], [one, two, one]):
         assert main(["compare", *wrong]) == 2
         assert "compare takes two run folders, or one and --reference METHOD" in capsys.readouterr().err

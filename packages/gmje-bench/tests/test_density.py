@@ -141,22 +141,47 @@ def test_samples_lie_on_the_sphere_where_that_is_nearer(monkeypatch):
     assert metrics["frechet_over_floor.gaussian"] == min(found["frechet_over_floor.gaussian"] for found in forced)
 
 
-def test_gains_are_paired_over_seeds(make_results):
-    records = [
+def gains(method, *best):
+    """Records of a method whose own densities have 5 and 10 more with each seed; a failed seed where best is None."""
+    return [
         Record(
-            method="gmje",
+            method=method,
             seed=seed,
             status="ok",
             metrics={
-                f"{measure}.{kind}": value + 10 * seed
-                for kind, value in (("learned", 5.0), ("best", 7.0 + 0.1 * seed))
+                f"{measure}.{kind}": number + 10 * seed
+                for kind, number in (("learned", 5.0), ("best", value))
                 for measure in ("joint_nll", "calibration")
             },
         )
-        for seed in (0, 1, 2)
+        if value is not None
+        else Record(method=method, seed=seed, status="failed", error="out of luck")
+        for seed, value in enumerate(best)
     ]
-    board = gain_board(make_results(*records))
+
+
+def test_gains_are_paired_over_seeds(make_results):
+    board = gain_board(make_results(*gains("gmje", 7.0, 7.1, 7.2)))
     assert [line.labels[0] for line in board.lines] == ["gmje"]
     assert board.lines[0].cells[0].text == "-2.1 ± 0.2 *"
     assert board.lines[0].cells[1].text == "–"
     assert gain_board(make_results(Record(method="simclr", seed=0, status="ok"))) is None
+
+
+def test_gains_of_a_part_of_the_seeds_are_not_averaged(make_results):
+    whole, part = gains("gmje", 7.0, 7.1, 7.2), gains("gje", 7.0, 7.1, None)
+    assert [line.labels[0] for line in gain_board(make_results(*whole, *part)).lines] == ["gmje"]
+    assert gain_board(make_results(*part)) is None
+    unfinished = make_results(*whole)
+    unfinished.options["seeds"] = [0, 1, 2, 3]
+    assert gain_board(unfinished) is None
+
+
+def test_gains_are_tested_with_the_correction_over_the_table(make_results):
+    doubtful = gains("gje", 6.0, 8.0, 7.5)  # p = 0.07 alone
+    two = gain_board(make_results(*gains("gmje", 7.0, 7.3, 7.7), *doubtful))
+    assert [line.cells[0].text.endswith("*") for line in two.lines] == [True, False]
+    ten = gain_board(
+        make_results(*gains("gmje", 7.0, 7.3, 7.7), *(r for i in range(9) for r in gains(f"m{i}", 6, 8, 7)))
+    )
+    assert not any(line.cells[0].text.endswith("*") for line in ten.lines)

@@ -13,7 +13,6 @@ from safetensors.torch import save_file
 
 from gmje_bench.cli import main
 from gmje_bench.report.page import render
-from gmje_bench.report.significance import holm, paired_tests
 from gmje_bench.runs import AlignmentRecord, Record, write_results
 from gmje_bench.runs.reading import read_run
 
@@ -298,6 +297,15 @@ def test_damaged_folders_are_one_line_and_nothing_is_written(folder, change, wor
     assert (folder / "report.html").read_bytes() == before
 
 
+def test_every_section_tests_against_the_reference_that_was_asked_for(folder):
+    parts = dict.fromkeys(("leaderboard", "sampling", "outliers", "density", "completion"), "")
+    text = render(read_run(folder), reference="simclr").text
+    for name in parts:
+        parts[name] = text.partition(f'<section id="{name}"')[2].partition("</section>")[0]
+    assert [name for name, part in parts.items() if "★" in part or "◆" not in part] == []
+    assert "against gmje" not in text
+
+
 def test_mistakes_about_reports(folder, capsys):
     assert main(["report", str(folder) + "x"]) == 2
     assert str(folder) in capsys.readouterr().err.partition("did you mean")[2]
@@ -305,14 +313,3 @@ def test_mistakes_about_reports(folder, capsys):
     assert "simclr" in capsys.readouterr().err
     assert main(["report", str(folder), "--output", str(folder / "no" / "page.html")]) == 2
     assert "there is no folder" in capsys.readouterr().err
-
-
-def test_paired_tests_are_scipys_with_holm():
-    values = {m: {s: b + 0.3 * s + n * (s % 2) for s in range(4)} for m, b, n in
-              (("a", 5.0, 0.0), ("b", 4.0, 0.1), ("c", 4.7, 0.3))}  # fmt: skip
-    tests = paired_tests(values, higher_is_better=True)
-    assert tests.reference == "a"
-    assert tests.differs("b")
-    assert not tests.differs("c")
-    assert holm([0.01, 0.02, 0.5]) == pytest.approx([0.03, 0.04, 0.5])
-    assert paired_tests({"a": {0: 1.0}, "b": {0: 2.0}}, higher_is_better=True).p == {}

@@ -1,22 +1,23 @@
-"""Paired differences between methods or runs, with bootstrap intervals over the seeds they share.
+"""Paired differences between methods or runs over the seeds they share, with the intervals and tests of the report.
 
 Seeds are paired because a seed fixes views and starting weights; runs are only compared where a number of one means
 what it means in the other.
 """
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import numpy as np
 from rich.table import Table
-from scipy import stats
 
 from gmje_bench.errors import OptionError, RunFolderError, did_you_mean
+from gmje_bench.report.significance import LEVEL, corrected, paired_differences
+from gmje_bench.report.tables import Estimate
 from gmje_bench.runs import Results, describe_difference
 
 __all__ = ["Difference", "compare_methods", "compare_runs", "difference_table"]
 
-_LEVEL, _RESAMPLES = 0.95, 9999
+# A method's values by metric and seed.
+Values = Mapping[str, Mapping[int, float]]
 
 
 class Difference(NamedTuple):
@@ -27,10 +28,13 @@ class Difference(NamedTuple):
         metric: The name of the metric, a key of ``metrics`` in the results.
         unit: The unit of the metric.
         mean: Mean over the common seeds of second less first.
-        low: Lower end of the 95 % percentile bootstrap interval over seeds; ``None`` for a single seed.
+        low: Lower end of the 95 % Student t interval over seeds; ``None`` for a single seed, and where all differences
+            are equal.
         high: Upper end of the same interval.
         seeds: Number of common seeds.
         better: Whether the second is better by the mean; ``None`` where they are equal.
+        p: Two-sided p-value of :func:`gmje_bench.report.significance.paired_p`, after Holm's correction over the
+            methods that this metric compares; ``None`` for a single seed.
     """
 
     method: str
@@ -41,6 +45,12 @@ class Difference(NamedTuple):
     high: float | None
     seeds: int
     better: bool | None
+    p: float | None
+
+    @property
+    def told_apart(self) -> bool:
+        """Whether the test finds a difference, at the level of 5 %."""
+        return self.p is not None and self.p < LEVEL
 
 
 def compare_runs(first: Results, second: Results) -> list[Difference]:
@@ -50,12 +60,8 @@ def compare_runs(first: Results, second: Results) -> list[Difference]:
         RunFolderError: runs of different data, protocols or options, or with nothing in common.
     """
     _check_comparable(first, second)
-    found = [
-        difference
-        for method in _methods(first)
-        if method in _methods(second)
-        for difference in _differences(first, _values(first, method), _values(second, method), method)
-    ]
+    shared = [method for method in _methods(first) if method in _methods(second)]
+    found = _differences(first, {method: (_values(first, method), _values(second, method)) for method in shared})
     if not found:
         raise RunFolderError("the runs have no method, metric and seed in common")
     return found
@@ -71,21 +77,17 @@ def compare_methods(results: Results, reference: str) -> list[Difference]:
     if reference not in methods:
         raise OptionError(f"the run has no method {reference!r}{did_you_mean(reference, methods)}")
     base = _values(results, reference)
-    return [
-        difference
-        for method in methods
-        if method != reference
-        for difference in _differences(results, base, _values(results, method), method)
-    ]
+    return _differences(results, {m: (base, _values(results, m)) for m in methods if m != reference})
 
 
 def difference_table(differences: list[Difference], title: str) -> Table:
-    """A table of the differences for a terminal; a mark shows those whose interval excludes zero."""
+    """A table of the differences for a terminal; a mark shows those that the tests tell apart from zero."""
     table = Table(
         title=title,
         caption=(
-            "mean over common seeds and 95 % percentile bootstrap interval, paired; * better, ! worse, where the "
-            "interval leaves zero out; with fewer than 3 seeds intervals say little, with one there is none"
+            "mean of paired differences over common seeds and 95 % t-interval of each; * better, ! worse: told apart "
+            "by paired t-tests at 5 %, with Holm's correction over the methods of a metric; one seed has no interval "
+            "and no test"
         ),
         caption_justify="left",
     )
@@ -99,8 +101,8 @@ def difference_table(differences: list[Difference], title: str) -> Table:
         interval, mark = "-", ""
         if d.low is not None and d.high is not None:
             interval = f"[{d.low:+.3g}, {d.high:+.3g}]"
-            if d.low > 0 or d.high < 0:
-                mark = " *" if d.better else " !"
+        if d.told_apart:
+            mark = " *" if d.better else " !"
         unit = f" {d.unit}" if d.unit else ""
         shown = d.method if d.method != last else ""
         table.add_row(shown, d.metric, f"{d.mean:+.3g}{unit}{mark}", interval, str(d.seeds))
@@ -132,7 +134,7 @@ def _methods(results: Results) -> list[str]:
     return list(dict.fromkeys(record.method for record in results.records))
 
 
-def _values(results: Results, method: str) -> dict[str, dict[int, float]]:
+def _values(results: Results, method: str) -> Values:
     """The values of a method by metric and seed; failed records have none."""
     values: dict[str, dict[int, float]] = {}
     for record in results.records:
@@ -142,27 +144,25 @@ def _values(results: Results, method: str) -> dict[str, dict[int, float]]:
     return values
 
 
-def _differences(
-    results: Results, first: dict[str, dict[int, float]], second: dict[str, dict[int, float]], method: str
-) -> Iterator[Difference]:
-    for name, metric in results.metrics.items():
-        seeds = sorted(first.get(name, {}).keys() & second.get(name, {}).keys())
-        if not seeds:
-            continue
-        values = np.array([second[name][seed] - first[name][seed] for seed in seeds])
-        mean = float(values.mean())
-        low, high = _interval(values)
-        better = None if mean == 0 else (mean > 0) == metric.higher_is_better
-        yield Difference(method, name, metric.unit, mean, low, high, len(seeds), better)
+def _differences(results: Results, pairs: Mapping[str, tuple[Values, Values]]) -> list[Difference]:
+    """Second less first of every method and metric, method by method; each metric's tests are corrected together."""
+    p = {
+        name: corrected({method: (one.get(name, {}), two.get(name, {})) for method, (one, two) in pairs.items()})
+        for name in results.metrics
+    }
+    return [
+        _difference(method, name, results, one[name], two[name], p[name].get(method))
+        for method, (one, two) in pairs.items()
+        for name in results.metrics
+        if one.get(name, {}).keys() & two.get(name, {}).keys()
+    ]
 
 
-def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
-    """The bootstrap interval of the mean; the interval of equal numbers is a point."""
-    if len(values) < 2:
-        return None, None
-    if np.ptp(values) == 0:
-        return float(values[0]), float(values[0])
-    found = stats.bootstrap(
-        (values,), np.mean, confidence_level=_LEVEL, n_resamples=_RESAMPLES, method="percentile", random_state=0
-    ).confidence_interval
-    return float(found.low), float(found.high)
+def _difference(
+    method: str, name: str, results: Results, one: Mapping[int, float], two: Mapping[int, float], p: float | None
+) -> Difference:
+    metric, values = results.metrics[name], paired_differences(two, one)
+    mean, half = Estimate.of(values)
+    low, high = (None, None) if half is None or len(set(values)) == 1 else (mean - half, mean + half)
+    better = None if mean == 0 else (mean > 0) == metric.higher_is_better
+    return Difference(method, name, metric.unit, mean, low, high, len(values), better, p)

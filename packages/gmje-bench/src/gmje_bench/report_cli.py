@@ -57,7 +57,7 @@ def compare(
     every: Annotated[bool, typer.Option("--all", help="All metrics, not only the headlines.")] = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the differences here.")] = None,
 ) -> None:
-    """Paired differences with bootstrap intervals: of two runs, or of a run's methods and a reference."""
+    """Paired differences with intervals and tests: of two runs, or of a run's methods and a reference."""
     from rich.console import Console
 
     from gmje_bench.compare import compare_methods, compare_runs, difference_table

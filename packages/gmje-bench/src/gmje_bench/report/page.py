@@ -5,6 +5,7 @@ A section whose inputs the run lacks is left out, and the page says which and wh
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -100,19 +101,11 @@ class Section(NamedTuple):
     missing: str
 
 
-def page_sections(reference: str | None) -> list[Section]:
-    """The sections in the page's order: those of every run, then those of the tasks.
-
-    Args:
-        reference: The method that the leaderboard tests against.
-    """
-
-    def ranked(run: Run, drawer: Drawer) -> Content:
-        return leaderboard(run, drawer, reference)
-
+def page_sections() -> list[Section]:
+    """The sections in the page's order: those of every run, then those of the tasks."""
     return [
         Section("verdicts", "Verdicts and failures", verdicts, "no method has run"),
-        Section("leaderboard", "Leaderboard", ranked, "no method has finished all of its seeds"),
+        Section("leaderboard", "Leaderboard", leaderboard, "no method has finished all of its seeds"),
         Section("curves", "Learning curves", curves, "no record holds a history of training"),
         Section("latent", "Latent map", latent, "no artifact holds latent coordinates"),
         Section("neighbours", "Nearest neighbours", neighbours, "no artifact holds neighbours"),
@@ -142,10 +135,10 @@ def render(run: Run, *, reference: str | None = None) -> Page:
     Raises:
         OptionError: the run has no such method.
     """
-    drawer = Drawer()
+    run, drawer = replace(run, reference=reference), Drawer()
     shown, left_out, broken = [], [], []
     with drawer.style():
-        for section in page_sections(reference):
+        for section in page_sections():
             try:
                 blocks = section.make(run, drawer)
             except BenchError:  # The user can correct it, such as the name of a method.

@@ -62,6 +62,7 @@ class Run:
         artifacts: Tensors by method and seed, of the records that have any.
         picture: The PNG file of the synthetic tasks' conditionals; ``None`` where there is none.
         missing: What the results name and the folder lacks, one line for each.
+        reference: The method that a report shall test the others against; the best of each metric where missing.
     """
 
     folder: Path
@@ -69,6 +70,7 @@ class Run:
     artifacts: dict[tuple[str, int], Artifacts] = field(default_factory=dict)
     picture: bytes | None = None
     missing: tuple[str, ...] = ()
+    reference: str | None = None
 
 
 def read_run(folder: Path) -> Run:

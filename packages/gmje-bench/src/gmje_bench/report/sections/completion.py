@@ -36,7 +36,7 @@ _PICTURES = (
 
 def completion(run: Run, drawer: Drawer) -> Content:
     """Measures by kind of answer, and for each method contexts with their answers side by side."""
-    board = boards.kind_board(run.results, "completion", ANSWERS.__getitem__)
+    board = boards.kind_board(run.results, "completion", ANSWERS.__getitem__, run.reference)
     if board is None:
         return None
     blocks: list[Block] = [Words(_MEASURES), Table(board)]

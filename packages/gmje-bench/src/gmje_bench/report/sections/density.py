@@ -4,8 +4,8 @@ from gmje_bench.report import leaderboard as boards
 from gmje_bench.report.blocks import Block, Content, Table, Words
 from gmje_bench.report.embed import Drawer
 from gmje_bench.report.leaderboard import Board, Cell, Column, Line
-from gmje_bench.report.significance import paired_tests
-from gmje_bench.report.tables import Estimate, heading
+from gmje_bench.report.significance import LEVEL, corrected, paired_differences
+from gmje_bench.report.tables import Estimate, Row, heading, seed_values, summarise
 from gmje_bench.runs import KINDS, Results
 from gmje_bench.runs.reading import Run
 
@@ -16,7 +16,7 @@ _MEASURES = ("joint_nll", "conditional_nll", "calibration", "frechet_over_floor"
 
 def density(run: Run, drawer: Drawer) -> Content:
     """Measures of densities by method and kind, and the paired differences of each method's own to the best fitted."""
-    board = boards.kind_board(run.results, "density", KINDS.__getitem__)
+    board = boards.kind_board(run.results, "density", KINDS.__getitem__, run.reference)
     if board is None:
         return None
     words = (
@@ -28,7 +28,9 @@ def density(run: Run, drawer: Drawer) -> Content:
     if gains is not None:
         words = (
             "Each method's own densities minus the best of the usual families on the same embeddings, paired over "
-            "seeds. Below zero the own density is better, except in precision and coverage."
+            "seeds. Below zero the own density is better, except in precision and coverage. * told apart from zero "
+            "(paired t-tests over seeds, 5 %, Holm's correction over a column). A method with a failed or unfinished "
+            "seed has no row."
         )
         blocks += [Words(words), Table(gains)]
     return blocks
@@ -37,35 +39,40 @@ def density(run: Run, drawer: Drawer) -> Content:
 def gain_board(results: Results) -> Board | None:
     """Differences of ``learned`` and ``critic`` to ``best``, mean and 95 % interval over seeds; ``None`` without any.
 
-    A star follows a difference that a paired t-test over the seeds tells apart from zero, each test on its own.
+    A star follows a difference that a paired t-test over the seeds tells apart from zero, after Holm's correction over
+    the column. A method with a failed or unfinished seed has no row.
     """
-    lines = []
-    for method in dict.fromkeys(record.method for record in results.records):
-        by_seed = {r.seed: r.metrics for r in results.records if r.method == method}
-        for kind in ("learned", "critic"):
-            cells = [_difference(by_seed, measure, kind) for measure in _MEASURES]
-            if any(cell is not None for cell in cells):
-                lines.append(Line((method, KINDS[kind]), tuple(cell or Cell("–") for cell in cells)))
+    rows = summarise(results)
+    columns = {measure: _differences(results, rows, measure) for measure in _MEASURES}
+    lines = [
+        Line((row.method, KINDS[kind]), tuple(found.get((row.method, kind), Cell("–")) for found in columns.values()))
+        for row in rows
+        for kind in ("learned", "critic")
+        if any((row.method, kind) in found for found in columns.values())
+    ]
     if not lines:
         return None
-    columns = []
+    heads = []
     for measure in _MEASURES:
         metric = results.metrics[f"{measure}.best"]
         title = heading(metric).replace(metric.title, metric.title.split(",")[0])
-        columns.append(Column(title, "↑" if metric.higher_is_better else "↓"))
+        heads.append(Column(title, "↑" if metric.higher_is_better else "↓"))
     return Board(
-        "Own density minus the best of the usual families", ("method", "density"), tuple(columns), tuple(lines), ()
+        "Own density minus the best of the usual families", ("method", "density"), tuple(heads), tuple(lines), ()
     )
 
 
-def _difference(by_seed: dict[int, dict[str, float]], measure: str, kind: str) -> Cell | None:
-    """One difference over the seeds that have both values."""
-    own, best = f"{measure}.{kind}", f"{measure}.best"
-    seeds = [seed for seed, metrics in by_seed.items() if own in metrics and best in metrics]
-    if not seeds:
-        return None
-    values = {key: {seed: by_seed[seed][key] for seed in seeds} for key in (own, best)}
-    estimate = Estimate.of([values[own][seed] - values[best][seed] for seed in seeds])
-    tests = paired_tests(values, higher_is_better=False, reference=best)
-    star = " *" if tests is not None and tests.differs(own) else ""
-    return Cell(estimate.text(1 if measure.endswith("nll") else 3) + star)
+def _differences(results: Results, rows: list[Row], measure: str) -> dict[tuple[str, str], Cell]:
+    """The cells of a column by method and kind, of the methods that have both values for all of their seeds."""
+    best = seed_values(results, rows, f"{measure}.best")
+    pairs = {
+        (method, kind): (own, best[method])
+        for kind in ("learned", "critic")
+        for method, own in seed_values(results, rows, f"{measure}.{kind}").items()
+        if method in best
+    }
+    p, places, cells = corrected(pairs), 1 if measure.endswith("nll") else 3, {}
+    for key, (own, other) in pairs.items():
+        star = " *" if p.get(key, 1.0) < LEVEL else ""
+        cells[key] = Cell(Estimate.of(paired_differences(own, other)).text(places) + star)
+    return cells

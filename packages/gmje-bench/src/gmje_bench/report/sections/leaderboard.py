@@ -16,9 +16,9 @@ __all__ = ["leaderboard"]
 _POINTS = 0.5
 
 
-def leaderboard(run: Run, drawer: Drawer, reference: str | None = None) -> Content:
+def leaderboard(run: Run, drawer: Drawer) -> Content:
     """Tables by task, and the headline metrics as dots with their intervals."""
-    tables = boards.boards(run.results, reference)
+    tables = boards.boards(run.results, run.reference)
     if not any(row.estimates for row in summarise(run.results)):
         return None
     styles = method_styles(record.method for record in run.results.records)
@@ -44,12 +44,13 @@ def leaderboard(run: Run, drawer: Drawer, reference: str | None = None) -> Conte
             f"Mean ± half of the 95 % t-interval over {seeds} seeds; one further run lies within "
             f"{rerun_factor(seeds):.1f} times that half in 95 % of all cases."
         )
-    marks = "★ the best mean; ≈ not told apart from it"
-    if reference:
-        marks = f"◆ the reference, {reference}; ≈ not told apart from it"
+    marks, family = "★ the best mean", "all pairs of methods, because the same numbers choose the best"
+    if run.reference:
+        marks, family = f"◆ the reference, {run.reference}", "the methods of a column"
     explained = Words(
-        f"{tests} ↑ higher is better, ↓ lower is better. {marks} (paired t-test over seeds, Holm, 5 %). A method with "
-        f"a failed or unfinished seed has no mean.{_power(run.results, rows, reference)}"
+        f"{tests} ↑ higher is better, ↓ lower is better. {marks}; ≈ not told apart from it (paired t-tests over seeds, "
+        f"5 %, Holm's correction over {family}). A method with a failed or unfinished seed has no mean."
+        f"{_power(run.results, rows, run.reference)}"
     )
     below = [block for table in tables for block in (Heading(table.title), Table(table))]
     return [explained, Figures(tuple(figures)), *below]

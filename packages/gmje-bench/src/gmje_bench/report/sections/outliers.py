@@ -16,7 +16,7 @@ __all__ = ["outliers"]
 
 def outliers(run: Run, drawer: Drawer) -> Content:
     """Tables of AUROC and false positive rate, and the learned density's scores of every kind of outliers."""
-    tables = boards.outlier_boards(run.results)
+    tables = boards.outlier_boards(run.results, run.reference)
     blocks: list[Block] = []
     if tables:
         left_out = run.results.options.get("held_out_classes") or []

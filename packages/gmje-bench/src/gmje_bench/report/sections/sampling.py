@@ -44,7 +44,7 @@ _EXPECTED = (
 
 def sampling(run: Run, drawer: Drawer) -> Content:
     """Measures by source; pictures of all methods side by side, of the other view, and of every source."""
-    board = boards.kind_board(run.results, "sampling", boards.source_title)
+    board = boards.kind_board(run.results, "sampling", boards.source_title, run.reference)
     firsts = list(first_seeds(run))
     blocks: list[Block] = [Words(_MEASURES), Table(board)] if board else []
     beside = tuple(_beside(firsts))
