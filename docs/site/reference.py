@@ -16,6 +16,7 @@ BENCH = (
     "gmje_bench.training.module",
     "gmje_bench.methods",
     "gmje_bench.methods.plugins",
+    "gmje_bench.plugins",
     "gmje_bench.tasks",
     "gmje_bench.tasks.plugins",
     "gmje_bench.tasks.subject",

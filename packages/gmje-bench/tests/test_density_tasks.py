@@ -235,6 +235,17 @@ def test_maps_and_neighbours_have_the_promised_form():
     assert (near["neighbours.label"] == near["neighbours.query_label"][:, None]).double().mean() > 0.8
 
 
+@pytest.mark.parametrize("size", [0, 1e-30])
+def test_the_map_of_embeddings_that_cannot_be_told_apart_is_a_point(size):
+    subject = make_subject()
+    part = collapse(subject.test)
+    noise = size * torch.randn(part.embeddings.shape)
+    collapsed = Embedded(part.labels, part.features, part.images, part.context, part.target, noise)
+    maps = latent_map(make_subject(test=collapsed))
+    assert maps["latent.tsne"].eq(0).all()
+    assert maps["latent.pca"].abs().max() < 1e-20
+
+
 def test_the_fitted_joint_depends_on_the_seed_alone():
     part = embedded(300, 5)
     one, two = (fit_joint(part.context.double(), part.target.double(), 0) for _ in range(2))

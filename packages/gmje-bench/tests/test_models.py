@@ -7,7 +7,7 @@ from torch import nn
 from gmje_bench.datasets import load_dataset
 from gmje_bench.errors import OptionError
 from gmje_bench.evaluation.features import extract_features
-from gmje_bench.evaluation.models import open_model, weights_hash
+from gmje_bench.evaluation.models import open_model
 from gmje_bench.runs import read_results
 from gmje_bench.tasks.knn import weighted_knn
 from gmje_bench.tasks.rows import Rows
@@ -29,7 +29,7 @@ def test_a_function_and_a_module_get_images_as_they_are(data):
     opened = open_model(network, data)
     assert opened.name == "Sequential"
     torch.testing.assert_close(features(opened, data), network(pixels).detach())
-    assert opened.source == weights_hash(network)
+    assert opened.source == "", "weights do not tell what a module computes"
 
 
 @pytest.mark.parametrize(("wrong", "got"), [(lambda x: x, "(3, 1, 28, 28)"), (lambda x: 3, "int")])

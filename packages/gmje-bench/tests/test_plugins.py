@@ -35,7 +35,7 @@ def test_the_example_of_the_documentation_runs(tmp_path, capsys):
     METHODS.pop("align_uniform")
     again = ["run", "--suite", "smoke", "--limit", "300", "--method-file", str(copy)]
     assert main([*again, "--methods", "align_uniform", "--output", str(folder), "--resume"]) == 2
-    assert "method sources" in capsys.readouterr().err, "another program is another method"
+    assert "source of methods and tasks" in capsys.readouterr().err, "another program is another method"
 
 
 def file(folder, text, name="mine.py"):

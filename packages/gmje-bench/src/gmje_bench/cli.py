@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import warnings
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gmje_bench.datasets.cli import shards
-from gmje_bench.errors import BenchError, OptionError, RunFolderError
+from gmje_bench.errors import BenchError, OptionError
 from gmje_bench.evaluation.cli import evaluate
-from gmje_bench.report_cli import compare, doctor, report
+from gmje_bench.report_cli import compare, doctor, report, validate
 
 if TYPE_CHECKING:
     from gmje_bench.suites import Suite
@@ -61,6 +62,9 @@ def run(
     method_file: Annotated[
         list[Path] | None, typer.Option(help="A Python file with a method of your own; may be repeated.")
     ] = None,
+    task_file: Annotated[
+        list[Path] | None, typer.Option(help="A Python file with a task of your own, which is run too; repeatable.")
+    ] = None,
     from_pretrained: Annotated[
         list[str] | None, typer.Option(help="Evaluate a model: org/name, org/name@REVISION or a folder; repeatable.")
     ] = None,
@@ -82,19 +86,25 @@ def run(
 ) -> None:
     """Train and evaluate the methods of a suite, and write a run folder."""
     from gmje_bench.datasets import check_name
+    from gmje_bench.plugins import register_plugins
     from gmje_bench.runs import check_resumable, check_run_folder
     from gmje_bench.suites import load_suite
     from gmje_bench.suites.overrides import with_overrides
 
-    _register(method_file)
+    own = register_plugins(method_file, task_file)
     models = _register_models(from_pretrained)
     loaded = load_suite(suite)
     synthetic = loaded.dataset is None
     names = _chosen(methods, "methods", synthetic=synthetic)
+    task_names = _chosen(tasks, "tasks", synthetic=synthetic)
+    if own and synthetic:
+        raise OptionError("--task-file is for suites of images; synthetic tasks are this package's own")
+    if own:
+        task_names = list(dict.fromkeys([*(loaded.tasks if task_names is None else task_names), *own]))
     chosen = loaded.replace(
         dataset=dataset,
         methods=[*(names or []), *models] if models else names,
-        tasks=_chosen(tasks, "tasks", synthetic=synthetic),
+        tasks=task_names,
         backbone=backbone,
         epochs=epochs,
         batch_size=batch_size,
@@ -183,50 +193,27 @@ def _run(suite: "Suite", publish: str | None, license: str | None, **launch: Any
         raise typer.Exit(1)
 
 
-@app.command()
-def validate(
-    run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
-    suite: Annotated[str | None, typer.Option(help="A suite by name, or a path that ends in .toml.")] = None,
-) -> None:
-    """Check that a run folder's results, or a suite's file, are whole and of this version's form."""
-    if (run is None) == (suite is None):
-        raise OptionError("validate takes a run folder, or --suite FILE.toml")
-    if suite is not None:
-        from gmje_bench.suites import load_suite
-
-        chosen = load_suite(suite)
-        typer.echo(f"{suite} is valid: {chosen.summary}")
-    if run is not None:
-        from gmje_bench.runs import check_models
-        from gmje_bench.runs.reading import read_run
-
-        found = read_run(run)
-        results = found.results
-        if found.missing:
-            raise RunFolderError(f"{run}: {found.missing[0]}")
-        check_models(run, results)
-        typer.echo(
-            f"{run} is valid: suite {results.suite}, protocol v{results.protocol['version']}, "
-            f"{len(results.records) + len(results.alignment)} records, {len(results.failed())} failed"
-        )
-
-
 app.command()(evaluate)
 app.command()(shards)
 app.command()(report)
 app.command()(compare)
+app.command()(validate)
 app.command()(doctor)
 
 
 @app.command("list")
-def list_() -> None:
+def list_(
+    method_file: Annotated[list[Path] | None, typer.Option(help="A Python file with a method of your own.")] = None,
+    task_file: Annotated[list[Path] | None, typer.Option(help="A Python file with a task of your own.")] = None,
+) -> None:
     """List suites, methods, tasks and datasets."""
     from gmje_bench.datasets import DATASETS
     from gmje_bench.methods import METHODS
+    from gmje_bench.plugins import register_plugins
     from gmje_bench.suites import SYNTHETIC_TASKS, load_suite, suite_names
     from gmje_bench.tasks import TASKS
 
-    _register(None)
+    register_plugins(method_file, task_file)
     sections = {
         "suites": [(name, load_suite(name).summary) for name in suite_names()],
         "methods": [(method.name, method.summary) for method in METHODS.values()],
@@ -258,6 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: Arguments of the command line; where missing, those that the process was started with.
     """
+    before, warnings.formatwarning = warnings.formatwarning, _warning_line
     try:
         # With standalone_mode off, errors reach this function, which prints each as one line.
         given = sys.argv[1:] if arguments is None else arguments
@@ -277,6 +265,14 @@ def main(arguments: list[str] | None = None) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             return 2
         return _fail(message())
+    finally:
+        warnings.formatwarning = before
+
+
+def _warning_line(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, line: str | None = None
+) -> str:
+    return f"warning: {message}\n" if _is_main() else ""
 
 
 def _fail(text: str, label: str = "error: ") -> int:
@@ -307,14 +303,6 @@ def _chosen(text: str | None, kind: str, *, synthetic: bool) -> list[str] | None
 
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _register(files: list[Path] | None) -> None:
-    from gmje_bench.methods.plugins import register_entry_points, register_file
-
-    register_entry_points()
-    for path in files or []:
-        register_file(path)
 
 
 def _register_models(names: list[str] | None) -> list[str]:

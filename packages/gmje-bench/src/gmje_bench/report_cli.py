@@ -1,4 +1,7 @@
-"""``report``, ``compare`` and ``doctor``: what is looked at after a run. Heavy modules are imported where needed."""
+"""``report``, ``compare``, ``validate`` and ``doctor``: what is looked at after a run.
+
+Heavy modules are imported where needed.
+"""
 
 import json
 import sys
@@ -9,7 +12,7 @@ import typer
 
 from gmje_bench.errors import OptionError, RunFolderError
 
-__all__ = ["compare", "doctor", "report"]
+__all__ = ["compare", "doctor", "report", "validate"]
 
 
 def report(
@@ -18,15 +21,20 @@ def report(
     reference: Annotated[
         str | None, typer.Option(help="Test the others against this method.  [default: the best]")
     ] = None,
+    task_file: Annotated[
+        list[Path] | None, typer.Option(help="The Python file of a task of your own, for its section; repeatable.")
+    ] = None,
     show: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
 ) -> None:
     """Write a run's results as one HTML page, and as Markdown, CSV and Parquet beside it.
 
     The exit status is 1 where a section of the page failed; the page says which, and everything else is written.
     """
+    from gmje_bench.plugins import register_plugins
     from gmje_bench.report.page import Paths, write_report
     from gmje_bench.runs.reading import read_run
 
+    register_plugins(None, task_file)
     paths = Paths.of(run, output)
     found = read_run(run)
     if not paths.html.parent.is_dir():
@@ -73,6 +81,41 @@ def compare(
     metrics = results[0].metrics
     shown = [d for d in differences if every or metrics[d.metric].headline]
     Console(width=None if sys.stdout.isatty() else 120).print(difference_table(shown, title))
+
+
+def validate(
+    run: Annotated[Path | None, typer.Argument(help="A run folder.")] = None,
+    suite: Annotated[str | None, typer.Option(help="A suite by name, or a path that ends in .toml.")] = None,
+    method_file: Annotated[
+        list[Path] | None, typer.Option(help="The Python file of a method that the suite names; repeatable.")
+    ] = None,
+    task_file: Annotated[
+        list[Path] | None, typer.Option(help="The Python file of a task that the suite names; repeatable.")
+    ] = None,
+) -> None:
+    """Check that a run folder's results, or a suite's file, are whole and of this version's form."""
+    if (run is None) == (suite is None):
+        raise OptionError("validate takes a run folder, or --suite FILE.toml")
+    if suite is not None:
+        from gmje_bench.plugins import register_plugins
+        from gmje_bench.suites import load_suite
+
+        register_plugins(method_file, task_file)
+        chosen = load_suite(suite)
+        typer.echo(f"{suite} is valid: {chosen.summary}")
+    if run is not None:
+        from gmje_bench.runs import check_models
+        from gmje_bench.runs.reading import read_run
+
+        found = read_run(run)
+        results = found.results
+        if found.missing:
+            raise RunFolderError(f"{run}: {found.missing[0]}")
+        check_models(run, results)
+        typer.echo(
+            f"{run} is valid: suite {results.suite}, protocol v{results.protocol['version']}, "
+            f"{len(results.records) + len(results.alignment)} records, {len(results.failed())} failed"
+        )
 
 
 def doctor(

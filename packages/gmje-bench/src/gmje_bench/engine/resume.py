@@ -35,7 +35,7 @@ def _check_same(before: Results, now: Results, folder: Path) -> None:
         "protocol": (before.protocol, now.protocol),
         "versions": (before.versions, now.versions),
         "world size": (before.world_size, now.world_size),
-        "method sources": ({**now.sources, **before.sources}, {**before.sources, **now.sources}),
+        "source of methods and tasks": ({**now.sources, **before.sources}, {**before.sources, **now.sources}),
     }
     pairs |= {
         f"option {key}": (before.options.get(key), value)

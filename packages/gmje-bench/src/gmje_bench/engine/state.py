@@ -20,6 +20,7 @@ from gmje_bench.publishing import write_evaluations
 from gmje_bench.report import markdown
 from gmje_bench.runs import DatasetRecord, Results, write_results
 from gmje_bench.suites import Suite
+from gmje_bench.tasks import TASKS
 
 __all__ = ["Launch", "RunState"]
 
@@ -119,7 +120,7 @@ def describe(suite: Suite, launch: Launch, data: ImageData | None, accelerator: 
     return Results(
         suite=launch.name,
         options=suite.model_dump(),
-        sources={name: METHODS[name].source for name in suite.methods if METHODS[name].source},
+        sources=sources_of(suite),
         protocol=PROTOCOL.to_dict(),
         dataset=dataset,
         versions={"python": platform.python_version()} | {package: metadata.version(package) for package in PACKAGES},
@@ -134,3 +135,9 @@ def describe(suite: Suite, launch: Launch, data: ImageData | None, accelerator: 
         started=datetime.now(UTC).isoformat(timespec="seconds"),
         world_size=accelerator.num_processes,
     )
+
+
+def sources_of(suite: Suite) -> dict[str, str]:
+    """Where the methods and tasks of a suite come from, of those from outside this package."""
+    tasks = {f"task {name}": TASKS[name].source for name in suite.tasks if TASKS[name].source}
+    return {name: METHODS[name].source for name in suite.methods if METHODS[name].source} | tasks

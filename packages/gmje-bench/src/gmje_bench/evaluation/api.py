@@ -13,6 +13,7 @@ from gmje_bench.errors import OptionError, did_you_mean
 from gmje_bench.evaluation.cache import CachedSplits, EmbeddingCache, default_cache
 from gmje_bench.evaluation.measure import autocast_type, measure
 from gmje_bench.evaluation.models import Model, open_model
+from gmje_bench.plugins import register_plugins
 from gmje_bench.processes import start_accelerator
 from gmje_bench.runs import Record
 from gmje_bench.suites.sections import MixedPrecision
@@ -27,7 +28,7 @@ class Evaluation:
 
     Attributes:
         model: A short name.
-        source: ``sha256:`` over the weights; empty for a function.
+        source: ``sha256:`` over architecture and weights; empty for a module or a function.
         dataset: The name of the dataset.
         metrics: Values by the names of :data:`gmje_bench.runs.METRICS`.
         choices: What was chosen on validation data.
@@ -60,14 +61,15 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a model by tasks; nothing is trained.
 
-    Embeddings are kept on disk under a hash of the weights, the images and the protocol, so that a second call with
-    other tasks starts at once. Those of a function are not, because nothing tells one function from another.
+    Embeddings are kept on disk under a hash of the model, the images and the protocol, so that a second call with
+    other tasks starts at once. Those of a module or a function are not, because nothing tells what it computes: modules
+    of the same weights may pool or scale otherwise.
 
     Args:
         model: What :func:`~gmje_bench.evaluation.models.open_model` takes: ``timm:NAME``, ``torchvision:NAME``, the
             folder of a saved model, ``org/name``, a module, or a function from images in [0, 1] to features.
         dataset: A dataset by name, or one that is loaded.
-        tasks: Names in :data:`gmje_bench.tasks.TASKS`.
+        tasks: Names in :data:`gmje_bench.tasks.TASKS`, to which installed packages are added here.
         image_size: Side in pixels that the model sees, of a dataset by name.
         limit: At most so many training images, of a dataset by name.
         seed: Seed of what tasks draw.
@@ -81,6 +83,8 @@ def evaluate(
         OptionError: a task or a model is unknown, or the model does not take these images.
         DatasetError: the dataset is unknown or unreadable.
         RunFolderError: the cache cannot be written.
+        GMJEError: the model cannot be measured, such as one whose embeddings are all the same or hold NaN; or a task
+            gives what it must not.
 
     Examples:
         >>> import tempfile
@@ -89,6 +93,7 @@ def evaluate(
         >>> found.model, sorted(found.metrics)
         ('function', ['effective_rank', 'knn'])
     """
+    register_plugins()
     for name in tasks:
         if name not in TASKS:
             raise OptionError(f"unknown task {name!r}{did_you_mean(name, TASKS)}")

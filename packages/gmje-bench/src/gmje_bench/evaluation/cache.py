@@ -1,7 +1,7 @@
 """Embeddings of models that were evaluated before, kept on disk, so that another task starts at once.
 
-A file is named by a hash of everything that its numbers depend on: the model's weights and normalisation, the images,
-and the constants of the protocol.
+A file is named by a hash of everything that its numbers depend on: the model's architecture, weights and normalisation,
+the images, and the constants of the protocol.
 """
 
 import hashlib

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from gmje_bench.errors import OptionError, RunFolderError
+from gmje_core import GMJEError
 
 if TYPE_CHECKING:
     from gmje_bench.evaluation.api import Evaluation
@@ -23,6 +24,9 @@ def evaluate(
     task_file: Annotated[
         list[Path] | None, typer.Option(help="A Python file with a task of your own, which is run too; repeatable.")
     ] = None,
+    method_file: Annotated[
+        list[Path] | None, typer.Option(help="The Python file of a method that a model was trained by; repeatable.")
+    ] = None,
     image_size: Annotated[int | None, typer.Option(help="Side in pixels that the models see.")] = None,
     limit: Annotated[int | None, typer.Option(help="At most so many training images.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of what tasks draw.")] = 0,
@@ -39,11 +43,10 @@ def evaluate(
 ) -> None:
     """Evaluate models by tasks, without training; embeddings are kept for the next time."""
     from gmje_bench.datasets import check_name, load_dataset
+    from gmje_bench.plugins import register_plugins
     from gmje_bench.tasks import TASKS
-    from gmje_bench.tasks.plugins import register_task_entry_points, register_task_file
 
-    register_task_entry_points()
-    own = [register_task_file(path).name for path in task_file or []]
+    own = register_plugins(method_file, task_file)
     chosen = list(TASKS) if tasks == "all" else [name.strip() for name in tasks.split(",") if name.strip()]
     chosen += [name for name in own if name not in chosen]
     check_name(dataset)
@@ -56,29 +59,33 @@ def evaluate(
 
     data = load_dataset(dataset, image_size=image_size, limit=limit)
     found, failed = [], []
-    for model in models:
-        typer.echo(f"evaluating {model}", err=True)
-        try:
-            found.append(
-                api.evaluate(
-                    model,
-                    data,
-                    chosen,
-                    seed=seed,
-                    pretrained=not random_weights,
-                    workers=workers,
-                    cache=cache,
-                    keep=not no_cache,
-                    mixed_precision=mixed_precision,
+    try:
+        for model in models:
+            typer.echo(f"evaluating {model}", err=True)
+            try:
+                found.append(
+                    api.evaluate(
+                        model,
+                        data,
+                        chosen,
+                        seed=seed,
+                        pretrained=not random_weights,
+                        workers=workers,
+                        cache=cache,
+                        keep=not no_cache,
+                        mixed_precision=mixed_precision,
+                    )
                 )
-            )
-        except OptionError as error:  # The other models can still be evaluated.
-            failed.append(error)
-    if found:
-        show(found)
-    if found and output is not None:
-        write(found, output)
-        typer.echo(f"numbers in {output}")
+            except OptionError as error:  # The other models can still be evaluated.
+                failed.append(error)
+            except GMJEError as error:  # So they can where this one has collapsed.
+                failed.append(OptionError(f"{model}: {error}"))
+    finally:  # Whatever stops a model, the numbers of those before it stay.
+        if found:
+            show(found)
+        if found and output is not None:
+            write(found, output)
+            typer.echo(f"numbers in {output}")
     for reason in failed[:-1]:
         typer.echo(f"error: {reason}", err=True)
     if failed:

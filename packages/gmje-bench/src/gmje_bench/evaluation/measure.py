@@ -5,6 +5,7 @@ rows of whole splits. The main process has all rows and runs the others; those o
 images, see :mod:`gmje_bench.evaluation.splits`.
 """
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -22,7 +23,7 @@ from gmje_bench.evaluation.cache import CachedSplits
 from gmje_bench.evaluation.features import embed_split, extract_features, reduced_images
 from gmje_bench.evaluation.pairs import PairsOf
 from gmje_bench.evaluation.splits import viewed, viewed_splits
-from gmje_bench.runs import Record
+from gmje_bench.runs import METRICS, Record
 from gmje_bench.tasks import TASKS
 from gmje_bench.tasks.latent import latent_map, neighbours
 from gmje_bench.tasks.rows import Team
@@ -33,6 +34,7 @@ from gmje_bench.tasks.subject import (
     Features,
     FeatureSubject,
     Subject,
+    TaskError,
     TaskResult,
 )
 from gmje_bench.training.module import JointEmbedding
@@ -99,6 +101,7 @@ def measure(
         NonFiniteError: the features hold NaN or infinity.
         CollapsedError: the embeddings are all the same, which a task cannot take. The main process raises it last, when
             the record has the numbers of all other tasks.
+        TaskError: a task gives what no record can hold.
     """
     clock = Clock(record.seconds)
     chosen = [TASKS[name] for name in tasks]
@@ -122,7 +125,7 @@ def measure(
             _ = together.probe
     for task in (task for task in chosen if task.everywhere):
         with clock(task.name):
-            results[task.name] = task.load()(together)
+            results[task.name] = checked(task.name, task.load()(together))
     if not accelerator.is_main_process:
         return {}
     artifacts: dict[str, Tensor] = {}
@@ -158,7 +161,7 @@ def measure(
         if not task.everywhere:
             try:
                 with clock(task.name):
-                    results[task.name] = task.load()(on_views if task.views else alone)
+                    results[task.name] = checked(task.name, task.load()(on_views if task.views else alone))
             except CollapsedError as error:
                 collapsed = error
                 continue
@@ -170,6 +173,34 @@ def measure(
     if collapsed is not None:
         raise collapsed
     return artifacts
+
+
+def checked(task: str, result: object) -> TaskResult:
+    """What a task gave, where a record can hold it.
+
+    Args:
+        task: The name of the task.
+        result: What it gave.
+
+    Raises:
+        TaskError: it is no :class:`TaskResult`, holds a metric that is not declared, or a number that is not finite.
+
+    Examples:
+        >>> checked("knn", TaskResult({"knn": float("nan")}))
+        Traceback (most recent call last):
+        ...
+        gmje_bench.tasks.subject.TaskError: task knn: knn is nan, not a finite number; leave out what cannot be measured
+    """
+    if not isinstance(result, TaskResult):
+        raise TaskError(f"task {task}: measure must give a TaskResult, got {type(result).__name__}")
+    if unknown := [name for name in result.metrics if name not in METRICS]:
+        raise TaskError(f"task {task}: METRICS does not declare {unknown[0]!r}")
+    numbers = {name: value for name, value in result.choices.items() if not isinstance(value, str)} | result.metrics
+    for name, value in numbers.items():
+        if not isinstance(value, int | float) or not math.isfinite(value):
+            got = value if isinstance(value, int | float) else f"a {type(value).__name__}"
+            raise TaskError(f"task {task}: {name} is {got}, not a finite number; leave out what cannot be measured")
+    return result
 
 
 @lru_cache(maxsize=1)

@@ -5,6 +5,7 @@ Each becomes a :class:`~gmje_bench.training.module.JointEmbedding`, which is wha
 
 import difflib
 import hashlib
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from gmje_bench.datasets.base import ImageData
 from gmje_bench.errors import OptionError, RunFolderError, did_you_mean
-from gmje_bench.methods import Objective
+from gmje_bench.methods import METHODS, Objective
 from gmje_bench.training.module import JointEmbedding, build_module, of_model
 from gmje_core import GMJEError, Preprocessing
 
@@ -32,7 +33,8 @@ class OpenedModel(NamedTuple):
     Attributes:
         name: A short name for tables.
         module: The network, in evaluation mode.
-        source: Where it comes from; ``sha256:`` over its weights where it has any.
+        source: ``sha256:`` over its architecture and weights; empty for a module or a function, because nothing tells
+            what it computes.
     """
 
     name: str
@@ -118,8 +120,9 @@ def of_callable(function: Callable[[Tensor], Tensor], data: ImageData) -> Opened
     backbone = CallableBackbone(function)
     module = frozen(backbone, (0.0,) * data.channels, (1.0,) * data.channels, data)
     if isinstance(function, nn.Module):
-        return OpenedModel(type(function).__name__, module, weights_hash(function))
-    name = getattr(function, "__name__", "function").strip("<>")
+        name = type(function).__name__
+    else:
+        name = getattr(function, "__name__", "function").strip("<>")
     return OpenedModel("function" if name == "lambda" else name, module, "")
 
 
@@ -136,7 +139,7 @@ def of_timm(name: str, data: ImageData, pretrained: bool) -> OpenedModel:
         raise no_weights(spec, error) from error
     settings = backbone.data_settings
     mean, std = (for_channels(settings[key], data.channels) for key in ("mean", "std"))
-    return OpenedModel(spec, frozen(backbone, mean, std, data), weights_hash(backbone))
+    return OpenedModel(spec, frozen(backbone, mean, std, data), hash_of(spec, backbone))
 
 
 def of_torchvision(name: str, data: ImageData, pretrained: bool) -> OpenedModel:
@@ -160,7 +163,7 @@ def of_torchvision(name: str, data: ImageData, pretrained: bool) -> OpenedModel:
         mean, std = tuple(transforms.mean), tuple(transforms.std)
     backbone = CallableBackbone(network if data.channels == 3 else nn.Sequential(GreyAsColour(), network))
     mean, std = (for_channels(values, data.channels) for values in (mean, std))
-    return OpenedModel(spec, frozen(backbone, mean, std, data), weights_hash(network))
+    return OpenedModel(spec, frozen(backbone, mean, std, data), hash_of(spec, network))
 
 
 def without_classifier(network: nn.Module, spec: str) -> None:
@@ -200,7 +203,10 @@ def of_run(folder: Path, data: ImageData) -> OpenedModel:
     dataset = results.dataset
     if dataset is None:
         raise OptionError(f"the run of {folder} has no images")
-    suite = Suite.model_validate(results.options)
+    if method not in METHODS:
+        raise OptionError(f"{folder}: unknown method {method!r}; a method of your own needs its --method-file here too")
+    # Tasks play no part here, and those of files need not be registered.
+    suite = Suite.model_validate(results.options | {"tasks": []})
     module = build_module(
         method, suite, data.channels, int(seed), classes=dataset.classes, image_size=dataset.image_size
     )
@@ -209,7 +215,9 @@ def of_run(folder: Path, data: ImageData) -> OpenedModel:
     except (RuntimeError, OSError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise OptionError(f"{weights} does not fit {method} on images of {data.channels} channels: {reason}") from error
-    return OpenedModel(folder.resolve().name, module.eval(), weights_hash(module))
+    built: dict[str, Any] = {"network": suite.network.model_dump(), "method": method, "source": METHODS[method].source}
+    built |= {"options": suite.method.get(method, {}), "image_size": dataset.image_size}
+    return OpenedModel(folder.resolve().name, module.eval(), hash_of(json.dumps(built, sort_keys=True), module))
 
 
 def of_repository(name: str, data: ImageData) -> OpenedModel:
@@ -234,7 +242,7 @@ def of_repository(name: str, data: ImageData) -> OpenedModel:
     objective = Objective(model.criterion, trains=False, model=model)
     title = folder.resolve().name if folder.is_dir() else name
     module = of_model(objective, title, data.channels, data.image_size)
-    return OpenedModel(title, module.eval(), weights_hash(module))
+    return OpenedModel(title, module.eval(), hash_of(model.config.to_json(), module))
 
 
 def frozen(backbone: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], data: ImageData) -> JointEmbedding:
@@ -255,9 +263,15 @@ def for_channels(values: Any, channels: int) -> tuple[float, ...]:
     return numbers if len(numbers) == channels else (sum(numbers) / len(numbers),) * channels
 
 
-def weights_hash(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of all parameters and buffers, with the kind of the module."""
-    digest = hashlib.sha256(f"{type(module).__module__}.{type(module).__qualname__}".encode())
+def hash_of(architecture: str, module: nn.Module) -> str:
+    """SHA-256 over a description of the architecture, and names, types, shapes and bytes of all parameters and buffers.
+
+    Args:
+        architecture: What tells this network from others of the same weights, such as ``timm:NAME``: layers without
+            parameters and constants are not in a state.
+        module: What holds the weights.
+    """
+    digest = hashlib.sha256(f"{architecture}\n".encode())
     for name, value in sorted(module.state_dict().items()):
         if isinstance(value, Tensor):
             digest.update(f"{name}:{value.dtype}:{tuple(value.shape)};".encode())

@@ -89,7 +89,9 @@ class Results(ResultsModel):
     schema_version: int = SCHEMA_VERSION
     suite: str
     options: dict[str, Any] = Field(description="The validated suite with all command-line options applied.")
-    sources: dict[str, str] = Field(default={}, description="Where methods from outside this package come from.")
+    sources: dict[str, str] = Field(
+        default={}, description="Where methods and tasks from outside this package come from."
+    )
     protocol: dict[str, Any] = Field(description="Constants of the evaluation, with their version.")
     dataset: DatasetRecord | None = Field(default=None, description="Null for a suite of synthetic tasks only.")
     versions: dict[str, str]

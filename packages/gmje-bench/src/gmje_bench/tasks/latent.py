@@ -1,5 +1,6 @@
 """Maps of the test embeddings and nearest neighbours in pictures, which are looked at and not measured."""
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from sklearn.decomposition import PCA
@@ -28,14 +29,27 @@ def latent_map(subject: Subject) -> dict[str, Tensor]:
     # One thread keeps the order of sums, so that the map is the same on any machine of a kind.
     with threadpool_limits(1):
         maps["latent.pca"] = torch.from_numpy(PCA(2, random_state=0).fit_transform(z.double().numpy())).float()
-        perplexity = min(30.0, (len(z) - 1) / 3)
-        tsne = TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(z.numpy())
-        maps["latent.tsne"] = torch.from_numpy(tsne).float()
+        maps["latent.tsne"] = _tsne(z)
     if subject.density is not None:
         context = subject.density.context
         with torch.no_grad():
             maps["latent.component"] = context.responsibilities(z.to(context.mean.dtype)).argmax(dim=1)
     return maps
+
+
+def _tsne(z: Tensor) -> Tensor:
+    """The map by t-SNE, ``(n, 2)``; one point where the embeddings cannot be told apart.
+
+    It starts from principal components, as scikit-learn's ``init="pca"`` does, which divides by their spread whatever
+    it is: a start of NaN ends the process.
+    """
+    start = PCA(2, random_state=0).fit_transform(z.numpy()).astype(np.float32, copy=False)
+    spread = np.std(start[:, 0])
+    if not spread > 0:
+        return torch.zeros(len(z), 2)
+    perplexity = min(30.0, (len(z) - 1) / 3)
+    tsne = TSNE(2, perplexity=perplexity, init=start / spread * 1e-4, random_state=0).fit_transform(z.numpy())
+    return torch.from_numpy(tsne).float()
 
 
 def neighbours(subject: Subject) -> dict[str, Tensor]:

@@ -15,10 +15,12 @@
         ...
 
 A file is given with ``--task-file FILE.py`` and named by its stem; a package declares an entry point of the group
-``gmje_bench.tasks``, whose name is the task's. Such code runs as what it is, Python of the user's.
+``gmje_bench.tasks``, whose name is the task's. Such code runs as what it is, Python of the user's. Numbers must be
+finite; what cannot be measured is left out.
 '''
 
 import hashlib
+import warnings
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -53,22 +55,17 @@ def register_task_file(path: Path) -> Task:
 
 
 def register_task_entry_points() -> None:
-    """Add the tasks of installed packages.
-
-    Raises:
-        OptionError: such a module cannot be imported, or lacks a part.
-    """
+    """Add the tasks of installed packages; one that cannot be imported, or lacks a part, is left out with a warning."""
     for entry in metadata.entry_points(group=GROUP):
-        if entry.name in TASKS and TASKS[entry.name].source:
+        package = entry.dist.name if entry.dist else entry.value
+        source = f"{package}:{entry.value}"
+        if entry.name in TASKS and TASKS[entry.name].source == source:
             continue
         try:
-            module = entry.load()
+            register(entry.name, entry.load(), source, entry.value)
         except Exception as error:  # Another package may raise any error.
-            raise OptionError(
-                f"task {entry.name}: {entry.value} cannot be imported: {type(error).__name__}: {error}"
-            ) from error
-        package = entry.dist.name if entry.dist else entry.value
-        register(entry.name, module, f"{package}:{entry.value}", entry.value)
+            what = "" if isinstance(error, OptionError) else f"task {entry.name}: {type(error).__name__}: "
+            warnings.warn(f"an installed task is left out: {what}{error}", stacklevel=2)
 
 
 def register(name: str, module: ModuleType, source: str, place: str) -> Task:

@@ -16,6 +16,7 @@ from gmje_bench.datasets.base import Split
 from gmje_bench.tasks.probe import LinearProbe, fit_probe
 from gmje_bench.tasks.rows import Rows, Team
 from gmje_bench.views import ViewConfig
+from gmje_core import GMJEError
 from gmje_core.densities.joint import JointDensity
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "FeatureSubject",
     "Features",
     "Subject",
+    "TaskError",
     "TaskResult",
     "TrainingPairs",
 ]
@@ -175,3 +177,7 @@ class TaskResult:
     metrics: dict[str, float]
     artifacts: dict[str, Tensor] = field(default_factory=dict)
     choices: dict[str, float | str] = field(default_factory=dict)
+
+
+class TaskError(GMJEError, ValueError):
+    """A task gave what no record can hold."""
