@@ -227,7 +227,7 @@ def test_gradient_accumulation_is_refused_with_the_reason(tmp_path, capsys, monk
 def test_dry_run_refuses_the_folder_that_the_run_would(tmp_path, capsys):
     (tmp_path / "thesis.txt").write_text("years")
     assert main(["run", "--dry-run", "--output", str(tmp_path)]) == 2
-    assert "exists and is not empty" in capsys.readouterr().err
+    assert "is not empty and holds no results.json" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -9,6 +9,7 @@ from gmje_bench.cli import main
 from gmje_bench.datasets import load_dataset
 from gmje_bench.datasets.base import ResidentImages, Split
 from gmje_bench.datasets.selection import drawn_rows
+from gmje_bench.evaluation import models
 from gmje_bench.evaluation import pairs as pairs_module
 from gmje_bench.evaluation.features import reduced_images
 from gmje_bench.evaluation.pairs import PairsOf
@@ -89,7 +90,10 @@ def test_the_probe_speaks_of_the_images_that_are_seen(data, monkeypatch):
     assert wrong[1] in (wrong[0], wrong[0] - 1)
 
 
-def test_the_cache_holds_both_draws_and_whole_splits(data, capped, tmp_path):
+def test_the_cache_holds_both_draws_and_whole_splits(data, capped, tmp_path, monkeypatch):
+    plain = models.of_callable
+    # A model with a name, whose embeddings are kept.
+    monkeypatch.setattr(models, "of_callable", lambda *given: plain(*given)._replace(source="sha256:counting"))
     first = gmje_bench.evaluate(network := Counting(), data, TASKS, cache=tmp_path)
     seen = network.seen
     again = gmje_bench.evaluate(network, data, TASKS, cache=tmp_path)
