@@ -243,7 +243,7 @@ class ScaledJointMixture:
             z_target: ``(B, d_t)``.
 
         Returns:
-            ``(B,)``. Each call finds what :attr:`target` needs.
+            ``(B,)``. Each call makes the marginal of the target anew, as :attr:`target` does.
 
         Raises:
             ShapeError, NonFiniteError: views that do not fit the density or each other.

@@ -185,7 +185,10 @@ def fit_scaled_mixture(
 
 
 def default_rounds(items: int) -> int:
-    """Rounds of EM over so many items where none are asked for: no more than see 240,000 pairs, but 8.
+    """Rounds of EM where none are asked for: as many as see 240,000 pairs, at least 8 and at most 24.
+
+    Args:
+        items: Number of items, each of which shows one pair in a round.
 
     Examples:
         >>> [default_rounds(items) for items in (9_000, 20_000, 54_000)]
