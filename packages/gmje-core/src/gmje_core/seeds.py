@@ -7,22 +7,24 @@ import torch
 
 __all__ = ["seeded"]
 
+_CPU = torch.device("cpu")
+
 
 @contextmanager
-def seeded(seed: int, device: torch.device) -> Iterator[None]:
+def seeded(seed: int, device: torch.device = _CPU) -> Iterator[None]:
     """Seed the global generators of the CPU and of one device for a while, and no other generator.
 
     Those of the CPU and of a CUDA device are put back afterwards; that of MPS is only seeded.
 
     Args:
         seed: The seed.
-        device: Where the random numbers are drawn.
+        device: Where the random numbers are drawn; the CPU where missing.
 
     Examples:
         >>> before = torch.get_rng_state()
-        >>> with seeded(0, torch.device("cpu")):
+        >>> with seeded(0):
         ...     first = torch.randn(3)
-        >>> with seeded(0, torch.device("cpu")):
+        >>> with seeded(0):
         ...     torch.equal(torch.randn(3), first)
         True
         >>> torch.equal(torch.get_rng_state(), before)

@@ -6,7 +6,7 @@ from typing import Protocol
 import torch
 from torch import Generator, Tensor
 
-from gmje_bench.alignment.truths import seeded
+from gmje_bench.alignment.truths import drawn_by
 
 __all__ = ["Conditional", "Posterior", "principal_axes", "whiten"]
 
@@ -59,7 +59,7 @@ class Conditional:
     @torch.no_grad()
     def sample_target(self, context: Tensor, count: int, generator: Generator) -> Tensor:
         """Draw targets ``(count, n, d_t)`` of contexts ``(n, d_c)``."""
-        with seeded(generator):
+        with drawn_by(generator):
             return self._restore(torch.cat([self._posterior(c).sample((count,)) for c in context.split(_ROWS)], dim=1))
 
     @torch.no_grad()

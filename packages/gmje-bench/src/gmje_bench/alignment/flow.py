@@ -6,6 +6,7 @@ from torch import Tensor
 
 from gmje_bench.alignment.conditional import Conditional, principal_axes, whiten
 from gmje_bench.alignment.training import train
+from gmje_core.seeds import seeded
 
 __all__ = ["fit_flow"]
 
@@ -49,8 +50,7 @@ def fit_flow(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditi
     """
     affine = principal_axes(target)
     center, scale = context.mean(dim=0), context.std()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         flow = zuko.flows.NSF(target.shape[1], context.shape[1], transforms=_TRANSFORMS, hidden_features=_HIDDEN)
 
     def loss(c: Tensor, t: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from gmje_core.estimation.em import CovarianceForm
 from gmje_core.estimation.pairs import Pairs
 from gmje_core.estimator.subspace import fit_in_subspace
 from gmje_core.linalg import safe_cholesky
+from gmje_core.seeds import seeded
 
 __all__ = ["fit_mdn", "fit_mse"]
 
@@ -33,8 +34,7 @@ def fit_mse(context: Tensor, target: Tensor, epochs: int, seed: int) -> Conditio
     Returns:
         The conditional: one Gaussian around the prediction. Its covariance is that of the pairs set aside.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         body: list[nn.Module] = []
         for index in range(_LAYERS):
             body += [nn.Linear(_HIDDEN if index else context.shape[1], _HIDDEN), nn.SiLU()]

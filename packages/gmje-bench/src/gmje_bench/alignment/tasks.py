@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from gmje_bench.alignment.truths import BranchTruth, LatentTruth, LiftedTruth, Truth, seeded
+from gmje_bench.alignment.truths import BranchTruth, LatentTruth, LiftedTruth, Truth, drawn_by
 from gmje_bench.errors import OptionError, did_you_mean
 from gmje_core import GaussianMixture, JointGaussianMixture
 from gmje_core.densities.covariance import SphericalCovariance
@@ -221,7 +221,7 @@ def _gaussians(logits: Tensor, means: Tensor, deviation: Tensor | float) -> Gaus
 
 
 def _draw(mixture: GaussianMixture, count: int, generator: Generator) -> Tensor:
-    with seeded(generator):
+    with drawn_by(generator):
         return mixture.sample((count,))
 
 

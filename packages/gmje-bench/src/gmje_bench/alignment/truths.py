@@ -13,8 +13,9 @@ from torch import Generator, Tensor
 
 from gmje_core import GaussianMixture
 from gmje_core.densities.covariance import DiagonalCovariance, SphericalCovariance
+from gmje_core.seeds import seeded
 
-__all__ = ["BranchTruth", "LatentTruth", "LiftedTruth", "Truth", "seeded"]
+__all__ = ["BranchTruth", "LatentTruth", "LiftedTruth", "Truth", "drawn_by"]
 
 # Elements of the largest temporary: contexts times components.
 _CHUNK = 2**21
@@ -103,7 +104,7 @@ class _MixtureTruth(Truth):
 
     def sample_target(self, context: Tensor, count: int, generator: Generator) -> Tensor:
         """See :meth:`Truth.sample_target`."""
-        with seeded(generator):
+        with drawn_by(generator):
             return torch.cat([self.posterior(c).sample((count,)) for c in self._split(context.double())], dim=1)
 
     def mean(self, context: Tensor) -> Tensor:
@@ -312,7 +313,7 @@ class LiftedTruth(Truth):
 
 
 @contextmanager
-def seeded(generator: Generator) -> Iterator[None]:
+def drawn_by(generator: Generator) -> Iterator[None]:
     """Draw from torch's global random source as if it were the generator, and restore it afterwards.
 
     ``torch.distributions`` take no generator.
@@ -321,15 +322,14 @@ def seeded(generator: Generator) -> Iterator[None]:
         generator: The generator, which one draw advances.
 
     Examples:
-        >>> with seeded(torch.Generator().manual_seed(0)):
+        >>> with drawn_by(torch.Generator().manual_seed(0)):
         ...     first = torch.rand(2)
-        >>> with seeded(torch.Generator().manual_seed(0)):
+        >>> with drawn_by(torch.Generator().manual_seed(0)):
         ...     bool((torch.rand(2) == first).all())
         True
     """
     seed = int(torch.randint(2**62, (), generator=generator))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         yield
 
 

@@ -18,6 +18,7 @@ from gmje_bench.errors import OptionError, RunFolderError, did_you_mean
 from gmje_bench.methods import METHODS, Objective
 from gmje_bench.training.module import JointEmbedding, build_module, of_model
 from gmje_core import GMJEError, Preprocessing
+from gmje_core.seeds import seeded
 
 __all__ = ["Model", "OpenedModel", "open_model"]
 
@@ -100,8 +101,7 @@ def open_model(model: Model, data: ImageData, *, pretrained: bool = True) -> Ope
     """
     if isinstance(model, nn.Module) or callable(model):
         return of_callable(model, data)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # Random weights are the same in every call, so that their features can be cached.
+    with seeded(0):  # Random weights are the same in every call, so that their features can be cached.
         return of_name(str(model), data, pretrained)
 
 

@@ -19,6 +19,7 @@ from gmje_bench.methods.settings import settings_of
 from gmje_core.counting import CountingModule
 from gmje_core.distributed import all_gather_with_grad, gather_pairs
 from gmje_core.models.momentum import MomentumEncoder
+from gmje_core.seeds import seeded
 
 __all__ = [
     "barlow",
@@ -207,8 +208,7 @@ class _Isotropic(CountingModule):
     def forward(self, z_context: Tensor, z_target: Tensor) -> Tensor:
         views = torch.stack([z_context, z_target])
         # Directions depend on the step alone: all processes draw the same ones, and so does a run that is resumed.
-        with torch.random.fork_rng(devices=[views.device] if views.is_cuda else []):
-            torch.manual_seed(self.counters["steps"])
+        with seeded(self.counters["steps"], views.device):
             distance = self.sigreg(views)
         self.counters["steps"] += int(self.training)
         invariance = lejepa_invariance_loss(all_proj=views, global_proj=views)

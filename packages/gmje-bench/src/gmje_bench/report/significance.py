@@ -10,7 +10,7 @@ import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
-from scipy import special, stats
+from scipy import stats
 
 __all__ = [
     "LEVEL",
@@ -131,9 +131,7 @@ def paired_p(one: Mapping[int, float], two: Mapping[int, float]) -> float | None
         return None
     if len(set(differences)) == 1:
         return 2.0 ** (1 - n) if differences[0] else 1.0
-    mean = math.fsum(differences) / n
-    deviation = math.sqrt(math.fsum((difference - mean) ** 2 for difference in differences) / (n - 1))
-    return 2 * float(special.stdtr(n - 1, -abs(mean) * math.sqrt(n) / deviation))
+    return float(stats.ttest_1samp(differences, 0.0).pvalue)
 
 
 def paired_differences(one: Mapping[int, float], two: Mapping[int, float]) -> list[float]:

@@ -15,6 +15,7 @@ from gmje_bench.alignment.metrics import hpd_ranks
 from gmje_core import JointGaussianMixture
 from gmje_core.densities.joint import JointDensity
 from gmje_core.densities.scaled import ScaledJointMixture
+from gmje_core.seeds import seeded
 
 __all__ = ["LEVELS", "calibration_error", "marginal_ranks", "reliability"]
 
@@ -77,8 +78,7 @@ def marginal_ranks(density: JointDensity, context: Tensor, target: Tensor, seed:
         conditional is a network: its marginal of targets has no closed form.
     """
     generator = Generator().manual_seed(seed)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # PyTorch's distributions take no generator.
+    with seeded(seed, density.context.mean.device):
         sampled = _samples(density)
     ranks = {"context": _ranks(density.context.log_prob, context.to(sampled[0]), sampled[0], generator)}
     if isinstance(density, JointGaussianMixture | ScaledJointMixture):

@@ -14,6 +14,7 @@ from gmje_core import JointEmbeddingMixture
 from gmje_core.densities.joint import JointDensity
 from gmje_core.diagnostics import check_spread
 from gmje_core.errors import ConvergenceWarning
+from gmje_core.seeds import seeded
 
 __all__ = ["Scale", "conditional_log_prob", "embedding_log_prob", "fit_joint"]
 
@@ -104,8 +105,7 @@ def conditional_log_prob(
     """
     dtype = density.context.mean.dtype
     of_target, of_samples = [], []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # PyTorch's distributions take no generator.
+    with seeded(seed, density.context.mean.device):
         for z_context, z_target in zip(context.to(dtype).split(_ROWS), target.to(dtype).split(_ROWS), strict=True):
             posterior = density.condition(z_context)
             of_target.append(posterior.log_prob(z_target).double())

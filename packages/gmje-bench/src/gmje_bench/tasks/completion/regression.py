@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from gmje_bench.protocol import PROTOCOL
+from gmje_core.seeds import seeded
 
 __all__ = ["PixelRegression", "train_regression"]
 
@@ -58,8 +59,7 @@ def train_regression(z: Tensor, pixels: Tensor, seed: int) -> PixelRegression:
         True
     """
     steps = PROTOCOL.regression_steps
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.enable_grad():
         network = PixelRegression(z.shape[1], pixels.shape[1])
         optimizer = torch.optim.AdamW(network.parameters(), lr=_RATE, weight_decay=1e-4)
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1.0, (1 - step / steps) / _FALL))

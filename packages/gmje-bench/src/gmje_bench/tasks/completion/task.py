@@ -19,6 +19,7 @@ from gmje_bench.tasks.density.fits import FITS
 from gmje_bench.tasks.sampling.conditional import of_different_classes, to_bytes
 from gmje_bench.tasks.subject import Subject, TaskResult
 from gmje_core.densities.joint import JointDensity
+from gmje_core.seeds import seeded
 
 __all__ = ["completion"]
 
@@ -110,8 +111,7 @@ class _Embeddings:
     def samples(self, density: JointDensity, context: Tensor, seed: int) -> Tensor:
         """Samples ``(n, 8, d)`` of the target for contexts ``(n, d)``."""
         parts = context.to(density.context.mean.dtype).split(_ROWS)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # PyTorch's distributions take no generator.
+        with seeded(seed, density.context.mean.device):
             samples = torch.cat([density.condition(part).sample((PROTOCOL.completions,)) for part in parts], dim=1)
         samples = samples.transpose(0, 1)
         return F.normalize(samples, dim=-1) if self.on_sphere else samples

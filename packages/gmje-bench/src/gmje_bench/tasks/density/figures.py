@@ -14,6 +14,7 @@ from gmje_bench.tasks.density.fits import mean_log_prob
 from gmje_bench.tasks.sampling.measures import frechet_distance, manifold_measures
 from gmje_bench.tasks.subject import Subject
 from gmje_core.densities.joint import JointDensity
+from gmje_core.seeds import seeded
 
 __all__ = ["PlacedDensity", "figures"]
 
@@ -47,8 +48,7 @@ class PlacedDensity:
 
     def sample(self, count: int, seed: int, *, on_sphere: bool) -> Tensor:
         """Contexts ``(count, d)`` at unit mean variance, float64."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # PyTorch's distributions take no generator.
+        with seeded(seed, self.density.context.mean.device):
             z = self.density.sample((count,))[0].double()
         if not self.raw:
             z = z * self.scale.factor + self.scale.center

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gmje_bench.protocol import PROTOCOL
+from gmje_core.seeds import seeded
 
 __all__ = ["Classifier", "small", "train_classifier"]
 
@@ -72,8 +73,7 @@ def train_classifier(images: Tensor, labels: Tensor, classes: int, seed: int = 0
         classes: Number of classes.
         seed: Seed of everything that is drawn.
     """
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.enable_grad():
         network = Classifier(images.shape[1], classes)
         optimizer = torch.optim.Adam(network.parameters(), lr=_RATE)
         for rows in _batches(len(images), PROTOCOL.classifier_epochs, seed):

@@ -10,6 +10,7 @@ from gmje_bench.tasks.sampling.classifier import small
 from gmje_bench.tasks.sampling.decoder import Decoder, decode
 from gmje_bench.tasks.subject import Subject
 from gmje_bench.views import TwoViews, ViewConfig
+from gmje_core.seeds import seeded
 
 __all__ = ["conditional_pictures", "of_different_classes", "to_bytes", "view_pixels"]
 
@@ -41,8 +42,7 @@ def conditional_pictures(subject: Subject, decoder: Decoder, scale: Scale) -> di
     first = test.images[: PROTOCOL.feature_batch]  # The embeddings of these were computed in one batch of views.
     rows = of_different_classes(test.labels[: len(first)], _CONTEXTS)
     posterior = density.condition(test.context[rows].to(density.context.mean.dtype))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(subject.seed)  # PyTorch's distributions take no generator.
+    with seeded(subject.seed, density.context.mean.device):
         samples = posterior.sample((_SAMPLES,)).transpose(0, 1).to(test.target)
     mean = posterior.mean.to(test.target)
     if (test.target.norm(dim=1) - 1).abs().max() < _TOLERANCE:

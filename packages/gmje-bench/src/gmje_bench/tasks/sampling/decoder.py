@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gmje_bench.protocol import PROTOCOL
 from gmje_bench.tasks.sampling.classifier import small
+from gmje_core.seeds import seeded
 
 __all__ = ["Decoder", "decode", "energy_score", "train_decoder"]
 
@@ -98,8 +99,7 @@ def train_decoder(embeddings: Tensor, images: Tensor, maps: Callable[[Tensor], I
         seed: Seed of everything that is drawn.
     """
     pixels = small(images)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
+    with seeded(seed), torch.enable_grad():
         decoder = Decoder(embeddings.shape[2], *pixels.shape[1:3])
         optimizer = torch.optim.Adam(decoder.parameters(), lr=_RATE, betas=(0.9, 0.98))
         rate = torch.optim.lr_scheduler.LambdaLR(optimizer, _falling)

@@ -13,6 +13,7 @@ from gmje_bench.protocol import PROTOCOL
 from gmje_core import GaussianMixture
 from gmje_core.densities.covariance import SphericalCovariance
 from gmje_core.densities.joint import JointDensity
+from gmje_core.seeds import seeded
 
 __all__ = ["FITTED", "Source", "fit_gaussian", "fit_kernel", "fit_mixture", "of_density", "of_joint"]
 
@@ -39,8 +40,7 @@ def of_density(density: GaussianMixture) -> Source:
 
     @torch.no_grad()
     def sample(count: int, seed: int) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # PyTorch's distributions take no generator.
+        with seeded(seed, density.mean.device):
             return density.sample((count,)).double()
 
     @torch.no_grad()
@@ -56,8 +56,7 @@ def of_joint(density: JointDensity) -> Source:
 
     @torch.no_grad()
     def sample(count: int, seed: int) -> Tensor:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # PyTorch's distributions take no generator.
+        with seeded(seed, density.context.mean.device):
             return density.sample((count,))[0].double()
 
     return Source(sample, marginal.log_prob)
