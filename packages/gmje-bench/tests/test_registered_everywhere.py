@@ -117,6 +117,12 @@ def test_a_run_with_plug_ins_can_be_evaluated(task, tmp_path, forget, capsys):
     assert main([*evaluate, model, "--method-file", METHOD]) == 0
     (row,) = json.loads(output.read_text())["models"]
     assert row["metrics"]["knn"] == expected["align_uniform"]
+    forget()
+    edited = tmp_path / Path(METHOD).name
+    edited.write_text(Path(METHOD).read_text() + "# edited\n")
+    capsys.readouterr()
+    assert main([*evaluate, model, "--method-file", str(edited)]) == 2
+    assert "was trained by another 'align_uniform' (sha256:" in capsys.readouterr().err
 
 
 def test_installed_tasks_are_known_everywhere(task, tmp_path, forget, installed, capsys):

@@ -1,6 +1,7 @@
 """EM over all rows and over minibatches: bounds, blocks, optima and streams."""
 
 import warnings
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -10,9 +11,16 @@ from scipy import stats
 from sklearn.base import clone
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from gmje_core.errors import BatchSizeError, ConfigError, ConvergenceWarning, ScaleWarning, ShapeError
+from gmje_core.errors import (
+    BatchSizeError,
+    ConfigError,
+    ConvergenceWarning,
+    NotPositiveDefiniteError,
+    ScaleWarning,
+    ShapeError,
+)
 from gmje_core.estimation import em
-from gmje_core.estimator import JointEmbeddingMixture
+from gmje_core.estimator import JointEmbeddingMixture, fitting
 
 
 class TestEM:
@@ -254,6 +262,17 @@ class TestStreams:
         assert torch.equal(density.joint.log_prob(rows), before)
         for value, copy in zip(values, copies, strict=True):
             np.testing.assert_array_equal(value, copy)
+
+    def test_a_batch_that_fails_leaves_no_trace(self, monkeypatch):
+        z, more = clusters(200), clusters(200)
+        one, two = (estimator().partial_fit(*z) for _ in range(2))
+        with monkeypatch.context() as patch:
+            patch.setattr(fitting, "_mixture_of_statistics", Mock(side_effect=NotPositiveDefiniteError("no variance")))
+            with pytest.raises(NotPositiveDefiniteError):
+                one.partial_fit(z[0] + 5, z[1] - 5)
+        for fitted in (one, two):
+            fitted.partial_fit(*more)
+        assert one.score(*z) == two.score(*z)
 
     @pytest.mark.parametrize("dims", [(2, 3), (40, 40)])
     @pytest.mark.parametrize("batch_size", [None, 100])

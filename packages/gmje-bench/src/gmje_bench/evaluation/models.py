@@ -205,6 +205,12 @@ def of_run(folder: Path, data: ImageData) -> OpenedModel:
         raise OptionError(f"the run of {folder} has no images")
     if method not in METHODS:
         raise OptionError(f"{folder}: unknown method {method!r}; a method of your own needs its --method-file here too")
+    trained, here = results.sources.get(method, ""), METHODS[method].source
+    if trained != here:
+        raise OptionError(
+            f"{folder} was trained by another {method!r} ({trained or 'built in'}) than is given here "
+            f"({here or 'built in'}): give its file or package as it was"
+        )
     # Tasks play no part here, and those of files need not be registered.
     suite = Suite.model_validate(results.options | {"tasks": []})
     module = build_module(

@@ -3,6 +3,7 @@ r"""A Gaussian mixture of paired embeddings that already exist, in the manner of
 The encoders stay frozen: embeddings of both views go in as arrays; densities, predictions and samples come out.
 """
 
+import copy
 import os
 from dataclasses import replace
 from typing import Literal, Self
@@ -329,7 +330,9 @@ class JointEmbeddingMixture(DensityQuestions):
                 f"partial_fit goes on from {_asked(density.components, fitted)}, but the options now ask for "
                 f"{_asked(settings.n_components, form)}: call fit to begin anew"
             )
-        return fitting.continue_online(density.joint.to(pairs.device), self._fit.online, form, self.n_samples_seen_)
+        # A step changes its statistics: where it fails, those of the estimator are what they were.
+        online = copy.deepcopy(self._fit.online)
+        return fitting.continue_online(density.joint.to(pairs.device), online, form, self.n_samples_seen_)
 
 
 def _asked(components: int, form: CovarianceForm) -> str:
