@@ -13,21 +13,11 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from gmje_bench.report.leaderboard import Board, kind_board
+from gmje_bench.report.leaderboard import kind_board
 from gmje_bench.report.sections.common import first_seeds
 from gmje_bench.report.sections.completion import picture_columns
 from gmje_bench.runs import ANSWERS
 from gmje_bench.runs.reading import Run, read_run
-
-
-def markdown(board: Board) -> str:
-    """The board as a table of Markdown."""
-    head = [*board.labels, *(f"{column.title} {column.arrow}" for column in board.columns)]
-    lines = [head, ["---"] * len(board.labels) + ["---:"] * len(board.columns)]
-    for line in board.lines:
-        numbers = [cell.text for cell in line.cells] or [line.problem] + ["–"] * (len(board.columns) - 1)
-        lines.append([*line.labels, *numbers])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def draw(run: Run, method: str, path: Path) -> None:
@@ -68,7 +58,7 @@ def main() -> None:
     board = kind_board(run.results, "completion", ANSWERS.__getitem__)
     if board is None:
         raise SystemExit(f"{options.run} has nothing of the task completion")
-    print(markdown(board))
+    print(board.markdown())
     if options.picture:
         draw(run, options.method, options.picture)
 

@@ -14,6 +14,7 @@ from gmje_bench.report.tables import (
     alignment_rows,
     decimals,
     heading,
+    markdown_line,
     run_metrics,
     seed_values,
     summarise,
@@ -99,6 +100,15 @@ class Board(NamedTuple):
     columns: tuple[Column, ...]
     lines: tuple[Line, ...]
     tests: tuple[Tested, ...]
+
+    def markdown(self) -> str:
+        """The table in Markdown, without its title and tests."""
+        head = [*self.labels, *(f"{column.title} {column.arrow}".rstrip() for column in self.columns)]
+        lines = [markdown_line(head), markdown_line(["---"] * len(self.labels) + ["---:"] * len(self.columns))]
+        for line in self.lines:
+            cells = [cell.text for cell in line.cells] or [line.problem, *["–"] * (len(self.columns) - 1)]
+            lines.append(markdown_line([*line.labels, *cells]))
+        return "\n".join(lines)
 
 
 class _Scores:

@@ -25,6 +25,7 @@ __all__ = [
     "heading",
     "headline_metrics",
     "markdown",
+    "markdown_line",
     "number",
     "rich_table",
     "run_metrics",
@@ -345,15 +346,21 @@ def markdown(results: Results) -> str:
             "",
             grid.caption.removesuffix(".") + ".",
             "",
-            _line(grid.header),
-            _line("---:" if numeric else "---" for numeric in grid.numeric),
+            markdown_line(grid.header),
+            markdown_line("---:" if numeric else "---" for numeric in grid.numeric),
         ]
-        lines += [_line(cells) for cells in grid.rows]
+        lines += [markdown_line(cells) for cells in grid.rows]
     lines += ["", f"Command: `{results.command}`", "", f"World size {results.world_size}; started {results.started}."]
     return "\n".join(lines) + "\n"
 
 
-def _line(cells: Iterable[str]) -> str:
+def markdown_line(cells: Iterable[str]) -> str:
+    r"""A line of a table in Markdown; what would end a cell is escaped.
+
+    Examples:
+        >>> print(markdown_line(["a|b", "1"]))
+        | a\|b | 1 |
+    """
     # An error's text may hold the mark that separates cells, or a tag.
     safe = (cell.replace("|", "\\|").replace("<", "&lt;").replace("\n", " ") for cell in cells)
     return "| " + " | ".join(safe) + " |"
