@@ -101,8 +101,8 @@ def write_evaluations(folder: Path, results: Results) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
+    from gmje_hub.card_file import write_card
     from gmje_hub.evaluation import write_evaluation
-    from gmje_hub.publish import write_card
 
     pictures = {name: (folder / name).read_bytes() for name in FIGURES if (folder / name).is_file()}
     rows = {row.method: row for row in summarise(results)}

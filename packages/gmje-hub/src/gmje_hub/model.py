@@ -76,7 +76,7 @@ class GMJEModel(gmje_core.JointEmbeddingModel):
             HubError: see :meth:`push_to_hub`.
         """
         from gmje_hub.card import check_metadata
-        from gmje_hub.publish import write_card
+        from gmje_hub.card_file import write_card
 
         if push_to_hub_kwargs and not push_to_hub:
             raise TypeError(f"save_pretrained takes {', '.join(push_to_hub_kwargs)} only with push_to_hub=True")

@@ -20,7 +20,7 @@ from gmje_hub.folder import CONFIG, README, WEIGHTS
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gmje_hub.model import GMJEModel
+    from gmje_core import JointEmbeddingModel
 
 __all__ = ["TimmLayoutError", "architecture", "export_timm"]
 
@@ -63,7 +63,7 @@ def architecture(config: GMJEConfig) -> str | None:
     return config.backbone if config.backbone.startswith("resnet") and not config.small_images else None
 
 
-def export_timm(model: "GMJEModel", folder: Path, *, source: str = "") -> None:
+def export_timm(model: "JointEmbeddingModel", folder: Path, *, source: str = "") -> None:
     """Write a model's backbone as timm keeps models, after timm's network has given the same features, bit by bit.
 
     Args:
@@ -90,7 +90,7 @@ def export_timm(model: "GMJEModel", folder: Path, *, source: str = "") -> None:
     write_folder(folder, content)
 
 
-def _settings(model: "GMJEModel") -> dict[str, Any]:
+def _settings(model: "JointEmbeddingModel") -> dict[str, Any]:
     """The content of timm's ``config.json``; images are presented as the model's preprocessing does."""
     config, preprocessing = model.config, model.preprocessing
     name = architecture(config)
@@ -121,13 +121,13 @@ def _settings(model: "GMJEModel") -> dict[str, Any]:
     }
 
 
-def _state(model: "GMJEModel") -> "dict[str, Tensor]":
+def _state(model: "JointEmbeddingModel") -> "dict[str, Tensor]":
     backbone: Any = model.backbone
     body = backbone.body if model.config.backbone.startswith(_PREFIX) else backbone
     return {name: value.detach().contiguous() for name, value in body.state_dict().items()}
 
 
-def _check(model: "GMJEModel", settings: dict[str, Any], state: "dict[str, Tensor]") -> None:
+def _check(model: "JointEmbeddingModel", settings: dict[str, Any], state: "dict[str, Tensor]") -> None:
     import torch
 
     timm = _timm()
