@@ -83,12 +83,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs with the task outliers")
     runs = [read_results(path) for path in parser.parse_args().runs]
-    methods = list(
-        dict.fromkeys(record.method for record in runs[0].records if f"auroc.{_NEAR}.joint" in record.metrics)
-    )
-    for run in runs:
-        if not methods or {record.method for record in run.records if record.status == "ok"} != set(methods):
-            raise SystemExit("every run needs the task outliers, held-out classes, and the same methods, all finished")
+    measured = [[r.method for r in run.records if f"auroc.{_NEAR}.joint" in r.metrics] for run in runs]
+    methods = list(dict.fromkeys(measured[0]))
+    if not methods or any(set(found) != set(methods) for found in measured):
+        raise SystemExit("every run needs the task outliers, held-out classes, and the same methods, all finished")
     for board in (scores_board(runs, methods), difference_board(runs, methods), near_board(runs, methods)):
         print(f"## {board.title}\n\n{board.markdown()}\n")
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from scipy import stats
 
 from gmje_bench.report import Estimate, draw_accuracy, draw_diagnostics, figures, markdown, rich_table, summarise
+from gmje_bench.report.leaderboard import Board, Cell, Column, Line
 from gmje_bench.runs import METRICS, Record, Results
 
 ACCURACIES = {"gmje": (83.0, 85.0, 87.0), "gje-batch": (39.0, 40.0, 42.0)}
@@ -75,6 +76,17 @@ def test_rows_keep_the_order_of_running_and_the_mean_time(results):
 def test_verdicts_that_differ_are_all_shown(results):
     results.records[1].verdict = "dead components"
     assert summarise(results)[0].verdict == "healthy, dead components"
+
+
+def test_a_board_is_a_table_of_markdown():
+    lines = (Line(("a|b",), (Cell("1"), Cell("2"))), Line(("c",), (), "failed"))
+    board = Board("title", ("method",), (Column("kNN", "↑"), Column("mean", "")), lines, ())
+    assert board.markdown().split("\n") == [
+        "| method | kNN ↑ | mean |",
+        "| --- | ---: | ---: |",
+        r"| a\|b | 1 | 2 |",
+        "| c | failed | – |",
+    ]
 
 
 def test_markdown_is_a_table(results):
