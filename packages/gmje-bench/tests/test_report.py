@@ -1,6 +1,7 @@
 """The report against its numbers: intervals, tables, and what the figures show."""
 
 import io
+import itertools
 import math
 import re
 from pathlib import Path
@@ -12,7 +13,9 @@ from rich.console import Console
 from scipy import stats
 
 from gmje_bench.report import Estimate, draw_accuracy, draw_diagnostics, figures, markdown, rich_table, summarise
+from gmje_bench.report.charts import draw_dots
 from gmje_bench.report.leaderboard import Board, Cell, Column, Line
+from gmje_bench.report.palette import method_styles
 from gmje_bench.runs import METRICS, Record, Results
 
 ACCURACIES = {"gmje": (83.0, 85.0, 87.0), "gje-batch": (39.0, 40.0, 42.0)}
@@ -76,6 +79,25 @@ def test_rows_keep_the_order_of_running_and_the_mean_time(results):
 def test_verdicts_that_differ_are_all_shown(results):
     results.records[1].verdict = "dead components"
     assert summarise(results)[0].verdict == "healthy, dead components"
+
+
+@pytest.mark.parametrize("name", ["auroc.held_out.joint", "linear_probe"])
+def test_a_chart_holds_its_title_and_its_ticks(name):
+    values = {"gmje": 0.89725, "simclr": 0.89900}
+    figure = draw_dots(
+        {method: (Estimate(value, None), [value]) for method, value in values.items()},
+        METRICS[name].title,
+        METRICS[name].unit,
+        method_styles(values),
+    )
+    figure.draw_without_rendering()
+    axes = figure.axes[0]
+    label = axes.xaxis.label.get_window_extent()
+    assert figure.bbox.x0 <= label.x0
+    assert label.x1 <= figure.bbox.x1
+    low, high = axes.get_xlim()
+    ticks = [t.label1.get_window_extent() for t in axes.xaxis.get_major_ticks() if low <= t.get_loc() <= high]
+    assert all(one.x1 < two.x0 for one, two in itertools.pairwise(ticks))
 
 
 def test_a_board_is_a_table_of_markdown():

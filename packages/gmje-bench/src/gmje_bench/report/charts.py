@@ -3,6 +3,7 @@
 They are made and drawn under :meth:`gmje_bench.report.embed.Drawer.style`; colours of methods come from the caller.
 """
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 Floats = NDArray[Any]
+# Most letters in a line below an axis of a panel.
+_LABEL = 44
 
 
 class Curve(NamedTuple):
@@ -56,7 +59,8 @@ def draw_dots(
         unit: The unit of the axis; empty for a pure number.
         styles: Styles by method.
     """
-    figure, axes = _panel(4.0, 0.75 + 0.21 * len(rows))
+    label = textwrap.wrap(f"{title} [{unit}]" if unit else title, _LABEL)
+    figure, axes = _panel(4.0, 0.6 + 0.21 * len(rows) + 0.15 * len(label))
     for place, (method, (estimate, values)) in enumerate(rows.items()):
         style = styles[method]
         if estimate.half_width is not None:
@@ -65,7 +69,8 @@ def draw_dots(
         axes.plot(estimate.mean, place, style.mark, color=style.color, markersize=5)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel(f"{title} [{unit}]" if unit else title)
+    axes.set_xlabel("\n".join(label))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     _plain(axes)
     _grid(axes)
     return figure
