@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from gmje_bench.errors import RunFolderError
 from gmje_bench.report.leaderboard import kind_board
 from gmje_bench.report.sections.common import first_seeds
 from gmje_bench.report.sections.completion import picture_columns
@@ -54,7 +55,10 @@ def main() -> None:
     parser.add_argument("--picture", type=Path, help="PNG file to write")
     parser.add_argument("--method", default="gmje", help="whose answers the picture shows (default: gmje)")
     options = parser.parse_args()
-    run = read_run(options.run)
+    try:
+        run = read_run(options.run)
+    except RunFolderError as error:
+        parser.exit(2, f"error: {error}\n")
     board = kind_board(run.results, "completion", ANSWERS.__getitem__)
     if board is None:
         raise SystemExit(f"{options.run} has nothing of the task completion")

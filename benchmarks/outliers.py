@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import mean
 from typing import NamedTuple
 
+from gmje_bench.errors import RunFolderError
 from gmje_bench.report.leaderboard import Board, Cell, Column, Line
 from gmje_bench.report.tables import Estimate
 from gmje_bench.runs import OUTLIER_KINDS, OUTLIER_SCORES, Results, read_results
@@ -82,7 +83,10 @@ def near_board(runs: list[Results], methods: list[str]) -> Board:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", help="folders of finished runs with the task outliers")
-    runs = [read_results(path) for path in parser.parse_args().runs]
+    try:
+        runs = [read_results(path) for path in parser.parse_args().runs]
+    except RunFolderError as error:
+        parser.exit(2, f"error: {error}\n")
     measured = [[r.method for r in run.records if f"auroc.{_NEAR}.joint" in r.metrics] for run in runs]
     methods = list(dict.fromkeys(measured[0]))
     if not methods or any(set(found) != set(methods) for found in measured):
