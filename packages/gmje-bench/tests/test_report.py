@@ -16,6 +16,7 @@ from gmje_bench.report import Estimate, draw_accuracy, draw_diagnostics, figures
 from gmje_bench.report.charts import draw_dots
 from gmje_bench.report.leaderboard import Board, Cell, Column, Line
 from gmje_bench.report.palette import method_styles
+from gmje_bench.report.tables import heading
 from gmje_bench.runs import METRICS, Record, Results
 
 ACCURACIES = {"gmje": (83.0, 85.0, 87.0), "gje-batch": (39.0, 40.0, 42.0)}
@@ -86,8 +87,7 @@ def test_a_chart_holds_its_title_and_its_ticks(name):
     values = {"gmje": 0.89725, "simclr": 0.89900}
     figure = draw_dots(
         {method: (Estimate(value, None), [value]) for method, value in values.items()},
-        METRICS[name].title,
-        METRICS[name].unit,
+        heading(METRICS[name]),
         method_styles(values),
     )
     figure.draw_without_rendering()

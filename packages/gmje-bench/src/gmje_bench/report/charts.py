@@ -48,19 +48,16 @@ class Curve(NamedTuple):
     width: float = 1.4
 
 
-def draw_dots(
-    rows: Mapping[str, tuple[Estimate, Sequence[float]]], title: str, unit: str, styles: Mapping[str, Style]
-) -> Figure:
+def draw_dots(rows: Mapping[str, tuple[Estimate, Sequence[float]]], label: str, styles: Mapping[str, Style]) -> Figure:
     """Draw means with 95 % intervals, one row for each method, the first on top, and seeds as small rings.
 
     Args:
         rows: Estimate and the seeds' values, by method.
-        title: The title of the metric.
-        unit: The unit of the axis; empty for a pure number.
+        label: Title of the metric with its unit, below the axis; a long one takes several lines.
         styles: Styles by method.
     """
-    label = textwrap.wrap(f"{title} [{unit}]" if unit else title, _LABEL)
-    figure, axes = _panel(4.0, 0.6 + 0.21 * len(rows) + 0.15 * len(label))
+    lines = textwrap.wrap(label, _LABEL)
+    figure, axes = _panel(4.0, 0.6 + 0.21 * len(rows) + 0.15 * len(lines))
     for place, (method, (estimate, values)) in enumerate(rows.items()):
         style = styles[method]
         if estimate.half_width is not None:
@@ -69,7 +66,7 @@ def draw_dots(
         axes.plot(estimate.mean, place, style.mark, color=style.color, markersize=5)
     axes.set_yticks(range(len(rows)), list(rows))
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlabel("\n".join(label))
+    axes.set_xlabel("\n".join(lines))
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     _plain(axes)
     _grid(axes)

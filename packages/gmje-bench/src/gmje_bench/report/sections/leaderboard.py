@@ -33,7 +33,7 @@ def leaderboard(run: Run, drawer: Drawer) -> Content:
         }
         if values:
             ranked = sorted(values.items(), key=lambda item: (1, -1)[metric.higher_is_better] * item[1][0].mean)
-            figure = charts.draw_dots(dict(ranked), metric.title, metric.unit, styles)
+            figure = charts.draw_dots(dict(ranked), heading(metric), styles)
             words = f"{heading(metric)}, {'higher' if metric.higher_is_better else 'lower'} is better"
             alt = f"{words}. " + "; ".join(f"{method} {estimate[0].text(3)}" for method, estimate in ranked)
             figures.append(Figure(words, alt, drawer.svg(figure, alt)))
